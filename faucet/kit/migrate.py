@@ -1,0 +1,49 @@
+"""Bring a database to the newest schema: plain SQL files, forward only, run by Alembic in one tx.
+
+The files are `migrations/NNNN_{pre,post}_*.sql`; each has a revision of the same name that only runs it. All but
+the first run as `faucet_owner`, so that no door's login owns a table. Several processes may call this at once:
+an advisory lock lets one work and the others find it done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command, op
+from alembic.config import Config
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from faucet.kit.db import sqlalchemy_url
+from faucet.kit.errors import Fault
+
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+FIRST = "0001_pre_roles"
+MINIMUM_VERSION = 150000
+_LOCK = 7_219_001
+
+
+def migrate(dsn: str) -> None:
+    """Apply what is missing. Raises Fault when the server is older than PostgreSQL 15."""
+    engine = create_engine(sqlalchemy_url(dsn), poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            version = connection.execute(text("show server_version_num")).scalar_one()
+            if int(version) < MINIMUM_VERSION:
+                raise Fault(f"PostgreSQL 15 or newer is needed; this server says {version}")
+            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def run_sql_file(revision: str) -> None:
+    """Execute one migration file on Alembic's connection, as the owner unless it makes the roles."""
+    cursor = op.get_bind().connection.cursor()
+    if revision != FIRST:
+        cursor.execute("set local role faucet_owner")
+    cursor.execute((MIGRATIONS / f"{revision}.sql").read_text(encoding="utf-8"))
+    cursor.execute("reset role")

@@ -1,0 +1,564 @@
+-- How money moves. Every function takes arrays, so that a group of requests is one call and one commit; an item
+-- that is refused gets a status and leaves its neighbours alone. All lock in one order (holds by id, accounts by
+-- id, counters by id), or two groups would deadlock. Names carry a version so that old and new servers coexist.
+--
+-- Status: 0 done · 1 insufficient balance · 2 budget exceeded · 3 wallet frozen · 4 id already resolved
+--         5 same id or key, other content · 6 unknown or unfit account · 7 no such hold · 8 parts do not add up
+
+-- Find the spend limits that bear on these holds and make sure that this period's counters exist.
+create function spend_counters_v1(p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[])
+returns table (item integer, counter_id bigint) language plpgsql as $$
+begin
+    if not exists (select from spend_limit where scope_id = any (p_app || p_feature || p_end_user || p_session)) then
+        return;
+    end if;
+    insert into spend_counter (limit_id, period_start)
+    select l.id, case l.period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end
+    from spend_limit l where l.scope_id = any (p_app || p_feature || p_end_user || p_session)
+    order by l.id
+    on conflict do nothing;
+    return query
+    select i.ord::integer, c.id
+    from unnest(p_app, p_feature, p_end_user, p_session) with ordinality as i (app, feature, end_user, session, ord)
+    join spend_limit l on (l.scope, l.scope_id) in
+        (('app', i.app), ('feature', i.feature), ('end_user', i.end_user), ('session', i.session))
+    join spend_counter c on c.limit_id = l.id and c.period_start =
+        case l.period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end
+    order by 1, 2;
+end
+$$;
+
+-- Reserve the most that each request can cost, on its wallet and on every spend limit over it. `posted` and
+-- `held` are the wallet's after this group; for status 2 they are the tightest counter's limit - spent and held.
+create function hold_v1(
+    p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[],
+    p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer,
+    out status smallint[], out posted bigint[], out held bigint[]
+) language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    n integer := cardinality(p_id);
+    v_lease timestamptz := now() + make_interval(secs => p_lease_seconds);
+    v_item integer[];
+    v_counter bigint[];
+    v_simple bigint[];
+    v_known uuid[];
+    v_counters bigint[];
+    v_wallet account%rowtype;
+    v_room bigint;
+    v_busy bigint;
+    i integer;
+begin
+    status := array_fill(0::smallint, array[n]);
+    posted := array_fill(0::bigint, array[n]);
+    held := array_fill(0::bigint, array[n]);
+    if n = 0 then
+        return;
+    end if;
+
+    perform from account where id = any (p_wallet) order by id for update;
+    select array_agg(c.item), array_agg(c.counter_id) into v_item, v_counter
+    from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c;
+    if v_counter is not null then
+        perform from spend_counter where id = any (v_counter) order by id for update;
+    end if;
+
+    -- A retry after a lost connection may find its own work done.
+    select array_agg(k.id) into v_known from (
+        select h.id from hold h where h.id = any (p_id)
+        union all select r.id from hold_resolution r where r.id = any (p_id)
+        union all select u.id from usage_event u where u.id = any (p_id)
+    ) k;
+
+    -- Wallets whose whole group fits are reserved in one statement; the others go item by item below.
+    if v_known is null and v_counter is null then
+        with wanted as (
+            select w, sum(a) as total, bool_and(a >= 0) as sane, min(d::text) as d_min, max(d::text) as d_max,
+                min(u::text) as u_min, max(u::text) as u_max
+            from unnest(p_wallet, p_amount, p_developer, p_end_user) as g (w, a, d, u) group by w
+        ), reserved as (
+            update account a set held_e8 = a.held_e8 + wanted.total
+            from wanted
+            where a.id = wanted.w and a.kind = 'wallet' and a.frozen_at is null and wanted.sane
+                and a.posted_e8 - a.held_e8 >= wanted.total
+                and a.developer_id::text = wanted.d_min and a.developer_id::text = wanted.d_max
+                and a.owner_id::text = wanted.u_min and a.owner_id::text = wanted.u_max
+            returning a.id
+        )
+        select array_agg(id) into v_simple from reserved;
+    end if;
+
+    if v_simple is null or exists (select from unnest(p_wallet) w where w <> all (v_simple)) then
+        for i in 1..n loop
+            continue when p_wallet[i] = any (v_simple);
+            if p_id[i] = any (v_known) then
+                status[i] := case
+                    when not exists (select from hold h where h.id = p_id[i]) then 4
+                    when exists (select from hold h where h.id = p_id[i] and h.wallet_id = p_wallet[i]
+                        and h.amount_e8 = p_amount[i] and h.session_id = p_session[i]) then 0
+                    else 5 end;
+                continue;
+            end if;
+            select * into v_wallet from account where id = p_wallet[i];
+            if v_wallet.id is null or v_wallet.kind <> 'wallet' or p_amount[i] is null or p_amount[i] < 0
+                or v_wallet.developer_id is distinct from p_developer[i]
+                or v_wallet.owner_id is distinct from p_end_user[i] then
+                status[i] := 6;
+                continue;
+            elsif v_wallet.frozen_at is not null then
+                status[i] := 3;
+                continue;
+            elsif v_wallet.posted_e8 - v_wallet.held_e8 < p_amount[i] then
+                status[i] := 1;
+                posted[i] := v_wallet.posted_e8;
+                held[i] := v_wallet.held_e8;
+                continue;
+            end if;
+            select array_agg(c) into v_counters from unnest(v_item, v_counter) as g (item, c) where item = i;
+            if v_counters is not null then
+                select l.limit_e8 - c.spent_e8, c.held_e8 into v_room, v_busy
+                from spend_counter c join spend_limit l on l.id = c.limit_id
+                where c.id = any (v_counters) order by l.limit_e8 - c.spent_e8 - c.held_e8 limit 1;
+                if v_room - v_busy < p_amount[i] then
+                    status[i] := 2;
+                    posted[i] := v_room;
+                    held[i] := v_busy;
+                    continue;
+                end if;
+                update spend_counter c set held_e8 = c.held_e8 + p_amount[i] where c.id = any (v_counters);
+            end if;
+            update account a set held_e8 = a.held_e8 + p_amount[i] where a.id = p_wallet[i];
+            insert into hold (id, wallet_id, developer_id, app_id, feature_id, end_user_id, session_id, amount_e8,
+                counters, request_id, lease_expires_at)
+            values (p_id[i], p_wallet[i], p_developer[i], p_app[i], p_feature[i], p_end_user[i], p_session[i],
+                p_amount[i], v_counters, p_request_id[i], v_lease);
+        end loop;
+    end if;
+
+    if v_simple is not null then
+        insert into hold (id, wallet_id, developer_id, app_id, feature_id, end_user_id, session_id, amount_e8,
+            request_id, lease_expires_at)
+        select g.id, g.wallet, g.developer, g.app, g.feature, g.end_user, g.session, g.amount, g.request_id, v_lease
+        from unnest(p_id, p_wallet, p_developer, p_app, p_feature, p_end_user, p_session, p_amount, p_request_id)
+            as g (id, wallet, developer, app, feature, end_user, session, amount, request_id)
+        where g.wallet = any (v_simple);
+    end if;
+end
+$$;
+
+-- Resolve holds with what their answers cost: usage event, transfers, balances and counters together. An answer
+-- rated above its hold takes the hold from the wallet and the rest, `write_off`, from the write-off account.
+-- Settling a hold that already ran out is still booked, once, from what the wallet has left.
+create function settle_v1(
+    p_id uuid[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],
+    p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[],
+    p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[],
+    p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[],
+    p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[],
+    out status smallint[], out posted bigint[]
+) language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    n integer := cardinality(p_id);
+    v_good bigint;
+    v_counted boolean;
+    v_write_off bigint;
+    v_wallet bigint[];
+begin
+    status := array_fill(0::smallint, array[n]);
+    posted := array_fill(0::bigint, array[n]);
+    if n = 0 then
+        return;
+    end if;
+
+    perform from hold where id = any (p_id) order by id for update;
+    perform from hold_resolution where id = any (p_id) order by id for update;
+    select w.id into v_write_off from account w where w.kind = 'write_off';
+    perform from account a where a.id in (
+        select h.wallet_id from hold h where h.id = any (p_id)
+        union select r.wallet_id from hold_resolution r where r.id = any (p_id)
+        union select unnest(p_cost_account) union select unnest(p_earnings_account)
+        union select unnest(p_revenue_account)
+        union select v_write_off where exists (
+            select from unnest(p_id, p_rated) g (id, rated) left join hold h using (id)
+            where g.rated > coalesce(h.amount_e8, 0))
+    ) order by a.id for update;
+
+    -- Lock counters in id order before anything else can touch them.
+    select coalesce(bool_or(h.counters is not null), false) into v_counted from hold h where h.id = any (p_id);
+    if v_counted then
+        perform from spend_counter c where c.id in (
+            select unnest(h.counters) from hold h where h.id = any (p_id)) order by c.id for update;
+    end if;
+
+    select array_agg(g.st order by g.ord) into status from (
+        select i.ord, (case
+            when exists (select from unnest(p_id) with ordinality d (id, o) where d.id = i.id and d.o < i.ord) then 5
+            when h.id is null and u.id is not null then case
+                when u.cost_e8 = i.cost and u.channel_e8 = i.channel and u.platform_e8 = i.platform
+                    and u.output_tokens = i.output then 4 else 5 end
+            when h.id is null and not exists (select from hold_resolution r
+                where r.id = i.id and r.state = 'expired' and r.settled_late_at is null) then 7
+            when i.rated <> i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end
+                or least(i.cost, i.rated, i.channel, i.platform) < 0 then 8
+            when not exists (select from account a, account b, account c
+                where a.id = i.cost_account and a.kind = case i.payer when 1 then 'earnings' else 'provider_cost' end::account_kind
+                    and b.id = i.earnings_account and b.kind = 'earnings'
+                    and c.id = i.revenue_account and c.kind = 'platform_revenue'
+                    and a.developer_id = owner.developer_id and b.developer_id = owner.developer_id
+                    and c.developer_id = owner.developer_id) then 6
+            else 0 end)::smallint as st
+        from unnest(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+                p_revenue_account, p_payer, p_output)
+            with ordinality as i (id, cost, rated, channel, platform, cost_account, earnings_account,
+                revenue_account, payer, output, ord)
+        left join hold h on h.id = i.id
+        left join usage_event u on h.id is null and u.id = i.id
+        left join lateral (select coalesce(h.developer_id, (select r.developer_id from hold_resolution r
+            where r.id = i.id)) as developer_id) owner on true
+    ) g;
+
+    with item as materialized (
+        select i.* from unnest(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+                p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
+                p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage,
+                status)
+            as i (id, cost, rated, channel, platform, cost_account, earnings_account, revenue_account, price,
+                input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer, source,
+                outcome, provider, model, raw_usage, st)
+        where i.st = 0
+    ), gone as (
+        delete from hold h where h.id in (select item.id from item) returning h.*
+    ), late as (
+        update hold_resolution r set settled_late_at = now()
+        from item where r.id = item.id and not exists (select from hold h where h.id = r.id)
+        returning r.*
+    ), taken as (  -- a late one has no reserve left: it takes what the wallet can give beyond its holds
+        select g.id, g.wallet_id, g.developer_id, g.app_id, g.feature_id, g.end_user_id, g.session_id,
+            g.request_id, g.amount_e8 as held, g.amount_e8 as room, g.counters from gone g
+        union all
+        select l.id, l.wallet_id, l.developer_id, l.app_id, l.feature_id, l.end_user_id, l.session_id, l.request_id,
+            0, greatest(0, least(l.amount_e8, (a.posted_e8 - a.held_e8
+                - (sum(i.rated) over (partition by l.wallet_id order by l.id) - i.rated))::bigint)), null
+        from late l join account a on a.id = l.wallet_id join item i on i.id = l.id
+    ), booked as materialized (
+        select i.*, t.wallet_id, t.developer_id, t.app_id, t.feature_id, t.end_user_id, t.session_id, t.request_id,
+            t.held, t.counters, least(i.rated, t.room) as paid,
+            case when i.payer in (0, 1) then i.cost else 0 end as due_cost
+        from item i join taken t on t.id = i.id
+    ), event as (
+        insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
+            cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
+            cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
+            outcome, provider, model, request_id, raw_usage)
+        select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, greatest(held, paid), cost,
+            paid, channel, platform, rated - paid, price, input, cached_read, cached_write, output, reasoning,
+            first_byte_ms, duration_ms, payer, source, outcome, provider, model, request_id, raw_usage
+        from booked order by id
+    ), part as materialized (
+        select b.id, p.code, p.debit, p.credit, p.amount
+        from booked b cross join lateral (values
+            (1, b.wallet_id, b.cost_account, least(b.due_cost, b.paid)),
+            (2, b.wallet_id, b.earnings_account, least(b.channel, greatest(0, b.paid - b.due_cost))),
+            (3, b.wallet_id, b.revenue_account, greatest(0, b.paid - b.due_cost - b.channel)),
+            (4, v_write_off, b.cost_account, b.due_cost - least(b.due_cost, b.paid)),
+            (5, v_write_off, b.earnings_account, b.channel - least(b.channel, greatest(0, b.paid - b.due_cost))),
+            (6, v_write_off, b.revenue_account,
+                b.platform - greatest(0, b.paid - b.due_cost - b.channel))
+        ) p (code, debit, credit, amount) where p.amount > 0
+    ), moved as (
+        insert into transfer (event_id, code, debit_id, credit_id, amount_e8)
+        select id, code, debit, credit, amount from part order by id, code
+    ), counted as (
+        update spend_counter c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.paid
+        from (select u.counter, sum(b.held) as held, sum(b.paid) as paid
+            from booked b cross join lateral unnest(b.counters) as u (counter)
+            where v_counted group by u.counter) d
+        where c.id = d.counter
+    )
+    update account a set posted_e8 = a.posted_e8 + d.posted, held_e8 = a.held_e8 - d.held, updated_at = now()
+    from (
+        select s.account, sum(s.posted) as posted, sum(s.held) as held from (
+            select debit as account, -amount as posted, 0 as held from part
+            union all select credit, amount, 0 from part
+            union all select wallet_id, 0, booked.held from booked
+        ) s group by s.account
+    ) d
+    where a.id = d.account;
+
+    select array_agg(a.posted_e8 order by i.ord) into posted
+    from unnest(p_id) with ordinality as i (id, ord)
+    left join usage_event u on u.id = i.id left join account a on a.id = u.wallet_id;
+end
+$$;
+
+-- Give holds back. `p_state` is 'released' (nothing was answered) or 'expired' (the lease ran out).
+create function release_v1(p_id uuid[], p_state text[], p_reason text[], out status smallint[])
+language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    v_open uuid[];
+begin
+    status := array_fill(0::smallint, array[cardinality(p_id)]);
+    if cardinality(p_id) = 0 then
+        return;
+    end if;
+    perform from hold where id = any (p_id) order by id for update;
+    select array_agg(h.id) into v_open from hold h where h.id = any (p_id);
+    perform from account where id in (select wallet_id from hold where id = any (v_open)) order by id for update;
+    perform from spend_counter where id in (select unnest(counters) from hold where id = any (v_open))
+        order by id for update;
+    with gone as (
+        delete from hold h where h.id = any (v_open) returning h.*
+    ), kept as (
+        insert into hold_resolution (id, state, reason, wallet_id, developer_id, app_id, feature_id, end_user_id,
+            session_id, amount_e8, request_id, held_at)
+        select g.id, i.state, i.reason, g.wallet_id, g.developer_id, g.app_id, g.feature_id, g.end_user_id,
+            g.session_id, g.amount_e8, g.request_id, g.created_at
+        from gone g join (select distinct on (id) * from unnest(p_id, p_state, p_reason) as u (id, state, reason))
+            i on i.id = g.id
+    ), counted as (
+        update spend_counter c set held_e8 = c.held_e8 - d.held
+        from (select u.counter, sum(g.amount_e8) as held from gone g cross join lateral unnest(g.counters) u (counter)
+            group by u.counter) d
+        where c.id = d.counter
+    ), unclaimed as (
+        delete from idempotent_reply r using gone g where r.hold_id = g.id and r.sealed is null
+    )
+    update account a set held_e8 = a.held_e8 - d.held, updated_at = now()
+    from (select wallet_id, sum(amount_e8) as held from gone group by wallet_id) d
+    where a.id = d.wallet_id;
+    select array_agg(case when i.id = any (v_open) then 0 when r.id is not null then 4 else 7 end::smallint
+        order by i.ord) into status
+    from unnest(p_id) with ordinality as i (id, ord) left join hold_resolution r on r.id = i.id;
+end
+$$;
+
+-- Renew the leases of holds whose requests still run; a hold that is gone is left gone.
+create function renew_v1(p_id uuid[], p_lease_seconds integer) returns integer
+language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    v_count integer := 0;
+begin
+    if cardinality(p_id) > 0 then
+        perform from hold where id = any (p_id) order by id for update;
+        update hold set lease_expires_at = now() + make_interval(secs => p_lease_seconds) where id = any (p_id);
+        get diagnostics v_count = row_count;
+        update idempotent_reply set claimed_until = now() + make_interval(secs => p_lease_seconds)
+        where hold_id = any (p_id);
+    end if;
+    return v_count;
+end
+$$;
+
+-- Give back what nobody settled. Takes the holds that no other call has locked, so it never waits for a gateway.
+create function expire_holds_v1(p_limit integer) returns table (id uuid, amount_e8 bigint)
+language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    v_id uuid[];
+begin
+    select array_agg(o.id) into v_id from (
+        select h.id from hold h where h.lease_expires_at < now()
+        order by h.id limit p_limit for update skip locked) o;
+    if v_id is null then
+        return;
+    end if;
+    perform release_v1(v_id, array_fill('expired'::text, array[cardinality(v_id)]),
+        array_fill('lease ran out'::text, array[cardinality(v_id)]));
+    return query select r.id, r.amount_e8 from hold_resolution r where r.id = any (v_id);
+end
+$$;
+
+-- Every move but a request's. Same key (or event and code) with the same content is done once; with other content
+-- it is refused. `posted` is the balance of the wallet or earnings side afterwards.
+create function transfer_v1(
+    p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[],
+    p_memo text[], out status smallint[]
+) language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    n integer := cardinality(p_event);
+    v_debit account%rowtype;
+    v_credit account%rowtype;
+    v_old transfer%rowtype;
+    i integer;
+begin
+    status := array_fill(0::smallint, array[n]);
+    perform from account where id = any (p_debit || p_credit) order by id for update;
+    for i in 1..n loop
+        select * into v_old from transfer t
+        where (t.event_id = p_event[i] and t.code = p_code[i]) or t.key = p_key[i] limit 1;
+        if v_old.event_id is not null then
+            status[i] := case when v_old.code = p_code[i] and v_old.debit_id = p_debit[i]
+                and v_old.credit_id = p_credit[i] and v_old.amount_e8 = p_amount[i] then 4 else 5 end;
+            continue;
+        end if;
+        select * into v_debit from account where id = p_debit[i];
+        select * into v_credit from account where id = p_credit[i];
+        if p_code[i] < 10 or p_amount[i] is null or p_amount[i] <= 0 or v_debit.currency <> v_credit.currency
+            or not exists (select from move m where m.code = p_code[i] and m.debit_kind = v_debit.kind
+                and m.credit_kind = v_credit.kind)
+            or (v_debit.developer_id is not null and v_credit.developer_id is not null
+                and v_debit.developer_id <> v_credit.developer_id) then
+            status[i] := 6;
+        elsif (v_debit.kind = 'wallet' and v_debit.posted_e8 - v_debit.held_e8 < p_amount[i])
+            or (v_debit.kind in ('earnings', 'payout_clearing') and v_debit.posted_e8 < p_amount[i]) then
+            status[i] := 1;
+        else
+            insert into transfer (event_id, code, debit_id, credit_id, amount_e8, key, memo)
+            values (p_event[i], p_code[i], p_debit[i], p_credit[i], p_amount[i], p_key[i], p_memo[i]);
+            update account set posted_e8 = posted_e8 - p_amount[i], updated_at = now() where account.id = p_debit[i];
+            update account set posted_e8 = posted_e8 + p_amount[i], updated_at = now() where account.id = p_credit[i];
+        end if;
+    end loop;
+end
+$$;
+
+-- The account of this kind and owner, opened if it is not there yet.
+create function account_open_v1(p_public_id uuid, p_kind account_kind, p_developer uuid, p_owner uuid, p_label text)
+returns bigint language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    v_id bigint;
+begin
+    select a.id into v_id from account a where a.kind = p_kind and a.developer_id is not distinct from p_developer
+        and a.owner_id is not distinct from p_owner and a.label = p_label and a.currency = 'USD';
+    if v_id is null then
+        insert into account (public_id, kind, developer_id, owner_id, label)
+        values (p_public_id, p_kind, p_developer, p_owner, p_label)
+        on conflict (kind, developer_id, owner_id, label, currency) do nothing returning account.id into v_id;
+        if v_id is null then
+            select a.id into v_id from account a where a.kind = p_kind and a.developer_id is not distinct from p_developer
+                and a.owner_id is not distinct from p_owner and a.label = p_label and a.currency = 'USD';
+        end if;
+    end if;
+    return v_id;
+end
+$$;
+
+-- The account that collects what a developer's traffic costs at one provider.
+create function provider_cost_account_v1(p_developer uuid, p_provider text) returns bigint
+language sql security definer set search_path = pg_catalog, public as $$
+    select account_open_v1(gen_random_uuid(), 'provider_cost', p_developer, null, p_provider)
+$$;
+
+-- Set, change or (with null) lift a spend limit. A counter that begins in mid-period starts with what the period
+-- has already spent and with the holds in flight; the lock keeps holds from coming or going meanwhile.
+create function spend_limit_set_v1(p_scope text, p_scope_id uuid, p_period text, p_limit bigint) returns void
+language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    v_limit bigint;
+    v_counter bigint;
+    v_start date := case p_period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end;
+begin
+    lock table hold in share row exclusive mode;
+    if p_limit is null then
+        -- The counters of open holds must stay until those resolve; a limit nobody can reach lifts the limit.
+        update spend_limit set limit_e8 = 9000000000000000000
+        where scope = p_scope and scope_id = p_scope_id and period = p_period;
+        return;
+    end if;
+    insert into spend_limit (scope, scope_id, period, limit_e8) values (p_scope, p_scope_id, p_period, p_limit)
+    on conflict (scope_id, scope, period) do update set limit_e8 = excluded.limit_e8
+    returning id into v_limit;
+    if exists (select from spend_counter where limit_id = v_limit) then
+        return;
+    end if;
+    insert into spend_counter (limit_id, period_start, spent_e8, held_e8)
+    select v_limit, v_start,
+        coalesce((select sum(u.retail_e8) from usage_event u where u.created_at >= v_start
+            and p_scope_id = case p_scope when 'app' then u.app_id when 'feature' then u.feature_id
+                when 'end_user' then u.end_user_id else u.session_id end), 0),
+        coalesce((select sum(h.amount_e8) from hold h where p_scope_id = case p_scope when 'app' then h.app_id
+            when 'feature' then h.feature_id when 'end_user' then h.end_user_id else h.session_id end), 0)
+    returning id into v_counter;
+    update hold h set counters = coalesce(h.counters, '{}') || v_counter
+    where p_scope_id = case p_scope when 'app' then h.app_id when 'feature' then h.feature_id
+        when 'end_user' then h.end_user_id else h.session_id end;
+end
+$$;
+
+-- Claim an Idempotency-Key for a request that is about to run. Outcome: 'claimed' · 'running' (another request
+-- holds the claim) · 'stored' (`sealed` is the reply) · 'mismatch' (the key was used with another body).
+create function reply_claim_v1(p_end_user uuid, p_key_hash bytea, p_fingerprint bytea, p_hold uuid, p_lease_seconds integer,
+    out outcome text, out hold_id uuid, out sealed bytea)
+language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    v_row idempotent_reply%rowtype;
+begin
+    insert into idempotent_reply (end_user_id, key_hash, fingerprint, hold_id, claimed_until, expires_at)
+    values (p_end_user, p_key_hash, p_fingerprint, p_hold, now() + make_interval(secs => p_lease_seconds),
+        now() + interval '24 hours')
+    on conflict (end_user_id, key_hash) do nothing;
+    if found then
+        outcome := 'claimed';
+        return;
+    end if;
+    select * into v_row from idempotent_reply r where r.end_user_id = p_end_user and r.key_hash = p_key_hash for update;
+    if v_row.end_user_id is null then
+        outcome := 'running';  -- released between our two statements: the caller tries again
+    elsif v_row.hold_id = p_hold then
+        outcome := 'claimed';
+    elsif v_row.expires_at < now()
+        or (v_row.sealed is null and v_row.claimed_until < now()
+            and not exists (select from hold h where h.id = v_row.hold_id)
+            and not exists (select from usage_event u where u.id = v_row.hold_id)) then
+        -- Its request died before it was settled, or a day has passed: the key is free again.
+        update idempotent_reply r set fingerprint = p_fingerprint, hold_id = p_hold, sealed = null,
+            claimed_until = now() + make_interval(secs => p_lease_seconds), created_at = now(),
+            expires_at = now() + interval '24 hours'
+        where r.end_user_id = p_end_user and r.key_hash = p_key_hash;
+        outcome := 'claimed';
+    elsif v_row.fingerprint <> p_fingerprint then
+        outcome := 'mismatch';
+    elsif v_row.sealed is not null then
+        outcome := 'stored';
+        hold_id := v_row.hold_id;
+        sealed := v_row.sealed;
+    else
+        outcome := 'running';
+    end if;
+end
+$$;
+
+-- Keep the sealed replies of requests that are being settled in this very call.
+create function reply_keep_v1(p_hold uuid[], p_sealed bytea[]) returns void
+language plpgsql security definer set search_path = pg_catalog, public as $$
+begin
+    if cardinality(p_hold) > 0 then
+        update idempotent_reply r set sealed = k.sealed from unnest(p_hold, p_sealed) as k (hold_id, sealed)
+        where r.hold_id = k.hold_id;
+    end if;
+end
+$$;
+
+-- Free the claim of a request that was refused before it was held.
+create function reply_unclaim_v1(p_hold uuid) returns void
+language sql security definer set search_path = pg_catalog, public as $$
+    delete from idempotent_reply r where r.hold_id = p_hold and r.sealed is null
+        and not exists (select from hold h where h.id = p_hold)
+        and not exists (select from usage_event u where u.id = p_hold)
+$$;
+
+-- One session by the hash of its bearer, with all that a gateway needs to serve it.
+create function session_resolve_v1(p_bearer_hash bytea)
+returns table (
+    session_id uuid, developer_id uuid, app_id uuid, public_app_id text, feature_id uuid, end_user_id uuid,
+    expires_at timestamptz, revoked_at timestamptz, app_status text, developer_status text, allowed_origins text[],
+    wallet_id bigint, earnings_account_id bigint, revenue_account_id bigint
+) language sql stable security definer set search_path = pg_catalog, public as $$
+    select s.id, s.developer_id, s.app_id, a.public_app_id, s.feature_id, s.end_user_id, s.expires_at, s.revoked_at,
+        a.status, d.status, a.allowed_origins, w.id, e.id, r.id
+    from session s
+    join app a on a.id = s.app_id
+    join developer d on d.id = s.developer_id
+    join account w on w.kind = 'wallet' and w.developer_id = s.developer_id and w.owner_id = s.end_user_id
+        and w.label = '' and w.currency = 'USD'
+    join account e on e.kind = 'earnings' and e.developer_id = s.developer_id and e.owner_id is null and e.label = ''
+        and e.currency = 'USD'
+    join account r on r.kind = 'platform_revenue' and r.developer_id = s.developer_id and r.owner_id is null
+        and r.label = '' and r.currency = 'USD'
+    where s.bearer_hash = p_bearer_hash
+$$;
+
+revoke execute on all functions in schema public from public;
+alter default privileges revoke execute on functions from public;
+grant execute on function hold_v1, settle_v1, release_v1, renew_v1, reply_claim_v1, reply_keep_v1, reply_unclaim_v1,
+    session_resolve_v1, provider_cost_account_v1 to faucet_gateway;
+grant execute on function transfer_v1, account_open_v1, spend_limit_set_v1 to faucet_api;
+grant execute on function transfer_v1, account_open_v1, expire_holds_v1, release_v1 to faucet_jobs;
