@@ -70,24 +70,3 @@ class Charge:
     retail_e8: int
     channel_e8: int
     platform_e8: int
-
-
-class Secret:
-    """A value that does not print: no `str`, no `repr`, no JSON, no equality by content."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The secret itself; the one call to search for in a review."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(••••)"
-
-    __str__ = __repr__
-
-    def __reduce__(self) -> str:
-        raise TypeError("a Secret is never serialised")

@@ -366,6 +366,25 @@ begin
 end
 $$;
 
+-- Take every lock that a mixed group will need, in the one order. The parts then find them taken.
+create function ledger_lock_v1(p_hold uuid[], p_wallet bigint[], p_account bigint[], p_app uuid[], p_feature uuid[],
+    p_end_user uuid[], p_session uuid[]) returns void
+language plpgsql security definer set search_path = pg_catalog, public as $$
+begin
+    perform from hold where id = any (p_hold) order by id for update;
+    perform from account where id in (
+        select h.wallet_id from hold h where h.id = any (p_hold)
+        union select unnest(p_wallet) union select unnest(p_account)
+    ) order by id for update;
+    if exists (select from spend_limit) then
+        perform from spend_counter where id in (
+            select unnest(h.counters) from hold h where h.id = any (p_hold)
+            union select c.counter_id from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c
+        ) order by id for update;
+    end if;
+end
+$$;
+
 -- Every move but a request's. Same key (or event and code) with the same content is done once; with other content
 -- it is refused. `posted` is the balance of the wallet or earnings side afterwards.
 create function transfer_v1(
@@ -558,7 +577,7 @@ $$;
 
 revoke execute on all functions in schema public from public;
 alter default privileges revoke execute on functions from public;
-grant execute on function hold_v1, settle_v1, release_v1, renew_v1, reply_claim_v1, reply_keep_v1, reply_unclaim_v1,
+grant execute on function ledger_lock_v1, hold_v1, settle_v1, release_v1, renew_v1, reply_claim_v1, reply_keep_v1, reply_unclaim_v1,
     session_resolve_v1, provider_cost_account_v1 to faucet_gateway;
 grant execute on function transfer_v1, account_open_v1, spend_limit_set_v1 to faucet_api;
 grant execute on function transfer_v1, account_open_v1, expire_holds_v1, release_v1 to faucet_jobs;

@@ -14,7 +14,7 @@ from alembic.config import Config
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from faucet.kit.db import sqlalchemy_url
+from faucet.kit.db import ROLES, sqlalchemy_url
 from faucet.kit.errors import Fault
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
@@ -36,8 +36,15 @@ def migrate(dsn: str) -> None:
             config.set_main_option("script_location", str(MIGRATIONS))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            # The record of versions is Alembic's and the login's own; the doors read it for /ready.
+            connection.execute(text(f"grant select on alembic_version to {', '.join(ROLES)}"))
     finally:
         engine.dispose()
+
+
+def newest_revision() -> str:
+    """The revision that this code needs; revisions sort by their number."""
+    return max(path.stem for path in MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql"))
 
 
 def run_sql_file(revision: str) -> None:

@@ -1,0 +1,133 @@
+"""The control plane as an app and as a process: routes, layers, start and end. No logic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from faucet.api import health, reports, sessions, wallets
+from faucet.api.edge import Edge
+from faucet.api.errors import respond
+from faucet.api.health import SERVICE
+from faucet.api.wire import ErrorReply
+from faucet.api.world import ROLE, World
+from faucet.kit.clock import Clock
+from faucet.kit.config import Config
+from faucet.kit.db import open_pool
+from faucet.kit.errors import Refusal
+from faucet.kit.log import logger
+from faucet.kit.metrics import Metrics
+
+KEEP_ALIVE_SECONDS = 75
+POOL_SIZE = 8
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorReply, "description": "Refused; the envelope says why."},
+    "5XX": {"model": ErrorReply, "description": "Something failed that is not the caller's doing."},
+}
+
+
+def build_app(config: Config, dsn: str | None = None, *, clock: Clock | None = None) -> FastAPI:
+    """The app over the database at `dsn`, else the configured one. Its lifespan opens and closes the pool.
+
+    It starts without the database too, and is then not ready. Raises ValueError where no database is named.
+    """
+    if dsn is None:
+        if config.database_url is None:
+            raise ValueError("name a database: DATABASE_URL is not set, and no dsn was given")
+        dsn = config.database_url.reveal()
+    metrics = Metrics(SERVICE)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        pool = await open_pool(dsn, ROLE, size=POOL_SIZE)
+        app.state.world = World(config, pool, clock or Clock(), metrics)
+        try:
+            yield
+        finally:
+            await pool.close()
+
+    app = _assemble(lifespan)
+    app.add_middleware(Edge, config=config, metrics=metrics)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document of all routes; the same whatever the settings."""
+    return _assemble(None).openapi()
+
+
+def _assemble(lifespan: Any) -> FastAPI:
+    app = FastAPI(
+        title="ModelFaucet Control API",
+        version="2.0.0",
+        description="Sessions, wallets, reports. Money is a decimal string of eight places.",
+        lifespan=lifespan,
+        openapi_url="/openapi.json",
+        docs_url=None,  # FastAPI's pages load their scripts from other hosts
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=_ERRORS,
+        generate_unique_id_function=lambda route: route.name,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    for router in (health.router, sessions.router, wallets.router, reports.router):
+        app.include_router(router)
+    for kind in (Refusal, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _refuse)
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    return respond(error, request.state.request_id)
+
+
+async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or SIGINT, then let requests in flight end."""
+    server = _Server(
+        uvicorn.Config(
+            build_app(config, dsn),
+            host=config.bind_address,
+            port=config.port_api,
+            lifespan="on",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=config.drain_seconds,
+        ),
+        on_ready,
+    )
+    await server.serve()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            logger.info("api.ready", port=self.config.port)
+            self._on_ready()
+
+
+def main(config: Config, dsn: str | None = None) -> None:
+    """Run the API on uvloop until SIGTERM or SIGINT."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(config, dsn))

@@ -1,0 +1,128 @@
+"""Reports: what an app used, what a developer earned, whether the books add up."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Request
+
+from faucet.api.auth import OptionalStaffScheme, TheOperator, TheStaff, staff
+from faucet.api.wire import (
+    Identifier,
+    ReconciliationFinding,
+    ReconciliationLine,
+    ReconciliationReply,
+    ReconciliationSummary,
+    RevenueReply,
+    UsageLine,
+    UsageReply,
+)
+from faucet.api.world import TheWorld
+from faucet.kit.db import tx
+from faucet.kit.errors import Refusal
+from faucet.kit.ids import request_id
+from faucet.reports import reconciliation, revenue, usage
+from faucet.tenants import store
+
+RECONCILIATION_ITEMS_MAX = 1_000
+ROUTE_MODES = ("platform", "developer_key", "byok", "local")
+"""By the number that a usage event keeps of its payer."""
+
+router = APIRouter()
+
+
+@router.get(
+    "/v1/apps/{public_app_id}/usage",
+    tags=["reports"],
+    response_model=UsageReply,
+    dependencies=[OptionalStaffScheme],
+)
+async def read_app_usage(public_app_id: Annotated[Identifier, Path()], request: Request, world: TheWorld) -> UsageReply:
+    """An app's totals and its last 100 answers. Without a token only for an app that is a public demo."""
+    async with tx(world.db) as t:
+        app = await store.find_app(t, public_app_id)
+        if app is None or not app.is_public_demo:
+            await staff(request, world)
+        if app is None:
+            raise Refusal("invalid_app", "there is no app with this public_app_id")
+        totals = await usage.app_totals(t, app.id)
+        newest = await usage.app_newest(t, app.id)
+    return UsageReply(
+        public_app_id=app.public_app_id,
+        app_name=app.name,
+        total_calls=totals.calls,
+        total_input_tokens=totals.input_tokens,
+        total_output_tokens=totals.output_tokens,
+        total_retail_price_usd=totals.retail_e8,
+        total_developer_revenue_usd=totals.channel_e8,
+        usage=[
+            UsageLine(
+                request_id=row.request_id or request_id(row.id),
+                feature_key=row.feature_key,
+                route_mode=ROUTE_MODES[row.payer],
+                provider=row.provider,
+                model=row.model,
+                input_tokens=row.input_tokens,
+                output_tokens=row.output_tokens,
+                retail_price_usd=row.retail_e8,
+                channel_revenue_usd=row.channel_e8,
+                created_at=row.created_at,
+            )
+            for row in newest
+        ],
+    )
+
+
+@router.get("/v1/developers/{developer_id}/revenue", tags=["reports"], response_model=RevenueReply)
+async def read_developer_revenue(developer_id: UUID, caller: TheStaff, world: TheWorld) -> RevenueReply:
+    """What a developer has earned, what of it is being paid out, and what it was in all."""
+    async with tx(world.db) as t:
+        if not await store.developer_exists(t, developer_id):
+            raise Refusal("not_found", "there is no such developer")
+        figures = await revenue.developer_revenue(t, developer_id)
+    return RevenueReply(
+        developer_id=developer_id,
+        wallet_balance_usd=figures.earnings_e8,
+        pending_payout_usd=figures.pending_payout_e8,
+        lifetime_revenue_usd=figures.lifetime_e8,
+    )
+
+
+@router.get("/v1/admin/reconciliation/ledger", tags=["operator"], response_model=ReconciliationReply)
+async def reconcile_ledger(caller: TheOperator, world: TheWorld) -> ReconciliationReply:
+    """Every wallet beside the sum of its transfers, those that differ first, and whatever else doesn't add up."""
+    async with tx(world.db) as t:
+        await reconciliation.begin_snapshot(t)
+        summary = await reconciliation.wallet_summary(t)
+        lines = await reconciliation.wallet_lines(t, limit=RECONCILIATION_ITEMS_MAX)
+        findings = await reconciliation.reconcile(t)
+    return ReconciliationReply(
+        generated_at=world.clock.now(),
+        summary=ReconciliationSummary(
+            wallet_count=summary.wallet_count,
+            balanced_count=summary.balanced_count,
+            mismatch_count=summary.wallet_count - summary.balanced_count,
+        ),
+        items=[
+            ReconciliationLine(
+                wallet_id=line.wallet_id,
+                owner_scope="end_user" if line.kind == "wallet" else "developer",
+                owner_id=line.owner_id,
+                wallet_balance_usd=line.wallet_e8,
+                ledger_balance_usd=line.ledger_e8,
+                delta_usd=line.wallet_e8 - line.ledger_e8,
+                status="balanced" if line.wallet_e8 == line.ledger_e8 else "mismatch",
+            )
+            for line in lines
+        ],
+        findings=[
+            ReconciliationFinding(
+                check=finding.check,
+                subject=finding.subject,
+                expected=finding.expected,
+                actual=finding.actual,
+            )
+            for finding in findings
+        ],
+    )

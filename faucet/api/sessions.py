@@ -1,0 +1,48 @@
+"""Sessions: `POST /v1/sessions` for whoever knows an app, `DELETE /v1/sessions/current` for who holds one."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from faucet.api.auth import TheEndUser
+from faucet.api.wire import SessionAsk, SessionReply
+from faucet.api.world import TheWorld
+from faucet.kit.db import tx
+from faucet.tenants import sessions
+
+router = APIRouter(tags=["sessions"])
+
+
+@router.post("/v1/sessions", response_model=SessionReply)
+async def create_session(body: SessionAsk, request: Request, world: TheWorld) -> SessionReply:
+    """Mint a short-lived session for one end user of one app."""
+    config = world.config
+    async with tx(world.db) as t:
+        minted = await sessions.mint(
+            t,
+            sessions.Ask(
+                public_app_id=body.public_app_id,
+                external_user_id=body.external_user_id,
+                feature_key=body.feature_key,
+                metadata=body.metadata,
+                origin=request.headers.get("origin"),
+            ),
+            external_id_key=config.external_id_key,
+            ttl_seconds=config.session_token_ttl_seconds,
+            now=world.clock.now(),
+        )
+    return SessionReply(
+        session_token=minted.bearer.reveal(),
+        expires_in=config.session_token_ttl_seconds,
+        gateway_base_url=config.gateway_base_url,
+        available_modes=minted.available_modes,
+        wallet_balance_usd=minted.wallet_balance_e8,
+    )
+
+
+@router.delete("/v1/sessions/current", status_code=204, response_class=Response)
+async def revoke_current_session(caller: TheEndUser, world: TheWorld) -> Response:
+    """End the session that asks; gateways refuse it within five seconds."""
+    async with tx(world.db) as t:
+        await sessions.revoke(t, caller.session, now=world.clock.now())
+    return Response(status_code=204)

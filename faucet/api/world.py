@@ -1,0 +1,42 @@
+"""What the control plane's process is made of, wired once at start and handed to routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from psycopg_pool import AsyncConnectionPool
+
+from faucet.kit.clock import Clock
+from faucet.kit.config import Config
+from faucet.kit.db import Tx
+from faucet.kit.metrics import Metrics
+
+ROLE = "faucet_api"
+
+
+@dataclass(slots=True)
+class World:
+    """One API process."""
+
+    config: Config
+    db: AsyncConnectionPool[Tx]
+    clock: Clock
+    metrics: Metrics
+
+
+def world_of(request: Request) -> World:
+    """The world of the process that serves this request."""
+    world: World = request.app.state.world
+    return world
+
+
+def request_id_of(request: Request) -> str:
+    """The id of this request, as every response, log line and event has it."""
+    rid: str = request.state.request_id
+    return rid
+
+
+TheWorld = Annotated[World, Depends(world_of)]
+TheRequestId = Annotated[str, Depends(request_id_of)]

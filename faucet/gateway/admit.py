@@ -1,0 +1,198 @@
+"""Who is asking: a bearer becomes a Caller, or a refusal (unknown, expired, revoked, disabled, too fast).
+
+Callers and features are remembered for at most five seconds and dropped at once when the database says that
+something changed, so a revoked session or a disabled app is refused everywhere within that time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from faucet.gateway.wire import quoted
+from faucet.kit.db import Tx
+from faucet.kit.errors import Refusal
+from faucet.limits.bucket import Bucket, Verdict
+from faucet.rating.price import PricePlan
+from faucet.routing.plan import RoutePolicy
+
+REMEMBERED_SECONDS = 5.0
+REMEMBERED_MAX = 50_000
+
+_FEATURES = """
+select f.id, f.feature_key, f.policy, f.pricing, a.default_revenue_share_bps
+from feature f join app a on a.id = f.app_id
+where f.app_id = %s and f.status = 'active'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature's manifest, compiled."""
+
+    id: UUID
+    key: str
+    key_json: bytes
+    policy: RoutePolicy
+    plan: PricePlan
+    fit_to_wallet: bool
+    max_output_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A session that may ask, with all that serving it needs."""
+
+    session_id: UUID
+    developer_id: UUID
+    app_id: UUID
+    feature_id: UUID | None
+    end_user_id: UUID
+    wallet_id: int
+    earnings_account: int
+    revenue_account: int
+    origins: tuple[str, ...]
+    expires_at: float
+    known_until: float
+
+
+class Admission:
+    """Finds and remembers callers and their features."""
+
+    def __init__(self, pool: AsyncConnectionPool[Tx], bucket: Bucket | None) -> None:
+        self._pool = pool
+        self._bucket = bucket
+        self._callers: dict[bytes, Caller] = {}
+        self._features: dict[UUID, tuple[float, dict[str, Feature]]] = {}
+
+    def forget(self) -> None:
+        """Something changed in the database: remember nothing."""
+        self._callers.clear()
+        self._features.clear()
+
+    def recall(self, bearer: bytes) -> Caller | None:
+        """The caller if it was seen in the last seconds and its session still runs."""
+        caller = self._callers.get(bearer)
+        if caller is None or caller.known_until < time.monotonic() or caller.expires_at < time.time():
+            return None
+        return caller
+
+    async def find(self, bearer: bytes) -> Caller:
+        """Look the session up. Raises Refusal `invalid_session`, `expired_session`, `disabled`, `unavailable`."""
+        self._callers.pop(bearer, None)
+        rows = await self._query("select * from session_resolve_v1(%s)", (hashlib.sha256(bearer).digest(),))
+        if not rows:
+            raise Refusal("invalid_session", "the session token is not known")
+        row = rows[0]
+        if row["revoked_at"] is not None:
+            raise Refusal("invalid_session", "the session was revoked")
+        if row["expires_at"] <= datetime.now(UTC):
+            raise Refusal("expired_session", "the session has expired; mint a new one")
+        if row["app_status"] != "active" or row["developer_status"] != "active":
+            raise Refusal("disabled", "this app is switched off")
+        caller = Caller(
+            session_id=row["session_id"],
+            developer_id=row["developer_id"],
+            app_id=row["app_id"],
+            feature_id=row["feature_id"],
+            end_user_id=row["end_user_id"],
+            wallet_id=row["wallet_id"],
+            earnings_account=row["earnings_account_id"],
+            revenue_account=row["revenue_account_id"],
+            origins=tuple(row["allowed_origins"]),
+            expires_at=row["expires_at"].timestamp(),
+            known_until=time.monotonic() + REMEMBERED_SECONDS,
+        )
+        if len(self._callers) >= REMEMBERED_MAX:
+            self._callers.clear()
+        self._callers[bearer] = caller
+        return caller
+
+    def count(self, caller: Caller) -> Verdict | None:
+        """Count the request against the session's rate. Raises Refusal `rate_limited`."""
+        if self._bucket is None:
+            return None
+        verdict = self._bucket.take(caller.session_id.bytes, time.monotonic())
+        if not verdict.allowed:
+            raise Refusal(
+                "rate_limited",
+                "too many requests in this session; slow down",
+                retry_after_seconds=max(1, round(verdict.retry_after_seconds + 0.5)),
+            )
+        return verdict
+
+    async def feature(self, caller: Caller, key: str | None) -> Feature:
+        """The named feature, else the session's own, else the app's only one.
+
+        Raises Refusal `feature_not_found`, or `invalid_request` where none is named and there are several.
+        """
+        known = self._features.get(caller.app_id)
+        if known is None or known[0] < time.monotonic():
+            rows = await self._query(_FEATURES, (caller.app_id,))
+            features = {row["feature_key"]: _compile(row) for row in rows}
+            known = (time.monotonic() + REMEMBERED_SECONDS, features)
+            if len(self._features) >= REMEMBERED_MAX:
+                self._features.clear()
+            self._features[caller.app_id] = known
+        features = known[1]
+        if key is not None:
+            found = features.get(key)
+            if found is None:
+                raise Refusal("feature_not_found", f"this app has no feature {key[:128]!r}", param="model")
+            return found
+        if caller.feature_id is not None:
+            for feature in features.values():
+                if feature.id == caller.feature_id:
+                    return feature
+            raise Refusal("feature_not_found", "the session's feature is no longer there")
+        if len(features) == 1:
+            return next(iter(features.values()))
+        if not features:
+            raise Refusal("feature_not_found", "this app has no feature yet")
+        raise Refusal(
+            "invalid_request",
+            "name a feature: `model: auto:<feature>` or `metadata.feature_key`",
+            param="metadata",
+        )
+
+    async def _query(self, query: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
+        try:
+            async with (
+                self._pool.connection() as connection,
+                connection.cursor(row_factory=dict_row) as cursor,
+            ):
+                await cursor.execute(query.encode(), values)
+                return await cursor.fetchall()
+        except (psycopg.OperationalError, PoolTimeout) as error:
+            raise Refusal(
+                "unavailable", "the service can't reach its database; try again", retry_after_seconds=1
+            ) from error
+
+
+def _compile(row: dict[str, Any]) -> Feature:
+    policy = row["policy"] or {}
+    preference = policy.get("route_preference", "platform_pool")
+    allows_platform = preference not in ("local_only", "privacy_first") and (
+        isinstance(preference, str) or "platform_pool" in preference
+    )
+    return Feature(
+        id=row["id"],
+        key=row["feature_key"],
+        key_json=quoted(row["feature_key"]),
+        policy=RoutePolicy(
+            models=tuple(policy.get("models", ())),
+            allows_platform=allows_platform and policy.get("privacy") != "local_only",
+            provider_fallback=policy.get("provider_fallback", True) is not False,
+        ),
+        plan=PricePlan.parse_pricing(row["pricing"] or {}, default_share_bps=row["default_revenue_share_bps"]),
+        fit_to_wallet=policy.get("fit_to_wallet", True) is not False,
+        max_output_tokens=policy.get("max_output_tokens"),
+    )

@@ -1,0 +1,238 @@
+"""Stop six: call providers until one begins to answer. After the first byte there is no second try.
+
+A provider can refuse, stall, or answer 200 with an error inside: all of that is judged here, before anything has
+been sent to the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from faucet.gateway.catalogue import Product
+from faucet.gateway.exchange import ClientGone, Exchange
+from faucet.gateway.sse import EventSplitter, EventTooLong, decode_chunk, payload
+from faucet.gateway.wire import ReplyShape, decode_reply_shape
+from faucet.kit.errors import Refusal
+from faucet.kit.log import logger
+from faucet.kit.upstream import Deadlines, Pool, Response, UpstreamError
+from faucet.providers.base import CALLER_STATUS, RETRYABLE_STATUS, Attempt
+
+RETRY_AFTER_MAX_SECONDS = 5.0
+PUBLIC_TEXT_MAX = 500
+
+_TIMEOUTS = frozenset({"first_byte_timeout", "idle_timeout", "total_timeout"})
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """How patient the gateway is with providers."""
+
+    deadlines: Deadlines
+    max_retries: int
+    retry_delay_seconds: float
+
+
+@dataclass(slots=True)
+class Answering:
+    """A provider that has begun to answer."""
+
+    product: Product
+    response: Response
+    first: bytes
+    """The whole body of a JSON reply, or the first bytes of a stream."""
+    shape: ReplyShape | None
+    first_byte_ms: int
+
+
+@dataclass(slots=True)
+class _Failure:
+    status: int | None
+    code: str
+    retryable: bool
+    retry_after: float | None = None
+    public: str | None = None
+
+
+@dataclass(slots=True)
+class Tries:
+    """The attempts of one request so far."""
+
+    exchange: Exchange
+    started: float = field(default_factory=time.monotonic)
+    attempts: list[Attempt] = field(default_factory=list)
+    last: _Failure | None = None
+
+    def failed(self, product: Product, failure: _Failure, began: float) -> None:
+        self.last = failure
+        attempt = Attempt(
+            attempt=len(self.attempts) + 1,
+            provider=product.provider.name,
+            status_code=failure.status,
+            error_code=failure.code,
+            retryable=failure.retryable,
+            duration_ms=round((time.monotonic() - began) * 1000),
+        )
+        self.attempts.append(attempt)
+        logger.info("provider.failed", request_id=self.exchange.request_id, **attempt.to_wire())
+
+    def refusal(self) -> Refusal:
+        """What the client is told when no provider answered."""
+        last = self.last
+        if last is None:
+            return Refusal("no_available_route", "no provider is available for this model")
+        details: dict[str, Any] = {"provider": self.attempts[-1].provider}
+        if last.status is not None:
+            details["status_code"] = last.status
+        details["attempts"] = [attempt.to_wire() for attempt in self.attempts]
+        if last.status == 429:
+            wait = max(1, round(last.retry_after or 1))
+            return Refusal("rate_limited", "the provider is at its limit", details=details, retry_after_seconds=wait)
+        if last.status in CALLER_STATUS and last.public is not None:
+            return Refusal("provider_error", last.public, status=400, details=details)
+        if last.code in _TIMEOUTS:
+            return Refusal("provider_error", "the provider did not answer in time", status=504, details=details)
+        return Refusal("provider_error", "the provider could not answer", details=details)
+
+
+async def first_answer(
+    pool: Pool,
+    rules: CallRules,
+    exchange: Exchange,
+    products: Sequence[Product],
+    body_for: Callable[[Product], bytes],
+    *,
+    stream: bool,
+) -> Answering:
+    """The first provider that begins to answer. Raises Refusal when none does, ClientGone when nobody waits."""
+    tries = Tries(exchange)
+    for product in products:
+        for repeat in range(rules.max_retries + 1):
+            if exchange.gone:
+                raise ClientGone
+            outcome = await _call(pool, rules, exchange, product, body_for(product), stream, tries)
+            if isinstance(outcome, Answering):
+                return outcome
+            if not outcome.retryable:
+                break
+            if repeat < rules.max_retries:
+                await asyncio.sleep(_pause(rules, repeat, outcome))
+        if tries.last is not None and tries.last.status in CALLER_STATUS:
+            break  # the request itself is wrong: another provider would say so too
+    raise tries.refusal()
+
+
+def _pause(rules: CallRules, repeat: int, failure: _Failure) -> float:
+    if failure.retry_after is not None:
+        return min(failure.retry_after, RETRY_AFTER_MAX_SECONDS)
+    # Full jitter: many clients of one sick provider must not come back together.
+    return rules.retry_delay_seconds * float(1 << repeat) * (0.5 + random.random() / 2)
+
+
+async def _call(
+    pool: Pool,
+    rules: CallRules,
+    exchange: Exchange,
+    product: Product,
+    body: bytes,
+    stream: bool,
+    tries: Tries,
+) -> Answering | _Failure:
+    began = time.monotonic()
+    provider = product.provider
+    response: Response | None = None
+    try:
+        request = pool.request(provider.endpoint, b"POST", provider.chat_path, provider.headers, body, rules.deadlines)
+        if exchange.gone:
+            request.close()
+            raise ClientGone
+        response = await request
+        exchange.on_gone = None if provider.bills_after_cancel else response.cancel
+        if response.status != 200:
+            failure = await _read_failure(response)
+        elif stream and _is_event_stream(response):
+            first = await response.chunk()
+            if first is not None and not _begins_with_error(first):
+                return Answering(product, response, first, None, _ms_since(began))
+            response.cancel()
+            failure = _Failure(200, "empty_stream" if first is None else "error_in_reply", True)
+        else:
+            whole = await response.read()
+            try:
+                shape = decode_reply_shape(whole)
+            except msgspec.MsgspecError:
+                failure = _Failure(200, "unreadable_reply", True)
+            else:
+                if shape.error is None and shape.choices is not None:
+                    return Answering(product, response, whole, shape, _ms_since(began))
+                failure = _Failure(200, "error_in_reply", True)
+    except UpstreamError as error:
+        if response is not None:
+            response.cancel()
+        if exchange.gone:
+            raise ClientGone from None
+        failure = _Failure(None, error.kind, error.kind != "refused_address")
+    if exchange.gone:
+        raise ClientGone
+    tries.failed(product, failure, began)
+    return failure
+
+
+def _is_event_stream(response: Response) -> bool:
+    return response.headers.get("content-type", "").startswith("text/event-stream")
+
+
+def _begins_with_error(first: bytes) -> bool:
+    if b'"error"' not in first:
+        return False
+    try:
+        for event in EventSplitter().feed(first):
+            body = payload(event)
+            if body is not None:
+                return decode_chunk(body).error is not None
+    except (msgspec.MsgspecError, EventTooLong):
+        return False
+    return False
+
+
+async def _read_failure(response: Response) -> _Failure:
+    status = response.status
+    public = None
+    body = await response.read()
+    if status in CALLER_STATUS:
+        public = _caller_text(body)
+    return _Failure(
+        status,
+        f"http_{status}",
+        status in RETRYABLE_STATUS,
+        retry_after=_seconds(response.headers.get("retry-after")),
+        public=public,
+    )
+
+
+def _caller_text(body: bytes) -> str | None:
+    """What a provider says about the request itself, cut short; nothing else of its body is shown."""
+    try:
+        told = msgspec.json.decode(body[:65_536])
+        text = told["error"]["message"]
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return None
+    return f"the provider refused the request: {text[:PUBLIC_TEXT_MAX]}" if isinstance(text, str) else None
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        seconds = float(value) if value is not None else None
+    except ValueError:
+        return None
+    return seconds if seconds is not None and 0 <= seconds < 86_400 else None
+
+
+def _ms_since(began: float) -> int:
+    return round((time.monotonic() - began) * 1000)

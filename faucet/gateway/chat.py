@@ -1,0 +1,353 @@
+"""POST /v1/chat/completions: one request, top to bottom.
+
+admit → parse → plan → hold → call → relay → settle → last byte. Whatever happens after the hold ends in exactly one
+of two ways: settled, when something was delivered, or released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from faucet.gateway.admit import Caller, Feature
+from faucet.gateway.attempt import Answering, first_answer
+from faucet.gateway.catalogue import Product
+from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
+from faucet.gateway.metrics import METRICS
+from faucet.gateway.relay import Relay, Streamed
+from faucet.gateway.replay import Claim
+from faucet.gateway.reserve import Held
+from faucet.gateway.settle import Rated, rated
+from faucet.gateway.wire import (
+    ChatAsk,
+    chat_reply,
+    decode_reply_fields,
+    error_body,
+    money_note,
+    parse_chat,
+    upstream_body,
+    with_cost,
+)
+from faucet.gateway.world import World
+from faucet.kit.errors import Refusal
+from faucet.kit.tokens import count_chat_input, count_text
+from faucet.rating.usage import usage_from_openai
+from faucet.terms import Outcome, Usage, UsageSource
+
+
+@dataclass(slots=True)
+class Request:
+    """A held request, as the rest of the story needs it."""
+
+    exchange: Exchange
+    caller: Caller
+    feature: Feature
+    ask: ChatAsk
+    held: Held
+    claim: Claim | None
+    began: float
+
+    @property
+    def chat_id(self) -> str:
+        return f"chatcmpl_mf_{self.exchange.request_id}"
+
+
+async def chat_completions(world: World, exchange: Exchange) -> None:
+    """Answer one chat request. Raises Refusal before anything is sent; ClientGone when nobody is left to answer."""
+    began = time.monotonic()
+    bearer = bearer_of(exchange.authorization)
+    caller = world.admission.recall(bearer) or await world.admission.find(bearer)
+    world.limit(exchange, caller)
+    ask = parse_chat(await exchange.body(world.max_body_bytes))
+    feature = await world.admission.feature(caller, ask.feature_key)
+    products = world.route(feature, ask.model)
+    await world.open_cost_accounts(caller.developer_id, products)
+
+    claim = None
+    if exchange.idempotency_key is not None:
+        claim = await world.replays.claim(exchange, caller.end_user_id, ask.body)
+        if claim is None:
+            return
+    try:
+        held = await world.reserver.reserve(exchange, caller, feature, products[0], ask)
+    except BaseException as failure:
+        if claim is not None:
+            await world.replays.give_up(exchange)
+        if isinstance(failure, Refusal) and failure.code in METRICS.refusals:
+            METRICS.refusals[failure.code] += 1
+        raise
+    world.settler.open[exchange.hold_id] = began
+    request = Request(exchange, caller, feature, ask, held, claim, began)
+    try:
+        answering = await first_answer(
+            world.pool,
+            world.call_rules,
+            exchange,
+            products,
+            lambda product: upstream_body(ask, product.model_json, held.output_limit, product.provider.limit_field),
+            stream=ask.stream,
+        )
+    except BaseException as failure:
+        _release(world, request, _reason(failure))
+        raise
+    if answering.shape is None:
+        await _answer_stream(world, request, answering)
+    else:
+        await _answer_json(world, request, answering)
+
+
+def _release(world: World, request: Request, reason: str) -> None:
+    METRICS.released += 1
+    world.settler.release(request.exchange.hold_id, request.caller.wallet_id, reason)
+
+
+def _reason(failure: BaseException) -> str:
+    if isinstance(failure, Refusal):
+        return failure.code
+    return "client hung up" if isinstance(failure, ClientGone) else type(failure).__name__
+
+
+async def _answer_json(world: World, request: Request, answering: Answering) -> None:
+    """Settle a complete JSON reply, then send it. A client that left before it is not charged for what it
+    never got, unless the provider bills us all the same."""
+    exchange = request.exchange
+    shape = answering.shape
+    assert shape is not None
+    if exchange.gone and not answering.product.provider.bills_after_cancel:
+        _release(world, request, "client hung up")
+        METRICS.hang_ups += 1
+        raise ClientGone
+    usage = usage_from_openai(shape.usage)
+    if usage is None:
+        usage = await _counted(request, answering.product, _texts_of(shape.choices or []))
+        usage_json = _usage_json(usage)
+    else:
+        usage_json = bytes(decode_reply_fields(answering.first)["usage"])
+    answer = _rated(request, answering, usage)
+    usage_json = with_cost(usage_json, answer.paid_e8)
+
+    def reply(balance_e8: int | None) -> bytes:
+        note = _note(request, answering.product, answer, balance_e8)
+        return chat_reply(answering.first, request.chat_id, answering.product.model_json, usage_json, note)
+
+    sealed = None if request.claim is None else world.replays.seal_json(request.claim, reply(None))
+    balance_e8 = await _settle(world, request, answering, answer, shape.usage, Outcome.COMPLETE, sealed)
+    await exchange.reply(200, reply(balance_e8))
+
+
+def _rated(request: Request, answering: Answering, usage: Usage) -> Rated:
+    return rated(answering.product, request.feature.plan, usage, request.held.amount_e8)
+
+
+def _note(request: Request, product: Product, answer: Rated, balance_e8: int | None) -> bytes:
+    return money_note(
+        request_id=request.exchange.request_id,
+        feature_json=request.feature.key_json,
+        price_e8=answer.paid_e8,
+        balance_e8=balance_e8,
+        provider_json=product.provider.name_json,
+        model_json=product.model_json,
+        counted=answer.usage.source is UsageSource.COUNTED,
+    )
+
+
+async def _answer_stream(world: World, request: Request, answering: Answering) -> None:
+    """Relay a stream, settle it however it ended, and only then let its last events go."""
+    exchange = request.exchange
+    relay = Relay(exchange, answering, request.chat_id, record=request.claim is not None)
+    try:
+        streamed = await relay.run()
+    except BaseException:
+        answering.response.cancel()
+        streamed = relay.streamed
+        streamed.failed = True
+        if not streamed.has_text:
+            _release(world, request, "the request was cut short")
+            raise
+        await _settle_stream(world, request, answering, streamed)
+        raise
+    if not streamed.finished and not streamed.has_text:
+        # Nothing was delivered, so nothing is charged.
+        if exchange.gone:
+            _release(world, request, "client hung up")
+            METRICS.hang_ups += 1
+            raise ClientGone
+        _release(world, request, "provider failed before any content")
+        await _end_with_error(exchange, _broken(answering), request)
+        return
+    try:
+        answer, balance_e8 = await _settle_stream(world, request, answering, streamed)
+    except Refusal as refusal:
+        await _end_with_error(exchange, refusal, request)
+        return
+    if exchange.gone:
+        METRICS.hang_ups += 1
+        return
+    if streamed.failed:
+        await _end_with_error(exchange, _broken(answering), request)
+        return
+    tail = _tail(request, answering, streamed, answer, balance_e8)
+    if not exchange.started:
+        await exchange.begin_events()
+    await exchange.events(tail, last=True)
+    await _let_connection_rest(answering)
+
+
+async def _settle_stream(world: World, request: Request, answering: Answering, streamed: Streamed) -> tuple[Rated, int]:
+    """Book what a stream gave: the report where it is complete, else what was generated, counted."""
+    usage = usage_from_openai(streamed.usage)
+    if usage is None:
+        usage = await _counted(request, answering.product, ["".join(t) for t in streamed.texts.values()])
+    if request.exchange.gone and not streamed.finished:
+        outcome = Outcome.CLIENT_HUNG_UP
+    else:
+        outcome = Outcome.COMPLETE if streamed.finished else Outcome.PROVIDER_FAILED
+    answer = _rated(request, answering, usage)
+    sealed = None
+    if request.claim is not None and outcome is Outcome.COMPLETE:
+        tail = _tail(request, answering, streamed, answer, None)
+        sealed = world.replays.seal_events(request.claim, b"".join(streamed.record or []) + tail)
+    balance_e8 = await _settle(world, request, answering, answer, streamed.usage, outcome, sealed)
+    return answer, balance_e8
+
+
+def _tail(request: Request, answering: Answering, streamed: Streamed, answer: Rated, balance_e8: int | None) -> bytes:
+    """The events that were kept back, the usage event where it was asked for, and the end."""
+    parts = list(streamed.kept)
+    if request.ask.include_usage:
+        usage = answer.usage
+        note = _note(request, answering.product, answer, balance_e8)
+        usage_json = msgspec.json.encode(streamed.usage) if streamed.usage is not None else b""
+        if usage.source is UsageSource.COUNTED:
+            usage_json = _usage_json(usage)
+        parts.append(
+            b'data: {"id":"'
+            + request.chat_id.encode()
+            + b'","object":"chat.completion.chunk","created":%d,"model":' % int(time.time())
+            + answering.product.model_json
+            + b',"choices":[],"usage":'
+            + with_cost(usage_json, answer.paid_e8)
+            + b',"modelfaucet":'
+            + note
+            + b"}\n\n"
+        )
+    parts.append(b"data: [DONE]\n\n")
+    return b"".join(parts)
+
+
+async def _settle(
+    world: World,
+    request: Request,
+    answering: Answering,
+    answer: Rated,
+    report: object,
+    outcome: Outcome,
+    sealed: bytes | None,
+) -> int:
+    product = answering.product
+    METRICS.settled += 1
+    METRICS.tokens["input"] += answer.usage.total_input_tokens
+    METRICS.tokens["output"] += answer.usage.output_tokens
+    return await world.settler.settle(
+        request.exchange.hold_id,
+        request.caller,
+        product,
+        answer,
+        cost_account=world.cost_account(request.caller.developer_id, product.provider.name),
+        outcome=outcome,
+        first_byte_ms=answering.first_byte_ms,
+        duration_ms=round((time.monotonic() - request.began) * 1000),
+        raw_usage=_raw(report),
+        reply=sealed,
+    )
+
+
+_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
+_RAW_MAX = 4096
+
+
+def _raw(report: object) -> str | None:
+    """A provider's usage block, kept only where it says more than the columns do."""
+    if not isinstance(report, dict) or report.keys() <= _PLAIN:
+        return None
+    return json.dumps(report, separators=(",", ":"))[:_RAW_MAX]
+
+
+async def _counted(request: Request, product: Product, texts: list[str]) -> Usage:
+    """Usage by our own count, off the event loop: what we can show was asked and given."""
+    tokenizer = product.price.tokenizer
+    known = request.held.input_tokens
+    body = request.ask.body
+
+    def count() -> tuple[int, int]:
+        asked = known if known is not None else count_chat_input(msgspec.json.decode(body), tokenizer)
+        return asked, sum(count_text(text, tokenizer) for text in texts)
+
+    asked, given = await asyncio.to_thread(count)
+    return Usage(input_tokens=asked, output_tokens=given, source=UsageSource.COUNTED)
+
+
+def _texts_of(choices: list[Any]) -> list[str]:
+    texts = []
+    for choice in choices:
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            continue
+        for name in ("content", "refusal", "reasoning_content", "reasoning"):
+            if isinstance(message.get(name), str):
+                texts.append(message[name])
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else []:
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict):
+                texts += [v for v in (function.get("name"), function.get("arguments")) if isinstance(v, str)]
+    return texts
+
+
+def _usage_json(usage: Usage) -> bytes:
+    asked, given = usage.total_input_tokens, usage.output_tokens
+    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (asked, given, asked + given)
+
+
+def _broken(answering: Answering) -> Refusal:
+    return Refusal(
+        "provider_error",
+        "the provider broke off; what was delivered is charged",
+        details={"provider": answering.product.provider.name},
+    )
+
+
+async def _end_with_error(exchange: Exchange, refusal: Refusal, request: Request) -> None:
+    """End a stream that can't be completed: a chunk that says so, and the error. Before the head: a plain error."""
+    if exchange.gone:
+        raise ClientGone
+    if not exchange.started:
+        raise refusal
+    chunk = {
+        "id": request.chat_id,
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": request.ask.model or "auto",
+        "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}],
+    }
+    data = json.dumps(chunk, separators=(",", ":")).encode()
+    error = error_body(refusal, exchange.request_id)
+    await exchange.events(b"data: " + data + b"\n\ndata: " + error + b"\n\n", last=True)
+
+
+async def _let_connection_rest(answering: Answering) -> None:
+    """Read the end of the provider's body after the client has its answer, so the connection can be used again."""
+    response = answering.response
+    if response.chunk_nowait() != b"":
+        return
+    try:
+        async with asyncio.timeout(1):
+            while await response.chunk() is not None:
+                pass
+    except Exception:
+        response.cancel()

@@ -1,0 +1,206 @@
+"""Stop four: reserve the most that a request can cost, wait for others, or shrink the answer to what is there.
+
+The first try uses a bound that costs nothing to compute (a token is at least a byte). Only when that doesn't fit
+is the prompt counted; then the request waits its turn while others hold the wallet; and only when nobody else
+does, the output limit is shrunk to what the wallet can pay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from faucet.gateway.admit import Caller, Feature
+from faucet.gateway.catalogue import Product
+from faucet.gateway.exchange import Exchange
+from faucet.gateway.wire import ChatAsk
+from faucet.kit.errors import Refusal, field_error
+from faucet.kit.money import to_wire
+from faucet.kit.tokens import count_chat_input
+from faucet.ledger import lane as ledger_lane
+from faucet.ledger import moves
+from faucet.ledger.lane import HoldAnswer, HoldItem, Lane, LedgerUnavailable
+from faucet.ledger.queue import Freed, WalletQueues
+from faucet.rating.rate import afford_output_tokens, ceiling, input_bound_tokens
+from faucet.terms import Payer
+
+SMALLEST_ANSWER_TOKENS = 1
+"""An answer is shrunk to fit a wallet, but not below this."""
+
+EXACT_TOKENIZERS = frozenset({"words"})
+"""Tokenizers whose count is the provider's own; for others templates differ a little, and a margin covers it."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A durable hold: how much, and the output limit that it pays for."""
+
+    amount_e8: int
+    output_limit: int
+    input_tokens: int | None
+    """The prompt's counted tokens, where counting was needed."""
+
+
+class Reserver:
+    """Places holds for the requests of one process."""
+
+    def __init__(self, lane: Lane, *, wait_seconds: float) -> None:
+        self._lane = lane
+        self._wait_seconds = wait_seconds
+        self._queues = WalletQueues()
+        self.freed = Freed()
+
+    async def reserve(
+        self, exchange: Exchange, caller: Caller, feature: Feature, product: Product, ask: ChatAsk
+    ) -> Held:
+        """Hold the ceiling. Raises Refusal `insufficient_balance`, `budget_exceeded`, `disabled`, `unavailable`."""
+        bid = _Bid(exchange, caller, feature, product, ask)
+        if not self._queues.is_busy(caller.wallet_id):
+            answer = await self._try(bid)
+            if answer.status == ledger_lane.DONE:
+                return Held(bid.amount_e8, bid.output_limit, None)
+            _refuse_unless_short(answer)
+        return await self._wait_in_line(bid)
+
+    async def _wait_in_line(self, bid: _Bid) -> Held:
+        wallet_id = bid.caller.wallet_id
+        deadline = time.monotonic() + self._wait_seconds
+        await bid.count_input()
+        place = self._queues.join(wallet_id)
+        if place is None:
+            raise Refusal("insufficient_balance", "too many requests wait for this wallet")
+        try:
+            try:
+                async with asyncio.timeout(self._wait_seconds):
+                    await place
+            except TimeoutError:
+                pass  # one last try below, out of turn: waiting longer helps nobody
+            return await self._first_in_line(bid, deadline)
+        finally:
+            self._queues.leave(wallet_id, place)
+
+    async def _first_in_line(self, bid: _Bid, deadline: float) -> Held:
+        while True:
+            answer = await self._try(bid)
+            if answer.status == ledger_lane.DONE:
+                return Held(bid.amount_e8, bid.output_limit, bid.input_tokens)
+            _refuse_unless_short(answer)
+            left = deadline - time.monotonic()
+            if answer.busy_e8 > 0 and left > 0 and not bid.exchange.gone:
+                await self.freed.wait(bid.caller.wallet_id, left)
+                continue
+            if bid.shrink_to(answer.room_e8 - answer.busy_e8):
+                continue
+            raise _short(answer, bid)
+
+    async def _try(self, bid: _Bid) -> HoldAnswer:
+        try:
+            return await moves.hold(self._lane, bid.item())
+        except LedgerUnavailable as error:
+            raise Refusal(
+                "unavailable", "the ledger can't be reached; nothing was charged", retry_after_seconds=1
+            ) from error
+
+
+class _Bid:
+    """What one request asks the ledger for; gets smaller as more is known."""
+
+    def __init__(self, exchange: Exchange, caller: Caller, feature: Feature, product: Product, ask: ChatAsk) -> None:
+        self.exchange = exchange
+        self.caller = caller
+        self.feature = feature
+        self.product = product
+        self.ask = ask
+        price = product.price
+        most = price.max_output_tokens
+        if feature.max_output_tokens is not None:
+            most = min(most, feature.max_output_tokens)
+        if ask.max_tokens is not None:
+            if ask.max_tokens > max(price.context_window, price.max_output_tokens):
+                field = ask.max_tokens_field or "max_tokens"
+                raise field_error(field, f"{price.model} answers with at most {price.max_output_tokens} tokens")
+            most = min(most, ask.max_tokens)
+        self.output_limit = most
+        self.input_tokens: int | None = None
+        self._input_bound = input_bound_tokens(ask.body_bytes, ask.images, ask.opaque_parts, price)
+        self.amount_e8 = self._ceiling()
+
+    def _ceiling(self) -> int:
+        return ceiling(
+            self.product.price,
+            self.feature.plan,
+            Payer.PLATFORM,
+            input_tokens_max=self._input_bound,
+            output_tokens_max=self.output_limit + self.ask.extra_output_bytes,
+            n=self.ask.n,
+        ).retail_e8
+
+    def item(self) -> HoldItem:
+        caller = self.caller
+        return HoldItem(
+            self.exchange.hold_id,
+            caller.wallet_id,
+            self.amount_e8,
+            caller.developer_id,
+            caller.app_id,
+            self.feature.id,
+            caller.end_user_id,
+            caller.session_id,
+            self.exchange.client_request_id,
+        )
+
+    async def count_input(self) -> None:
+        """Replace the byte bound by a count, where everything in the prompt can be counted."""
+        if self.input_tokens is not None or self.ask.images or self.ask.opaque_parts:
+            return
+        tokenizer = self.product.price.tokenizer
+        body = self.ask.body
+        counted = await asyncio.to_thread(lambda: count_chat_input(msgspec.json.decode(body), tokenizer))
+        self.input_tokens = counted
+        margin = 0 if tokenizer in EXACT_TOKENIZERS else counted // 20 + 16
+        self._input_bound = min(self._input_bound, counted + margin)
+        self.amount_e8 = self._ceiling()
+
+    def shrink_to(self, room_e8: int) -> bool:
+        """Shrink the output limit to what `room_e8` pays for; False where that is too little or not allowed."""
+        if not self.feature.fit_to_wallet or self.ask.extra_output_bytes or room_e8 <= 0:
+            return False
+        affordable = afford_output_tokens(
+            self.product.price,
+            self.feature.plan,
+            Payer.PLATFORM,
+            input_tokens=self._input_bound,
+            n=self.ask.n,
+            budget_e8=room_e8,
+        )
+        if affordable >= self.output_limit or affordable < SMALLEST_ANSWER_TOKENS:
+            return False
+        self.output_limit = affordable
+        self.amount_e8 = self._ceiling()
+        return True
+
+
+def _refuse_unless_short(answer: HoldAnswer) -> None:
+    """Only a shortage can pass by waiting; everything else is final."""
+    if answer.status in (ledger_lane.INSUFFICIENT, ledger_lane.BUDGET):
+        return
+    if answer.status == ledger_lane.FROZEN:
+        raise Refusal("disabled", "this wallet is frozen until an operator has looked at it")
+    if answer.status in (ledger_lane.RESOLVED, ledger_lane.CONFLICT):
+        raise Refusal("conflict", "this request id was used before")
+    raise Refusal("invalid_session", "the session's wallet can't be used")
+
+
+def _short(answer: HoldAnswer, bid: _Bid) -> Refusal:
+    available = max(0, answer.room_e8 - answer.busy_e8)
+    details = {"required_usd": to_wire(bid.amount_e8), "available_usd": to_wire(available)}
+    if answer.status == ledger_lane.BUDGET:
+        return Refusal("budget_exceeded", "a spend limit leaves too little for this request", details=details)
+    return Refusal(
+        "insufficient_balance",
+        f"the wallet has {to_wire(available)} USD available; this request may cost {to_wire(bid.amount_e8)} USD",
+        details=details,
+    )

@@ -1,0 +1,107 @@
+"""Server-sent events from a provider: split at event ends, read what money needs, keep the bytes.
+
+The events leave as they came, but for the id. Format: WHATWG HTML §9.2 (event streams); OpenAI's chunks inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+EVENT_BYTES_MAX = 4 << 20
+
+
+class Delta(msgspec.Struct):
+    """The text-bearing parts of a chunk's delta."""
+
+    content: Any = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+class Choice(msgspec.Struct):
+    """One choice of a chunk."""
+
+    index: int = 0
+    delta: Delta | None = None
+    finish_reason: Any = None
+
+
+class Chunk(msgspec.Struct):
+    """What we read of a streamed chunk."""
+
+    id: Any = None
+    choices: list[Choice] | None = None
+    usage: Any = None
+    error: Any = None
+
+
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+DONE = b"[DONE]"
+
+
+class EventTooLong(Exception):
+    """An event grew beyond any honest size."""
+
+
+class EventSplitter:
+    """Cuts a byte stream into whole events, wherever the reads happened to cut it."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The events that are complete now, each with its ending blank line. Raises EventTooLong."""
+        if self._rest:
+            data = self._rest + data
+        if b"\r" in data:
+            return self._feed_with_returns(data)
+        end = data.rfind(b"\n\n")
+        if end < 0:
+            self._keep(data)
+            return []
+        whole, rest = data[:end], data[end + 2 :]
+        self._keep(rest)
+        return [part + b"\n\n" for part in whole.split(b"\n\n")]
+
+    def _feed_with_returns(self, data: bytes) -> list[bytes]:
+        events = []
+        start = 0
+        while True:
+            ends = [
+                (at, at + len(mark)) for mark in (b"\r\n\r\n", b"\n\n", b"\r\r") if (at := data.find(mark, start)) >= 0
+            ]
+            if not ends:
+                break
+            end = min(ends)[1]
+            events.append(data[start:end])
+            start = end
+        self._keep(data[start:])
+        return events
+
+    def _keep(self, rest: bytes) -> None:
+        if len(rest) > EVENT_BYTES_MAX:
+            raise EventTooLong
+        self._rest = rest
+
+    @property
+    def rest(self) -> bytes:
+        """What came after the last whole event."""
+        return self._rest
+
+
+def payload(event: bytes) -> bytes | None:
+    """The data of an event; None for a comment or an event without data."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+        return event[6:-2]
+    lines = []
+    for line in event.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
+        if line.startswith(b"data:"):
+            lines.append(line[6:] if line[5:6] == b" " else line[5:])
+    return b"\n".join(lines) if lines else None

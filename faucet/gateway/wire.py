@@ -1,0 +1,284 @@
+"""OpenAI's request, reply and error shapes as bytes. Fields that we don't know pass through untouched.
+
+A request's top level is split into raw slices, so what we don't read is forwarded byte for byte. Nothing here
+decides anything about money; it only says what was asked.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from faucet.kit.errors import Refusal, field_error
+from faucet.kit.money import to_wire
+
+CHOICES_MAX = 128
+ABSURD_TOKENS = 1 << 24
+"""No model answers with more tokens than this; asking for them is a mistake, not a wish."""
+
+_AUTO = "auto:"
+_OUR_METADATA = ("feature_key", "route_mode", "route_preference")
+
+
+class _Message(msgspec.Struct):
+    """A message is an object with a role; what else it carries is between caller and provider."""
+
+    role: str
+
+
+class _Known(msgspec.Struct):
+    """The fields that decide routing and money; everything else stays raw."""
+
+    model: Any = None
+    messages: list[_Message] | None = None
+    stream: Any = None
+    stream_options: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    n: Any = None
+    metadata: Any = None
+
+
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_known = msgspec.json.Decoder(_Known)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class ChatAsk:
+    """A chat request as asked: what we read of it, and the raw fields to forward."""
+
+    fields: dict[str, Raw]
+    body_bytes: int
+    model: str | None
+    """A concrete model, or None for `auto`."""
+    feature_key: str | None
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+    max_tokens_field: str | None
+    n: int
+    images: int
+    opaque_parts: bool
+    extra_output_bytes: int
+    """Bytes of a `prediction`, whose rejected tokens are billed as output beyond the limit."""
+    body: bytes
+
+
+def parse_chat(body: bytes) -> ChatAsk:
+    """Read a chat request. Raises Refusal `invalid_request` naming the first field that is wrong."""
+    try:
+        if not body.isascii():
+            body.decode("utf-8")
+        fields = _fields.decode(body)
+        known = _known.decode(body)
+    except UnicodeDecodeError as error:
+        raise Refusal("invalid_request", f"the body is not valid UTF-8 (byte {error.start})") from None
+    except msgspec.ValidationError as error:
+        where = str(error).rpartition("`$.")[2].rstrip("`")
+        if where.startswith("messages"):
+            text = "must be an array of message objects, each with a role"
+            raise field_error(where, text, param="messages") from None
+        if where:
+            raise field_error(where, "has a value that cannot be read", param=where.split(".")[0]) from None
+        raise Refusal("invalid_request", "the body must be a JSON object") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refusal("invalid_request", f"the body is not valid JSON: {error}") from None
+
+    model, feature_key = _model(known.model)
+    metadata = known.metadata
+    if metadata is not None:
+        if not isinstance(metadata, dict):
+            raise field_error("metadata", "must be an object")
+        named = metadata.get("feature_key")
+        if named is not None:
+            if not isinstance(named, str):
+                raise field_error("metadata.feature_key", "must be a string", param="metadata")
+            feature_key = feature_key or named
+        _strip_our_metadata(fields, metadata)
+    if not known.messages:
+        raise field_error("messages", "must be an array of at least one message")
+    stream = _boolean(known.stream, "stream")
+    include_usage = False
+    if known.stream_options is not None:
+        if not isinstance(known.stream_options, dict):
+            raise field_error("stream_options", "must be an object")
+        include_usage = _boolean(known.stream_options.get("include_usage"), "stream_options.include_usage")
+    limit, limit_field = _output_limit(known)
+    n = _whole(known.n, "n", 1, CHOICES_MAX) or 1
+    images = body.count(b'"image_url"') + body.count(b'"input_image"')
+    return ChatAsk(
+        fields=fields,
+        body_bytes=len(body),
+        model=model,
+        feature_key=feature_key,
+        stream=stream,
+        include_usage=include_usage,
+        max_tokens=limit,
+        max_tokens_field=limit_field,
+        n=n,
+        images=images,
+        opaque_parts=b'"input_audio"' in body or b'"file"' in body or b'"file_id"' in body or b'"audio"' in body,
+        extra_output_bytes=len(fields["prediction"]) if "prediction" in fields else 0,
+        body=body,
+    )
+
+
+def _model(model: Any) -> tuple[str | None, str | None]:
+    if model is None:
+        raise field_error("model", "is required: a model's name, `auto`, or `auto:<feature>`")
+    if not isinstance(model, str) or not 1 <= len(model) <= 256:
+        raise field_error("model", "must be a string of 1 to 256 characters")
+    if model == "auto":
+        return None, None
+    if model.startswith(_AUTO):
+        return None, model[len(_AUTO) :]
+    return model, None
+
+
+def _output_limit(known: _Known) -> tuple[int | None, str | None]:
+    newer = _whole(known.max_completion_tokens, "max_completion_tokens", 1, ABSURD_TOKENS)
+    older = _whole(known.max_tokens, "max_tokens", 1, ABSURD_TOKENS)
+    if newer is not None:
+        return (newer if older is None else min(newer, older)), "max_completion_tokens"
+    return older, None if older is None else "max_tokens"
+
+
+def _whole(value: Any, field: str, least: int, most: int) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or not least <= value <= most:
+        raise field_error(field, f"must be a whole number from {least} to {most}")
+    return value
+
+
+def _boolean(value: Any, field: str) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise field_error(field, "must be true or false", param=field.split(".")[0])
+    return value
+
+
+def _strip_our_metadata(fields: dict[str, Raw], metadata: dict[str, Any]) -> None:
+    """Words that are for us don't travel on; the caller's own metadata does."""
+    rest = {k: v for k, v in metadata.items() if k not in _OUR_METADATA}
+    if len(rest) != len(metadata):
+        if rest:
+            fields["metadata"] = Raw(_encode(rest))
+        else:
+            del fields["metadata"]
+
+
+def upstream_body(ask: ChatAsk, model_json: bytes, limit: int, limit_field: str) -> bytes:
+    """The request as the provider gets it: the model named, the output bounded, usage asked for in streams."""
+    fields = ask.fields
+    fields["model"] = Raw(model_json)
+    if ask.max_tokens_field is not None:
+        if limit != ask.max_tokens or (ask.max_tokens_field != "max_tokens" and "max_tokens" in fields):
+            fields.pop("max_tokens", None)
+            fields[ask.max_tokens_field] = Raw(b"%d" % limit)
+    else:
+        fields[limit_field] = Raw(b"%d" % limit)
+    if ask.stream and not ask.include_usage:
+        options = fields.get("stream_options")
+        if options is None or bytes(options) == b"null":
+            fields["stream_options"] = Raw(b'{"include_usage":true}')
+        else:
+            given = msgspec.json.decode(options)
+            given["include_usage"] = True
+            fields["stream_options"] = Raw(_encode(given))
+    return _encode(fields)
+
+
+# ── replies ──
+
+
+class ReplyShape(msgspec.Struct):
+    """What we read of a JSON reply."""
+
+    choices: list[Any] | None = None
+    usage: Any = None
+    error: Any = None
+
+
+decode_reply_shape = msgspec.json.Decoder(ReplyShape).decode
+decode_reply_fields = _fields.decode
+
+
+def money_note(
+    *,
+    request_id: str,
+    feature_json: bytes | None,
+    price_e8: int,
+    balance_e8: int | None,
+    provider_json: bytes,
+    model_json: bytes,
+    counted: bool,
+) -> bytes:
+    """The `modelfaucet` object of a reply."""
+    price = to_wire(price_e8)
+    feature = b"" if feature_json is None else b'"feature_key":' + feature_json + b","
+    return (
+        f'{{"request_id":"{request_id}","route_mode":"platform",'.encode()
+        + feature
+        + f'"estimated_price_usd":"{price}","price_usd":"{price}","provider":'.encode()
+        + provider_json
+        + b',"model":'
+        + model_json
+        + f',"usage_source":"{"counted" if counted else "reported"}"'.encode()
+        + (b"" if balance_e8 is None else f',"wallet_balance_usd":"{to_wire(balance_e8)}"'.encode())
+        + b"}"
+    )
+
+
+def with_cost(usage: bytes, price_e8: int) -> bytes:
+    """A usage object with `cost` added, in USD as a JSON number."""
+    body = usage.rstrip()
+    if not body.endswith(b"}") or body == b"{}":
+        return usage
+    return body[:-1] + b',"cost":' + to_wire(price_e8).encode() + b"}"
+
+
+def chat_reply(body: bytes, chat_id: str, model_json: bytes, usage: bytes, note: bytes) -> bytes:
+    """A provider's reply under our id, with the model that answered, its usage, and what it cost."""
+    fields = decode_reply_fields(body)
+    fields["id"] = Raw(f'"{chat_id}"'.encode())
+    fields["model"] = Raw(model_json)
+    fields["usage"] = Raw(usage)
+    fields["modelfaucet"] = Raw(note)
+    return _encode(fields)
+
+
+def error_body(refusal: Refusal, request_id: str) -> bytes:
+    """The envelope of every error on `/v1/*`, with OpenAI's `type` and `param` beside our own words."""
+    error: dict[str, Any] = {
+        "code": refusal.code,
+        "message": refusal.public,
+        "request_id": request_id,
+        "type": _openai_type(refusal.status),
+        "param": refusal.param,
+    }
+    if refusal.details is not None:
+        error["details"] = refusal.details
+    return json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _openai_type(status: int) -> str:
+    return {
+        401: "authentication_error",
+        402: "insufficient_quota",
+        403: "permission_error",
+        404: "not_found_error",
+        409: "conflict_error",
+        429: "rate_limit_error",
+    }.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+
+def quoted(text: str) -> bytes:
+    """A text as a JSON string."""
+    return _encode(text)

@@ -1,0 +1,206 @@
+"""Everything that one gateway process is made of, wired once; the story in `chat.py` only uses it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from faucet.gateway.admit import Admission, Caller, Feature
+from faucet.gateway.attempt import CallRules
+from faucet.gateway.catalogue import Catalogue, Product
+from faucet.gateway.exchange import Exchange
+from faucet.gateway.metrics import METRICS
+from faucet.gateway.replay import Replays
+from faucet.gateway.reserve import Reserver
+from faucet.gateway.settle import Settler
+from faucet.gateway.spool import Spool
+from faucet.kit.clock import Clock
+from faucet.kit.config import Config
+from faucet.kit.db import connect_hot, open_pool
+from faucet.kit.errors import Refusal
+from faucet.kit.log import logger
+from faucet.kit.upstream import Deadlines, Pool
+from faucet.ledger.lane import Lane
+from faucet.limits.bucket import Bucket
+from faucet.providers.base import Provider
+from faucet.rating.price import PriceBook
+from faucet.rating.store import load_confirmed
+from faucet.routing.plan import plan
+
+ROLE = "faucet_gateway"
+CATALOGUE_SECONDS = 5.0
+CHANGED = "faucet_changed"
+
+
+class World:
+    """One gateway process. Build it, `open()` it, and `close()` it at the end."""
+
+    def __init__(self, config: Config, dsn: str, providers: Sequence[Provider], clock: Clock | None = None) -> None:
+        self.config = config
+        self._dsn = dsn
+        self.providers = providers
+        self.clock = clock or Clock()
+        self.max_body_bytes = config.gateway_max_body_bytes
+        self.pool = Pool()
+        self.call_rules = CallRules(
+            deadlines=Deadlines(
+                first_byte=config.provider_timeout_ms / 1000,
+                idle=config.provider_idle_timeout_ms / 1000,
+                total=config.provider_total_timeout_ms / 1000,
+            ),
+            max_retries=config.provider_max_retries,
+            retry_delay_seconds=config.provider_retry_delay_ms / 1000,
+        )
+        self.draining = False
+        self.catalogue = Catalogue((), PriceBook(()), self.clock.now())
+        self._cost_accounts: dict[tuple[UUID, str], int] = {}
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._stale = asyncio.Event()
+
+    async def open(self) -> None:
+        """Connect, load what is for sale, settle what a dead process left, begin the background work."""
+        config = self.config
+        self.db = await open_pool(self._dsn, ROLE, size=4)
+        self.spool = Spool(config.faucet_data / "spool")
+        self.lane = Lane(
+            self._connect,
+            lease_seconds=config.hold_lease_seconds,
+            patience_seconds=config.settle_deadline_seconds,
+            on_at_risk=self.spool.keep,
+            on_safe=self.spool.safe,
+        )
+        await self.lane.start()
+        limit = config.gateway_rate_limit_max_requests
+        bucket = Bucket(limit, config.gateway_rate_limit_window_ms / 1000) if limit else None
+        self.admission = Admission(self.db, bucket)
+        self.reserver = Reserver(self.lane, wait_seconds=config.hold_wait_seconds)
+        self.settler = Settler(self.lane, self.spool, self.reserver.freed)
+        self.replays = Replays(self.db, config.reply_key, lease_seconds=config.hold_lease_seconds)
+        METRICS.spooled = lambda: len(self.spool)
+        METRICS.open_holds = lambda: len(self.settler.open)
+        METRICS.lane = lambda: (self.lane.groups, self.lane.items)
+        await self._load_catalogue()
+        self._tasks = [
+            asyncio.create_task(self.settler.renew_leases(config.hold_lease_seconds), name="renew-leases"),
+            asyncio.create_task(self._keep_catalogue(), name="keep-catalogue"),
+            asyncio.create_task(self._recover(), name="recover-spools"),
+        ]
+
+    async def close(self) -> None:
+        """Commit what is queued, then let go of everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.lane.close()
+        self.spool.close()
+        await self.pool.close()
+        await self.db.close()
+
+    def limit(self, exchange: Exchange, caller: Caller) -> None:
+        """Count the request against its session's rate. Raises Refusal `rate_limited`."""
+        verdict = self.admission.count(caller)
+        if verdict is not None:
+            exchange.extra += [
+                (b"x-ratelimit-remaining", b"%d" % verdict.remaining),
+                (b"x-ratelimit-reset", b"%d" % round(verdict.reset_seconds + 0.5)),
+            ]
+
+    def route(self, feature: Feature, model: str | None) -> list[Product]:
+        """The products that may answer, best first. Raises Refusal `not_found` or `no_available_route`."""
+        catalogue = self.catalogue
+        planned = plan(feature.policy, model, catalogue.offers, catalogue.auto)
+        if planned:
+            return [catalogue.product(attempt.provider, attempt.model) for attempt in planned]
+        if model is None:
+            raise Refusal("no_available_route", "no provider is available for this feature's policy")
+        if model in catalogue.offers and feature.policy.allows_platform:
+            raise Refusal("forbidden", f"this feature's policy does not allow the model {model[:100]!r}", param="model")
+        if model in catalogue.offers:
+            raise Refusal("no_available_route", "this feature's policy leaves no route that is available")
+        raise Refusal(
+            "not_found",
+            f"the model {model[:100]!r} is not known here; GET /v1/models lists those that are",
+            param="model",
+        )
+
+    async def open_cost_accounts(self, developer_id: UUID, products: Sequence[Product]) -> None:
+        """Know the accounts that answers will be booked to before anything is held.
+
+        Raises Refusal `unavailable`.
+        """
+        for product in products:
+            key = (developer_id, product.provider.name)
+            if key in self._cost_accounts:
+                continue
+            try:
+                async with self.db.connection() as connection:
+                    cursor = await connection.execute("select provider_cost_account_v1(%s, %s)", key)
+                    row = await cursor.fetchone()
+            except (psycopg.OperationalError, PoolTimeout) as error:
+                raise Refusal(
+                    "unavailable", "the ledger can't be reached; nothing was charged", retry_after_seconds=1
+                ) from error
+            assert row is not None
+            self._cost_accounts[key] = row[0]
+
+    def cost_account(self, developer_id: UUID, provider: str) -> int:
+        """The account that `open_cost_accounts` found."""
+        return self._cost_accounts[(developer_id, provider)]
+
+    async def is_ready(self) -> dict[str, bool]:
+        """What a load balancer wants to know, really checked."""
+        try:
+            async with asyncio.timeout(2), self.db.connection() as connection:
+                await connection.execute("select 1")
+            database = True
+        except (psycopg.Error, PoolTimeout, TimeoutError, OSError):
+            database = False
+        return {
+            "database": database,
+            "ledger": self.lane.connected,
+            "catalogue": bool(self.catalogue.offers),
+            "accepting": not self.draining,
+        }
+
+    # ── background ──
+
+    async def _connect(self) -> Any:
+        connection = await connect_hot(self._dsn, ROLE)
+        await connection.add_listener(CHANGED, self._on_change)
+        return connection
+
+    def _on_change(self, *_: object) -> None:
+        self.admission.forget()
+        self._stale.set()
+
+    async def _load_catalogue(self) -> None:
+        async with self.db.connection() as connection:
+            prices = await load_confirmed(connection)
+        self.catalogue = Catalogue(self.providers, PriceBook(prices), self.clock.now())
+
+    async def _keep_catalogue(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(CATALOGUE_SECONDS):
+                    await self._stale.wait()
+            except TimeoutError:
+                pass
+            self._stale.clear()
+            try:
+                await self._load_catalogue()
+            except (psycopg.Error, PoolTimeout, OSError) as error:
+                logger.warning("catalogue.not_refreshed", error=type(error).__name__)
+
+    async def _recover(self) -> None:
+        """Adopt the spools of processes that died: at start, and now and then for neighbours."""
+        while True:
+            try:
+                await self.settler.recover()
+            except Exception as error:  # an adopted file must never stop the gateway
+                logger.error("spool.not_recovered", error=repr(error))
+            await asyncio.sleep(10)

@@ -1,0 +1,338 @@
+"""Every setting of every process: read once at start, checked as a whole, then one frozen value.
+
+Settings are environment variables; each that is a secret may also be given as `<NAME>_FILE`, a file with it
+inside. An empty variable counts as unset. In development, tokens that are unset are made up once and kept in
+`<data>/secrets.json`, so that a restart doesn't log everybody out; production refuses to start without them.
+
+Two keys are derived from SECRET_ENCRYPTION_KEY with HKDF-SHA256 (RFC 5869, no salt), each for one purpose, so
+that neither can stand in for the other: `external_id_key` (HMAC-SHA256 over end users' external ids) and
+`reply_key` (AES-256-GCM over replies kept for repeated Idempotency-Keys). Not here: what a setting does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from faucet.kit.embedded_postgres import default_data_dir
+from faucet.kit.errors import FaucetError
+from faucet.kit.money import E8_PER_USD, from_wire
+from faucet.kit.proxies import parse_networks
+from faucet.kit.secret import Secret
+
+SECRET_CHARACTERS_MIN = 32
+SECRETS_FILE = "secrets.json"
+_MADE_UP = ("SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN")
+_PLACEHOLDER = re.compile(r"change|replace|example|default|placeholder|insert|your[-_]|secret|password", re.I)
+_PRODUCTION_REQUESTS_MAX = 600
+
+Environment = Literal["development", "production"]
+
+
+class ConfigRefused(FaucetError):
+    """The settings can't be used. Names each one and what is wrong with it, never its value."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("settings refused:\n" + "\n".join(f"- {problem}" for problem in problems))
+        self.problems = problems
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _origin(text: str) -> str:
+    """An exact origin as browsers send it: scheme, host, and the port where it isn't the scheme's own."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != text:
+        raise ValueError(f"{text!r} is not an origin such as https://app.example.com")
+    if parts.username is not None or "*" in text or text != text.lower():
+        raise ValueError(f"{text!r} is not one exact, lower-case origin")
+    if parts.port == {"http": 80, "https": 443}[parts.scheme]:
+        raise ValueError(f"{text!r}: browsers leave this port out")
+    return text
+
+
+def _base_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("must be an http or https address without user, query or fragment")
+    return text.rstrip("/")
+
+
+def _host_port(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ValueError(f"{text!r} is not host:port")
+    return text.lower()
+
+
+def _network(text: str) -> str:
+    parse_networks([text])
+    return text
+
+
+def _secret(value: Any) -> Secret:
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be text")
+    return Secret(value.strip())
+
+
+_Secret = Annotated[Secret, PlainValidator(_secret)]
+_List = Annotated[tuple[str, ...], BeforeValidator(_split)]
+_Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_split)]
+_HostPorts = Annotated[tuple[Annotated[str, AfterValidator(_host_port)], ...], BeforeValidator(_split)]
+_Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_split)]
+_Url = Annotated[str, AfterValidator(_base_url)]
+_Usd = Annotated[int, BeforeValidator(lambda value: from_wire(value) if isinstance(value, str) else value)]
+_Port = Annotated[int, Field(ge=1, le=65_535)]
+_Seconds = Annotated[int, Field(ge=1, le=86_400)]
+_Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
+_Bytes = Annotated[int, Field(ge=1_024, le=1 << 30)]
+
+
+class Config(BaseSettings):
+    """The settings by name, lower-cased. Made by `load_config` only."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=False)
+
+    modelfaucet_env: Environment = "development"
+    faucet_data: Path
+    """Where what this machine keeps lives: the embedded database, made-up secrets, the gateway's spool."""
+    bind_address: str = "127.0.0.1"
+    port_api: _Port = 3001
+    port_gateway: _Port = 3002
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_seconds: _Seconds = 30
+    """How long a process that was told to stop lets requests in flight end."""
+
+    database_url: _Secret | None = None
+    """Absent: an embedded PostgreSQL starts in `faucet_data`."""
+    redis_url: _Secret | None = None
+
+    secret_encryption_key: _Secret
+    admin_token: _Secret
+    developer_admin_token: _Secret
+    metrics_token: _Secret | None = None
+    """The bearer for /metrics; absent, /metrics is open to who can reach it."""
+
+    gateway_base_url: _Url = "http://localhost:3002/v1"
+    """What a session tells its client to call."""
+    session_token_ttl_seconds: Annotated[int, Field(ge=60, le=2_592_000)] = 3600
+    api_cors_origins: _Origins = ()
+    gateway_cors_origins: _Origins = ()
+    trusted_proxies: _Networks = ()
+    """Addresses or networks whose X-Forwarded-For is believed."""
+    api_rate_limit_max_requests: Annotated[int, Field(ge=0)] = 0
+    """Per client address and window; 0 is no limit."""
+    api_rate_limit_window_ms: _Milliseconds = 60_000
+    gateway_rate_limit_max_requests: Annotated[int, Field(ge=0)] = 0
+    """Per session and window; 0 is no limit."""
+    gateway_rate_limit_window_ms: _Milliseconds = 60_000
+    api_max_body_bytes: _Bytes = 1 << 20
+    gateway_max_body_bytes: _Bytes = 20 << 20
+
+    hold_lease_seconds: Annotated[int, Field(ge=5, le=3_600)] = 60
+    hold_wait_seconds: Annotated[int, Field(ge=0, le=30)] = 2
+    """How long a hold that only others' holds keep from fitting may wait for them."""
+    settle_deadline_seconds: _Seconds = 10
+    """How long a reply's last byte waits for the database before the reply ends as an error."""
+
+    openai_api_key: _Secret | None = None
+    openai_base_url: _Url = "https://api.openai.com/v1"
+    openai_models: _List = ()
+    """What `auto` may choose of OpenAI's; empty: everything with a confirmed price."""
+    litellm_base_url: _Url | None = None
+    litellm_master_key: _Secret | None = None
+    mock_provider_url: _Url | None = None
+    mock_provider_api_key: _Secret | None = None
+    trusted_upstreams: _HostPorts = ()
+    """Private addresses that the operator's own providers may have in production, as host:port."""
+    provider_timeout_ms: _Milliseconds = 30_000
+    """To the first byte."""
+    provider_idle_timeout_ms: _Milliseconds = 30_000
+    provider_total_timeout_ms: _Milliseconds = 600_000
+    provider_max_retries: Annotated[int, Field(ge=0, le=10)] = 1
+    provider_retry_delay_ms: Annotated[int, Field(ge=0, le=60_000)] = 250
+
+    stripe_secret_key: _Secret | None = None
+    stripe_webhook_secret: _Secret | None = None
+    payout_threshold_e8: _Usd = Field(default=10 * E8_PER_USD, validation_alias="payout_threshold_usd")
+    """Earnings below this are not paid out by the monthly run."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `load_config` hands everything over, so that nothing is read behind its back.
+        return (init_settings,)
+
+    @property
+    def is_production(self) -> bool:
+        return self.modelfaucet_env == "production"
+
+    @property
+    def external_id_key(self) -> bytes:
+        """The HMAC key under which end users' external ids are hashed."""
+        return self._derive(b"modelfaucet external id v1")
+
+    @property
+    def reply_key(self) -> bytes:
+        """The AES-256-GCM key that seals replies kept for repeated Idempotency-Keys."""
+        return self._derive(b"modelfaucet idempotent reply v1")
+
+    def _derive(self, purpose: bytes) -> bytes:
+        master = self.secret_encryption_key.reveal().encode()
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(master)
+
+
+NAMES = {str(field.validation_alias or name).upper(): name for name, field in Config.model_fields.items()}
+"""Every setting: its variable, and its name in `Config`."""
+SECRET_NAMES = tuple(name for name, field in NAMES.items() if "Secret" in str(Config.model_fields[field].annotation))
+"""The settings that may be given as a file."""
+
+
+def load_config(env: Mapping[str, str] | None = None) -> Config:
+    """The settings that these variables (the process's own, unless given) describe.
+
+    Raises ConfigRefused with every problem at once.
+    """
+    env = os.environ if env is None else env
+    problems: list[str] = []
+    given = _collect(env, problems)
+    data_dir = Path(given.pop("FAUCET_DATA", "") or default_data_dir()).expanduser().absolute()
+    environment = given.get("MODELFAUCET_ENV", "development")
+    if environment == "production":
+        problems += _production_problems(given)
+        given.setdefault("API_RATE_LIMIT_MAX_REQUESTS", str(_PRODUCTION_REQUESTS_MAX))
+        given.setdefault("GATEWAY_RATE_LIMIT_MAX_REQUESTS", str(_PRODUCTION_REQUESTS_MAX))
+    elif environment == "development":
+        unset = [name for name in _MADE_UP if name not in given]
+        if unset:
+            made_up = _made_up_secrets(data_dir, problems)
+            given |= {name: made_up[name] for name in unset}
+    values: dict[str, Any] = {name.lower(): value for name, value in given.items()}
+    try:
+        config = Config(**values, faucet_data=data_dir)
+    except ValidationError as error:
+        # Only places and texts: the error's own text would show the values.
+        problems += [
+            f"{str(item['loc'][0]).upper()}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_input=False, include_url=False, include_context=False)
+            if item["type"] != "missing"  # of those another line speaks
+        ]
+        raise ConfigRefused(problems) from None
+    if problems:
+        raise ConfigRefused(problems)
+    return config
+
+
+def _collect(env: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    """The variables that are settings and not empty, those in files included."""
+    given: dict[str, str] = {}
+    for name in NAMES:
+        if value := env.get(name, "").strip():
+            given[name] = value
+        path = env.get(f"{name}_FILE", "").strip()
+        if not path or name not in SECRET_NAMES:
+            continue
+        if value:
+            problems.append(f"{name}: set either it or {name}_FILE, not both")
+            continue
+        try:
+            given[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{name}_FILE: can't be read ({type(error).__name__})")
+            continue
+        if not given[name]:
+            problems.append(f"{name}_FILE: the file is empty")
+    return given
+
+
+def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
+    """What production refuses: tokens that are missing, guessable or shared, and open CORS."""
+    for name in _MADE_UP:
+        if name not in given:
+            yield f"{name}: must be set in production"
+    owner: dict[str, str] = {}
+    for name in (*_MADE_UP, "METRICS_TOKEN"):
+        value = given.get(name)
+        if value is None:
+            continue
+        if len(value) < SECRET_CHARACTERS_MIN:
+            yield f"{name}: must have at least {SECRET_CHARACTERS_MIN} characters"
+        elif _PLACEHOLDER.search(value) or len(set(value)) < 10:
+            yield f"{name}: looks like a placeholder; use random text, such as `openssl rand -base64 48`"
+        if value in owner:
+            yield f"{name}: must differ from {owner[value]}"
+        owner[value] = name
+    for name in ("API_CORS_ORIGINS", "GATEWAY_CORS_ORIGINS"):
+        if name not in given:
+            yield f"{name}: must list the exact origins that may call, in production"
+    if "MOCK_PROVIDER_URL" in given:
+        yield "MOCK_PROVIDER_URL: the mock provider is for development"
+
+
+def make_data_dir(data_dir: Path) -> None:
+    """Make the folder of what this machine keeps, for its owner only."""
+    if not data_dir.is_dir():
+        data_dir.parent.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, exist_ok=True)
+        if os.geteuid() == 0:
+            data_dir.chmod(0o711)  # PostgreSQL never runs as root; the account that it runs as passes through
+
+
+def _made_up_secrets(data_dir: Path, problems: list[str]) -> dict[str, str]:
+    """The secrets of this data dir, made up at the first call. Several processes may start at once."""
+    path = data_dir / SECRETS_FILE
+    try:
+        make_data_dir(data_dir)
+        with _locked(data_dir / f"{SECRETS_FILE}.lock"):
+            kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            missing = [name for name in _MADE_UP if not isinstance(kept.get(name), str)]
+            if missing:
+                kept |= {name: secrets.token_urlsafe(48) for name in missing}
+                draft = path.with_suffix(".new")
+                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    os.fchmod(descriptor, 0o600)
+                    json.dump(kept, file, indent=1)
+                    file.flush()
+                    os.fsync(descriptor)
+                os.replace(draft, path)
+    except (OSError, ValueError) as error:
+        problems.append(f"FAUCET_DATA: {path} can't be used ({type(error).__name__}: {error})")
+        return dict.fromkeys(_MADE_UP, "")
+    return kept
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

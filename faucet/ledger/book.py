@@ -1,0 +1,88 @@
+"""The thin doors to the SQL functions that open accounts and move money outside of requests.
+
+Nothing here knows why money moves; `moves` does, and nobody else may import this. The functions of a request
+(hold, settle, release, renew) travel in groups and have their own carrier, `lane`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import LiteralString
+from uuid import UUID
+
+from faucet.kit.db import Tx
+from faucet.kit.errors import InvariantBroken
+from faucet.ledger.chart import Code, Kind
+from faucet.terms import AccountId
+
+
+class Status(IntEnum):
+    """What the ledger says to one item; the list is at the top of `migrations/0005`."""
+
+    DONE = 0
+    INSUFFICIENT = 1
+    BUDGET = 2
+    FROZEN = 3
+    REPEATED = 4
+    CONFLICT = 5
+    UNFIT = 6
+    NO_HOLD = 7
+    UNEVEN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """One transfer to book. The key, where there is one, makes repeating it harmless."""
+
+    event_id: UUID
+    code: Code
+    debit: AccountId
+    credit: AccountId
+    amount_e8: int
+    key: str | None
+    memo: str | None
+
+
+_TRANSFER: LiteralString = """
+select transfer_v1(%s::uuid[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::text[])
+"""
+_OPEN: LiteralString = "select account_open_v1(%s::uuid, %s::account_kind, %s::uuid, %s::uuid, %s::text)"
+
+
+async def transfer(tx: Tx, transfers: Sequence[Transfer]) -> list[Status]:
+    """Book each transfer that the ledger accepts and say what it said to each, in order."""
+    cursor = await tx.execute(
+        _TRANSFER,
+        (
+            [t.event_id for t in transfers],
+            [int(t.code) for t in transfers],
+            [t.debit for t in transfers],
+            [t.credit for t in transfers],
+            [t.amount_e8 for t in transfers],
+            [t.key for t in transfers],
+            [t.memo for t in transfers],
+        ),
+    )
+    row = await cursor.fetchone()
+    if row is None or len(row[0]) != len(transfers):
+        raise InvariantBroken("transfer_v1 did not answer for every item")
+    return [Status(status) for status in row[0]]
+
+
+async def open_account(
+    tx: Tx,
+    public_id: UUID,
+    kind: Kind,
+    *,
+    developer_id: UUID | None = None,
+    owner_id: UUID | None = None,
+    label: str = "",
+) -> AccountId:
+    """The account of this kind and owner, opened under `public_id` if it is not there yet."""
+    cursor = await tx.execute(_OPEN, (public_id, kind, developer_id, owner_id, label))
+    row = await cursor.fetchone()
+    if row is None or row[0] is None:
+        raise InvariantBroken(f"account_open_v1 gave no {kind} account")
+    return AccountId(row[0])

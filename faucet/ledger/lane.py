@@ -1,0 +1,406 @@
+"""Group commit: holds, settlements, releases and renewals of all requests in flight share one commit.
+
+There is no timer. A group is whatever arrived while the previous one committed, first come first served. An item
+that the ledger refuses gets its own answer; its neighbours go through. When the database goes away, holds fail
+at once (nothing has been promised yet), while settlements and releases stay here and are repeated with the same
+ids until they are durable. What a settlement means is in `moves.py`; this file only carries it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from faucet.kit.errors import FaucetError, InvariantBroken
+from faucet.kit.log import logger
+
+GROUP_MAX = 512
+QUEUE_MAX = 20_000
+STATEMENT_SECONDS = 10.0
+RECONNECT_SECONDS = 0.1
+
+DONE, INSUFFICIENT, BUDGET, FROZEN, RESOLVED, CONFLICT, UNFIT, NO_HOLD, UNEVEN = range(9)
+
+
+class LedgerUnavailable(FaucetError):
+    """The ledger can't be reached or is too far behind; nothing was promised."""
+
+
+class SettleRefused(InvariantBroken):
+    """The ledger found a settlement impossible; `status` says why (see migrations/0005)."""
+
+    def __init__(self, hold_id: UUID, status: int) -> None:
+        super().__init__(f"settlement of {hold_id} refused with status {status}")
+        self.status = status
+
+
+class HoldItem(NamedTuple):
+    """One hold, in the order of `hold_v1`'s parameters."""
+
+    id: UUID
+    wallet_id: int
+    amount_e8: int
+    developer_id: UUID
+    app_id: UUID
+    feature_id: UUID | None
+    end_user_id: UUID
+    session_id: UUID
+    request_id: str | None
+
+
+class SettleItem(NamedTuple):
+    """One settlement, in the order of `settle_v1`'s parameters. Amounts in e8, durations in milliseconds."""
+
+    id: UUID
+    cost_e8: int
+    rated_e8: int
+    channel_e8: int
+    platform_e8: int
+    cost_account: int
+    earnings_account: int
+    revenue_account: int
+    price_id: int
+    input_tokens: int
+    cached_read_tokens: int
+    cached_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    first_byte_ms: int
+    duration_ms: int
+    payer: int
+    source: int
+    outcome: int
+    provider: str
+    model: str
+    raw_usage: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldAnswer:
+    """What the ledger said to a hold. `room_e8` is what is posted (or left of a limit), `busy_e8` what others hold."""
+
+    status: int
+    room_e8: int
+    busy_e8: int
+
+
+_HOLD = (
+    "hold_v1($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::uuid[], $8::uuid[],"
+    " $9::text[], $10::int)"
+)
+_SETTLE_TYPES = (
+    ["uuid[]"] + ["bigint[]"] * 8 + ["int[]"] * 7 + ["smallint[]"] * 3 + ["text[]"] * 3
+)  # in the order of SettleItem
+
+
+def _settle_call(first: int) -> str:
+    return "settle_v1(" + ", ".join(f"${first + i}::{kind}" for i, kind in enumerate(_SETTLE_TYPES)) + ")"
+
+
+HOLD_SQL = f"select {_HOLD} as hold"
+SETTLE_SQL = f"select {_settle_call(1)} as settle"
+# Everything at once. The locks of all parts are taken first, in one order, or two gateways would deadlock.
+MIXED_SQL = (
+    "select ledger_lock_v1($11::uuid[] || $33::uuid[] || $38::uuid[], $2::bigint[],"
+    " $16::bigint[] || $17::bigint[] || $18::bigint[], $5::uuid[], $6::uuid[], $7::uuid[], $8::uuid[]),"
+    f" {_settle_call(11)} as settle, reply_keep_v1($36::uuid[], $37::bytea[]),"
+    " release_v1($33::uuid[], $34::text[], $35::text[]) as release,"
+    f" {_HOLD} as hold, renew_v1($38::uuid[], $10)"
+)
+
+
+class _Pending(NamedTuple):
+    item: Any
+    answer: asyncio.Future[Any]
+
+
+class Lane:
+    """One connection to the ledger and the queues that wait for it. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        *,
+        lease_seconds: int,
+        patience_seconds: float = 10.0,
+        on_at_risk: Callable[[Sequence[SettleItem]], None] = lambda items: None,
+        on_safe: Callable[[UUID], None] = lambda hold_id: None,
+    ) -> None:
+        self._connect = connect
+        self._lease_seconds = lease_seconds
+        self._patience_seconds = patience_seconds
+        self._on_at_risk = on_at_risk
+        self._on_safe = on_safe
+        self._at_risk: set[UUID] = set()
+        self._holds: deque[_Pending] = deque()
+        self._settles: deque[_Pending] = deque()
+        self._releases: deque[_Pending] = deque()
+        self._renewals: list[UUID] = []
+        self._replies: dict[UUID, bytes] = {}
+        self._wake: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._connection: asyncpg.Connection | None = None
+        self._closing = False
+        self.connected = False
+        self.groups = 0
+        self.items = 0
+
+    async def start(self) -> None:
+        """Connect and begin. Raises LedgerUnavailable when the database can't be reached now."""
+        try:
+            self._connection = await self._connect()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            raise LedgerUnavailable(str(error)) from error
+        self.connected = True
+        self._task = asyncio.create_task(self._run(), name="ledger-lane")
+
+    async def close(self, *, patience_seconds: float = 5.0) -> None:
+        """Commit what is queued, for a while, then stop. What is left is in the spool or ends with its lease."""
+        deadline = time.monotonic() + patience_seconds
+        while (self._settles or self._releases or self._holds) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        self._closing = True
+        self._poke()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.terminate()
+
+    # ── what the moves call ──
+
+    def hold(self, item: HoldItem) -> asyncio.Future[HoldAnswer]:
+        """Queue a hold. Raises LedgerUnavailable at once when the ledger is away or too far behind."""
+        if not self.connected or self._closing:
+            raise LedgerUnavailable("the ledger is not connected")
+        if len(self._holds) >= QUEUE_MAX:
+            raise LedgerUnavailable("too many requests wait for the ledger")
+        return self._queue(self._holds, item)
+
+    def settle(self, item: SettleItem, reply: bytes | None = None) -> asyncio.Future[int]:
+        """Queue a settlement; the future gives the wallet's balance in e8 once it is durable.
+
+        It is repeated until the database has it, even when nobody waits any more: the future raises
+        LedgerUnavailable once patience ends, and SettleRefused where the ledger says no for good.
+        """
+        if reply is not None:
+            self._replies[item.id] = reply
+        if not self.connected:
+            self._warn((item,))
+        return self._queue(self._settles, item)
+
+    def _warn(self, items: Sequence[SettleItem]) -> None:
+        """The database is away: whoever keeps a spool should write these down."""
+        fresh = [item for item in items if item.id not in self._at_risk]
+        if fresh:
+            self._at_risk.update(item.id for item in fresh)
+            self._on_at_risk(fresh)
+
+    def release(self, hold_id: UUID, reason: str) -> asyncio.Future[int]:
+        """Queue a release, repeated until the database has it."""
+        return self._queue(self._releases, (hold_id, "released", reason))
+
+    def renew(self, hold_ids: Iterable[UUID]) -> None:
+        """Renew leases with the next group."""
+        self._renewals = list(hold_ids)
+        self._poke()
+
+    def _queue(self, queue: deque[_Pending], item: Any) -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        queue.append(_Pending(item, answer))
+        wake = self._wake
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+        return answer
+
+    def _poke(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # ── the loop ──
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._closing:
+            if not (self._holds or self._settles or self._releases or self._renewals):
+                self._wake = loop.create_future()
+                await self._wake
+                self._wake = None
+                # Let everything that became ready in this turn of the loop join the group.
+                await asyncio.sleep(0)
+                continue
+            holds = _take(self._holds)
+            settles = _take(self._settles)
+            releases = _take(self._releases)
+            renewals, self._renewals = self._renewals, []
+            self.groups += 1
+            self.items += len(holds) + len(settles) + len(releases)
+            try:
+                await self._commit(holds, settles, releases, renewals)
+            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError) as error:
+                if isinstance(error, _REPEATABLE):
+                    self._put_back(holds, settles, releases)
+                elif _is_lost(error):
+                    await self._lost(holds, settles, releases, error)
+                else:
+                    await self._one_by_one(holds, settles, releases, error)
+
+    async def _commit(
+        self,
+        holds: Sequence[_Pending],
+        settles: Sequence[_Pending],
+        releases: Sequence[_Pending],
+        renewals: Sequence[UUID],
+    ) -> None:
+        assert self._connection is not None
+        keep = [(p.item.id, self._replies[p.item.id]) for p in settles if p.item.id in self._replies]
+        if holds and not (settles or releases or renewals):
+            row = await self._connection.fetchrow(
+                HOLD_SQL, *_columns(holds, 9), self._lease_seconds, timeout=STATEMENT_SECONDS
+            )
+        elif settles and not (holds or releases or renewals or keep):
+            row = await self._connection.fetchrow(
+                SETTLE_SQL, *_columns(settles, len(_SETTLE_TYPES)), timeout=STATEMENT_SECONDS
+            )
+        else:
+            row = await self._connection.fetchrow(
+                MIXED_SQL,
+                *_columns(holds, 9),
+                self._lease_seconds,
+                *_columns(settles, len(_SETTLE_TYPES)),
+                *_columns(releases, 3),
+                [k[0] for k in keep],
+                [k[1] for k in keep],
+                renewals,
+                timeout=STATEMENT_SECONDS,
+            )
+        if holds:
+            for (_, answer), status, room, busy in zip(holds, *row["hold"].values(), strict=True):
+                if not answer.done():
+                    answer.set_result(HoldAnswer(status, room, busy))
+        if settles:
+            for (item, answer), status, balance in zip(settles, *row["settle"].values(), strict=True):
+                self._replies.pop(item.id, None)
+                if item.id in self._at_risk:
+                    self._at_risk.discard(item.id)
+                    self._on_safe(item.id)
+                if answer.done():
+                    continue
+                if status == DONE or status == RESOLVED:
+                    answer.set_result(balance)
+                else:
+                    answer.set_exception(SettleRefused(item.id, status))
+        if releases:
+            for (_, answer), status in zip(releases, row["release"], strict=True):
+                if not answer.done():
+                    answer.set_result(status)
+
+    def _put_back(self, *groups: Sequence[_Pending]) -> None:
+        for queue, group in zip((self._holds, self._settles, self._releases), groups, strict=True):
+            queue.extendleft(reversed(group))
+
+    async def _lost(
+        self,
+        holds: Sequence[_Pending],
+        settles: Sequence[_Pending],
+        releases: Sequence[_Pending],
+        error: Exception,
+    ) -> None:
+        """The connection is gone: refuse holds, keep the rest, reconnect. Returns when connected again."""
+        logger.warning("ledger.lost", error=type(error).__name__)
+        self.connected = False
+        if self._connection is not None:
+            self._connection.terminate()
+        self._put_back((), settles, releases)
+        self._warn([pending.item for pending in self._settles])
+        for item, answer in [*holds, *self._holds]:
+            if not answer.done():
+                answer.set_exception(LedgerUnavailable("the ledger went away"))
+                # The commit may have happened although its answer was lost: give it back when we can.
+                abandoned = self.release(item.id, "hold was never confirmed")
+                abandoned.add_done_callback(_forget)
+        self._holds.clear()
+        since = time.monotonic()
+        while not self._closing:
+            try:
+                self._connection = await self._connect()
+                break
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                await asyncio.sleep(RECONNECT_SECONDS)
+            if time.monotonic() - since > self._patience_seconds:
+                for pending in self._settles:
+                    if not pending.answer.done():
+                        pending.answer.set_exception(LedgerUnavailable("the ledger stayed away too long"))
+        self.connected = True
+        logger.info("ledger.back")
+
+    async def _one_by_one(
+        self,
+        holds: Sequence[_Pending],
+        settles: Sequence[_Pending],
+        releases: Sequence[_Pending],
+        error: Exception,
+    ) -> None:
+        """One item made the statement fail: run each alone, so that only that one learns of it."""
+        if len(holds) + len(settles) + len(releases) == 1:
+            logger.error("ledger.item_failed", error=repr(error))
+            for pending in (*holds, *settles, *releases):
+                if not pending.answer.done():
+                    pending.answer.set_exception(InvariantBroken(repr(error)))
+            return
+        alone: list[tuple[list[_Pending], list[_Pending], list[_Pending]]] = []
+        alone += [([p], [], []) for p in holds]
+        alone += [([], [p], []) for p in settles]
+        alone += [([], [], [p]) for p in releases]
+        for position, parts in enumerate(alone):
+            try:
+                await self._commit(*parts, [])
+            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError) as failure:
+                if _is_lost(failure) or isinstance(failure, _REPEATABLE):
+                    rest = alone[position:]
+                    self._put_back(
+                        [p for h, _, _ in rest for p in h],
+                        [p for _, s, _ in rest for p in s],
+                        [p for _, _, r in rest for p in r],
+                    )
+                    if _is_lost(failure):
+                        await self._lost((), (), (), failure)
+                    return
+                await self._one_by_one(*parts, failure)
+
+
+_REPEATABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether the connection, rather than the statement, failed."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return state.startswith(("08", "57", "53", "58"))
+    return True
+
+
+def _take(queue: deque[_Pending]) -> list[_Pending]:
+    if len(queue) <= GROUP_MAX:
+        taken = list(queue)
+        queue.clear()
+        return taken
+    return [queue.popleft() for _ in range(GROUP_MAX)]
+
+
+def _columns(group: Sequence[_Pending], width: int) -> Sequence[Sequence[Any]]:
+    if not group:
+        return ((),) * width
+    return list(zip(*[pending.item for pending in group], strict=True))
+
+
+def _forget(future: asyncio.Future[int]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,210 @@
+"""Price versions, the price plan of a feature, and the lookup of prices in force.
+
+Here: what a price is and what bounds it has, so that no charge can leave a `bigint` column. Not here:
+arithmetic with tokens (`rate`), the price table (`store`), where drafts come from (`seed`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Self
+
+from faucet.kit.money import E8_PER_USD, from_wire
+
+Tokenizer = Literal["o200k", "words", "bytes"]
+PriceStatus = Literal["draft", "confirmed", "rejected"]
+
+TOKENS_MAX = 2**40
+"""More tokens than this in one request are not a count but an accident."""
+MODEL_TOKENS_MAX = 2**31 - 1
+"""Per-model limits live in `int` columns."""
+PRICE_E8_PER_M_MAX = 3_000 * E8_PER_USD
+REQUEST_E8_MAX = 1_000 * E8_PER_USD
+"""With these two, `TOKENS_MAX` in and out at the highest markup still charge less than 2**63."""
+MARKUP_BPS_MAX = 100_000
+SHARE_BPS_MAX = 10_000
+GATEWAY_FEE_E8_MAX = 1_000 * E8_PER_USD
+
+_TOKENIZERS = frozenset(("o200k", "words", "bytes"))
+_STATUSES = frozenset(("draft", "confirmed", "rejected"))
+_PERCENT = re.compile(r"(0|[1-9][0-9]{0,3})(?:\.([0-9]{1,2}))?")
+_PRICING_WORDS = frozenset(("mode", "markup_percent", "channel_share_bps", "explicit_gateway_fee_usd"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """One version of what a provider asks for a model, in e8 per million tokens.
+
+    Raises ValueError out of bounds. The `id` is 0 until the row is stored. A usage event keeps the id of the
+    version that it was rated with.
+    """
+
+    id: int
+    provider: str
+    model: str
+    tokenizer: Tokenizer
+    context_window: int
+    max_output_tokens: int
+    input_e8_per_m: int
+    cached_read_e8_per_m: int
+    cached_write_e8_per_m: int
+    output_e8_per_m: int
+    reasoning_e8_per_m: int | None = None
+    """None: thinking is priced like any other output."""
+    request_e8: int = 0
+    """A fixed part of every request."""
+    image_tokens_max: int
+    """The most input tokens that the provider bills for one image."""
+    effective_from: datetime
+    source: str
+    status: PriceStatus
+
+    def __post_init__(self) -> None:
+        if not self.provider or not self.model:
+            raise ValueError("a price names a provider and a model")
+        if self.tokenizer not in _TOKENIZERS or self.status not in _STATUSES:
+            raise ValueError("a price has a known tokenizer and status")
+        if self.effective_from.tzinfo is None:
+            raise ValueError("effective_from has a time zone")
+        per_million = (
+            self.input_e8_per_m,
+            self.cached_read_e8_per_m,
+            self.cached_write_e8_per_m,
+            self.output_e8_per_m,
+            self.output_e8_per_m if self.reasoning_e8_per_m is None else self.reasoning_e8_per_m,
+        )
+        if min(per_million) < 0 or max(per_million) > PRICE_E8_PER_M_MAX:
+            raise ValueError(f"a price per million tokens is 0 to {PRICE_E8_PER_M_MAX} e8")
+        if not 0 <= self.request_e8 <= REQUEST_E8_MAX:
+            raise ValueError(f"a price per request is 0 to {REQUEST_E8_MAX} e8")
+        if not 1 <= self.context_window <= MODEL_TOKENS_MAX:
+            raise ValueError("a context window is at least one token")
+        if not 0 <= self.max_output_tokens <= MODEL_TOKENS_MAX:
+            raise ValueError("an output limit is not negative")
+        if not 0 <= self.image_tokens_max <= MODEL_TOKENS_MAX:
+            raise ValueError("a bound of tokens per image is not negative")
+
+    @property
+    def input_worst_e8_per_m(self) -> int:
+        """The dearest kind of input."""
+        return max(self.input_e8_per_m, self.cached_read_e8_per_m, self.cached_write_e8_per_m)
+
+    @property
+    def output_worst_e8_per_m(self) -> int:
+        """The dearer kind of output."""
+        reasoning = self.reasoning_e8_per_m
+        return self.output_e8_per_m if reasoning is None else max(self.output_e8_per_m, reasoning)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricePlan:
+    """What a feature adds to cost, who gets how much of it, and the fee shown for byok and local requests."""
+
+    mode: Literal["usage_markup"] = "usage_markup"
+    markup_bps: int = 0
+    share_bps: int = 0
+    gateway_fee_e8: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode != "usage_markup":
+            raise ValueError("mode: must be usage_markup")
+        if not 0 <= self.markup_bps <= MARKUP_BPS_MAX:
+            raise ValueError(f"markup_bps: must be 0 to {MARKUP_BPS_MAX}")
+        if not 0 <= self.share_bps <= SHARE_BPS_MAX:
+            raise ValueError(f"share_bps: must be 0 to {SHARE_BPS_MAX}")
+        if not 0 <= self.gateway_fee_e8 <= GATEWAY_FEE_E8_MAX:
+            raise ValueError(f"gateway_fee_e8: must be 0 to {GATEWAY_FEE_E8_MAX}")
+
+    @classmethod
+    def parse_pricing(cls, pricing: object, *, default_share_bps: int = 0) -> Self:
+        """The plan that a feature's `pricing` object states, exactly.
+
+        Words left out mean: no markup, the app's own share, no fee. Raises ValueError, whose text starts with
+        the path of the wrong word; a word that we do not know is wrong, because a price is never half
+        understood.
+        """
+        if not isinstance(pricing, Mapping):
+            raise ValueError("pricing: must be an object")
+        for word in pricing:
+            if word not in _PRICING_WORDS:
+                raise ValueError(f"pricing.{word}: unknown word")
+        if pricing.get("mode", "usage_markup") != "usage_markup":
+            raise ValueError("pricing.mode: must be usage_markup")
+        return cls(
+            markup_bps=_percent_as_bps(pricing.get("markup_percent", 0)),
+            share_bps=_share_bps(pricing.get("channel_share_bps", default_share_bps)),
+            gateway_fee_e8=_fee_e8(pricing.get("explicit_gateway_fee_usd", "0")),
+        )
+
+
+def _percent_as_bps(percent: object) -> int:
+    """Basis points of a percentage. The shortest decimal text of a JSON number is what its writer wrote."""
+    match = _PERCENT.fullmatch(str(percent))
+    markup_bps = MARKUP_BPS_MAX + 1 if match is None else int(match[1]) * 100 + int((match[2] or "").ljust(2, "0"))
+    if markup_bps > MARKUP_BPS_MAX:
+        raise ValueError("pricing.markup_percent: must be 0 to 1000 with at most 2 places")
+    return markup_bps
+
+
+def _share_bps(share_bps: object) -> int:
+    # A bool is an int to Python, but not to the writer of a price.
+    if type(share_bps) is not int or not 0 <= share_bps <= SHARE_BPS_MAX:
+        raise ValueError(f"pricing.channel_share_bps: must be a whole number from 0 to {SHARE_BPS_MAX}")
+    return share_bps
+
+
+def _fee_e8(fee_usd: object) -> int:
+    try:
+        fee_e8 = from_wire(str(fee_usd))
+    except ValueError as error:
+        raise ValueError(f"pricing.explicit_gateway_fee_usd: {error}") from None
+    if fee_e8 > GATEWAY_FEE_E8_MAX:
+        raise ValueError(f"pricing.explicit_gateway_fee_usd: must be at most {GATEWAY_FEE_E8_MAX // E8_PER_USD}")
+    return fee_e8
+
+
+class PriceBook:
+    """The confirmed prices of one moment's table; never changed after it is built.
+
+    A new table makes a new book. Versions that are not yet in force are kept, so a price changes on time
+    without a reload.
+    """
+
+    __slots__ = ("_by_model",)
+
+    def __init__(self, rows: Iterable[Price]) -> None:
+        versions: dict[str, dict[str, list[Price]]] = {}
+        for row in rows:
+            if row.status == "confirmed":
+                versions.setdefault(row.model, {}).setdefault(row.provider, []).append(row)
+        for by_provider in versions.values():
+            for prices in by_provider.values():
+                prices.sort(key=lambda price: (price.effective_from, price.id), reverse=True)
+        self._by_model = {model: dict(sorted(versions[model].items())) for model in sorted(versions)}
+
+    def find(self, model: str, provider: str | None = None, *, at: datetime) -> list[Price]:
+        """The version in force at a time for each provider that sells the model, in order of provider names.
+
+        Empty for an unknown model: it is refused, never free.
+        """
+        by_provider = self._by_model.get(model)
+        if by_provider is None:
+            return []
+        if provider is not None:
+            candidates: Iterable[list[Price]] = (by_provider.get(provider, []),)
+        else:
+            candidates = by_provider.values()
+        found = []
+        for prices in candidates:
+            for price in prices:
+                if price.effective_from <= at:
+                    found.append(price)
+                    break
+        return found
+
+    def models(self, *, at: datetime) -> list[str]:
+        """The names of all models that have a price in force at a time, sorted."""
+        return [model for model in self._by_model if self.find(model, at=at)]

@@ -1,0 +1,121 @@
+"""Usage times price: the ceiling before a call, the charge after it, and the output that a wallet can pay.
+
+Everything here is pure and exact: one sum of integers, rounded once, half to even. Not here: what a hold or a
+settlement does with the amounts (`ledger`), counting tokens, and reading a provider's report (`usage`).
+"""
+
+from __future__ import annotations
+
+from faucet.kit.errors import InvariantBroken
+from faucet.kit.money import div_half_even
+from faucet.rating.price import TOKENS_MAX, Price, PricePlan
+from faucet.rating.share import cost_within, split, split_fee
+from faucet.terms import Charge, Payer, Usage
+
+_MILLION = 1_000_000
+_FEE_ONLY = (Payer.BYOK, Payer.LOCAL)
+"""Who has paid the provider without us: nothing of ours to mark up."""
+_TEMPLATE_TOKENS = 64
+"""What a provider's chat template adds around a prompt, beyond the bytes of its JSON."""
+
+
+def input_bound_tokens(body_bytes: int, images: int, opaque_parts: bool, price: Price) -> int:
+    """The most input tokens that a request can be billed for, without counting any.
+
+    A byte-level tokenizer makes at most one token per byte, and a prompt is never longer than the context
+    window. Parts that we cannot see into (audio, files by id) may fill the window. Two things are not bound
+    by it: images, which some models bill at many times the tokens that they take in the window, and a model
+    without output (embeddings), whose window holds for each of many inputs.
+    """
+    text = body_bytes + _TEMPLATE_TOKENS
+    if opaque_parts:
+        text = price.context_window
+    elif price.max_output_tokens > 0:
+        text = min(price.context_window, text)
+    return text + images * price.image_tokens_max
+
+
+def ceiling(
+    price: Price,
+    plan: PricePlan,
+    payer: Payer,
+    *,
+    input_tokens_max: int,
+    output_tokens_max: int,
+    n: int,
+) -> Charge:
+    """The most that a request within these bounds can be charged; its `retail_e8` is what a hold reserves.
+
+    The output bound is for each of the `n` choices. Raises ValueError for bounds that no request can have.
+    """
+    _check_bounds(input_tokens_max, output_tokens_max, n)
+    return _charge(
+        price,
+        plan,
+        payer,
+        input_tokens_max * price.input_worst_e8_per_m + n * output_tokens_max * price.output_worst_e8_per_m,
+    )
+
+
+def rate(price: Price, plan: PricePlan, payer: Payer, usage: Usage) -> Charge:
+    """The charge of an answer.
+
+    Who pays the provider decides only whether there is a cost at all: a developer's key costs the user the
+    same as the platform's, and the ledger's moves say who earns it. Raises InvariantBroken on negative
+    counts, which no reader of usage reports lets through.
+    """
+    output = usage.output_tokens
+    counts = (usage.input_tokens, usage.cached_read_tokens, usage.cached_write_tokens, output)
+    if min(counts) < 0 or usage.reasoning_tokens < 0:
+        raise InvariantBroken("a negative token count reached rating")
+    numerator = (
+        usage.input_tokens * price.input_e8_per_m
+        + usage.cached_read_tokens * price.cached_read_e8_per_m
+        + usage.cached_write_tokens * price.cached_write_e8_per_m
+        + output * price.output_e8_per_m
+    )
+    if price.reasoning_e8_per_m is not None:
+        # Thinking is a part of the output; a report that says otherwise is held to that.
+        reasoning = min(usage.reasoning_tokens, output)
+        numerator += reasoning * (price.reasoning_e8_per_m - price.output_e8_per_m)
+    return _charge(price, plan, payer, numerator)
+
+
+def afford_output_tokens(
+    price: Price,
+    plan: PricePlan,
+    payer: Payer,
+    *,
+    input_tokens: int,
+    n: int,
+    budget_e8: int,
+) -> int:
+    """The largest output limit per choice, up to the model's own, whose ceiling is within the budget.
+
+    It is 0 when not even the input is. Raises ValueError as `ceiling` does.
+    """
+    _check_bounds(input_tokens, 0, n)
+    limit = price.max_output_tokens
+    if payer in _FEE_ONLY:
+        return limit if plan.gateway_fee_e8 <= budget_e8 else 0
+    cost_max_e8 = cost_within(budget_e8, plan.markup_bps)
+    # The largest sum that still rounds, half to even, to that cost: a tie goes up from an odd one.
+    numerator_max = cost_max_e8 * _MILLION + _MILLION // 2 - (cost_max_e8 & 1)
+    room = numerator_max - price.request_e8 * _MILLION - input_tokens * price.input_worst_e8_per_m
+    per_token = n * price.output_worst_e8_per_m
+    if room < 0:
+        return 0
+    return min(limit, room // per_token) if per_token else limit
+
+
+def _charge(price: Price, plan: PricePlan, payer: Payer, numerator: int) -> Charge:
+    """The charge for a sum of tokens times e8 per million tokens."""
+    if payer in _FEE_ONLY:
+        return split_fee(plan.gateway_fee_e8, plan.share_bps)
+    cost_e8 = div_half_even(numerator + price.request_e8 * _MILLION, _MILLION)
+    return split(cost_e8, plan.markup_bps, plan.share_bps)
+
+
+def _check_bounds(input_tokens: int, output_tokens: int, n: int) -> None:
+    if n < 1 or min(input_tokens, output_tokens) < 0 or max(input_tokens, n * output_tokens) > TOKENS_MAX:
+        raise ValueError("token bounds are not negative, a request has at least one choice, and all fit 2**40")

@@ -1,0 +1,252 @@
+"""Whether the books add up: balances against transfers, holds and counters against wallets, usage against money.
+
+Every difference is a Finding; an empty list is the proof. All figures come from one snapshot, so traffic that
+goes on meanwhile can't look like a difference. Not here: what is done about a finding, and what other companies'
+books say (Stripe, providers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import LiteralString
+from uuid import UUID
+
+from psycopg.rows import class_row, scalar_row
+
+from faucet.kit.db import Tx
+
+FINDINGS_MAX = 200
+"""Per check; more differences than that are one disaster."""
+LEASE_GRACE_SECONDS = 30
+EDGE_HOURS = 2
+"""A request that was held in one month and settled in the next counts in the first. No request lasts longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One difference: which check found it, where, and both figures (in e8, or seconds for a lease)."""
+
+    check: str
+    subject: str
+    expected: int
+    actual: int
+
+
+@dataclass(frozen=True, slots=True)
+class WalletLine:
+    """A wallet's or a developer's balance beside the sum of its transfers, in e8."""
+
+    wallet_id: UUID
+    kind: str
+    owner_id: UUID
+    wallet_e8: int
+    ledger_e8: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WalletSummary:
+    """How many wallets there are, and how many agree with their transfers."""
+
+    wallet_count: int
+    balanced_count: int
+
+
+_ACCOUNT_BALANCES: LiteralString = """
+select 'account_balance' as check, a.kind || ' ' || a.public_id as subject,
+       coalesce(p.total, 0)::bigint as expected, a.posted_e8 as actual
+  from account a
+  left join (select account_id, sum(amount_e8) as total from posting group by account_id) p on p.account_id = a.id
+ where a.posted_e8 <> coalesce(p.total, 0)
+union all
+select 'account_missing', 'account ' || p.account_id, 0, sum(p.amount_e8)::bigint
+  from posting p where not exists (select from account a where a.id = p.account_id) group by p.account_id
+limit %(limit)s
+"""
+_TRIAL_BALANCE: LiteralString = """
+select 'trial_balance' as check, currency::text as subject, 0::bigint as expected, sum(posted_e8)::bigint as actual
+  from account group by currency having sum(posted_e8) <> 0
+limit %(limit)s
+"""
+_OVERDRAWN: LiteralString = """
+select 'overdrawn' as check, kind || ' ' || public_id as subject, held_e8 as expected, posted_e8 as actual
+  from account
+ where (kind = 'wallet' and (held_e8 < 0 or posted_e8 < held_e8))
+    or (kind in ('earnings', 'payout_clearing') and posted_e8 < 0)
+limit %(limit)s
+"""
+_HELD: LiteralString = """
+select 'held_balance' as check, a.kind || ' ' || a.public_id as subject,
+       coalesce(h.total, 0)::bigint as expected, a.held_e8 as actual
+  from account a
+  left join (select wallet_id, sum(amount_e8) as total from hold group by wallet_id) h on h.wallet_id = a.id
+ where a.held_e8 <> coalesce(h.total, 0)
+limit %(limit)s
+"""
+_STALE_HOLDS: LiteralString = """
+select 'stale_hold' as check, id::text as subject, %(grace)s::bigint as expected,
+       extract(epoch from clock_timestamp() - lease_expires_at)::bigint as actual
+  from hold where lease_expires_at < clock_timestamp() - make_interval(secs => %(grace)s)
+limit %(limit)s
+"""
+# Which part of a usage event each code pays; `paid` is what the wallet gave, the rest was written off.
+_USAGE_TRANSFERS: LiteralString = """
+with booked as (
+    select event_id,
+           sum(amount_e8) filter (where code in (1, 4)) as cost,
+           sum(amount_e8) filter (where code in (2, 5)) as channel,
+           sum(amount_e8) filter (where code in (3, 6)) as platform,
+           sum(amount_e8) filter (where code <= 3) as paid,
+           sum(amount_e8) filter (where code > 3) as write_off
+      from transfer where code < 10 and event_id >= %(since)s group by event_id
+)
+select 'usage_' || p.part as check, u.id::text as subject, p.expected, coalesce(p.actual, 0)::bigint as actual
+  from usage_event u
+  left join booked b on b.event_id = u.id
+  cross join lateral (values
+      ('cost', case when u.payer in (0, 1) then u.cost_e8 else 0 end, b.cost),
+      ('channel', u.channel_e8, b.channel),
+      ('platform', u.platform_e8, b.platform),
+      ('paid', u.retail_e8, b.paid),
+      ('write_off', u.write_off_e8, b.write_off)
+  ) p (part, expected, actual)
+ where u.id >= %(since)s and p.expected <> coalesce(p.actual, 0)
+union all
+select 'usage_missing', b.event_id::text, 0, (coalesce(b.paid, 0) + coalesce(b.write_off, 0))::bigint
+  from booked b where not exists (select from usage_event u where u.id = b.event_id)
+union all
+select 'usage_wallet', u.id::text, u.wallet_id, t.debit_id
+  from usage_event u join transfer t on t.event_id = u.id and t.code <= 3
+ where u.id >= %(since)s and t.debit_id <> u.wallet_id
+limit %(limit)s
+"""
+# A request is in one state: held, settled, released or expired; expired and settled only when it was late.
+_RESOLUTIONS: LiteralString = """
+select 'settled_and_held' as check, u.id::text as subject, 0::bigint as expected, h.amount_e8 as actual
+  from usage_event u join hold h on h.id = u.id
+union all
+select 'resolved_and_held', r.id::text, 0, h.amount_e8 from hold_resolution r join hold h on h.id = r.id
+union all
+select 'settled_and_' || r.state, r.id::text, 0, u.retail_e8
+  from hold_resolution r join usage_event u on u.id = r.id
+ where r.settled_late_at is null
+union all
+select 'late_without_usage', r.id::text, r.amount_e8, 0 from hold_resolution r
+ where r.settled_late_at is not null and not exists (select from usage_event u where u.id = r.id)
+limit %(limit)s
+"""
+_COUNTERS: LiteralString = """
+with counter as (
+    select c.id, c.spent_e8, c.held_e8, l.scope, l.scope_id, l.period,
+           c.period_start::timestamp at time zone 'UTC' as starts,
+           case l.period when 'month' then (c.period_start + interval '1 month') at time zone 'UTC'
+               else 'infinity'::timestamptz end as ends,
+           case l.period when 'month' then make_interval(hours => %(edge)s) else interval '0' end as edge
+      from spend_counter c join spend_limit l on l.id = c.limit_id
+), spent as (
+    select c.id, coalesce(sum(u.retail_e8) filter (where u.created_at >= c.starts + c.edge and u.created_at < c.ends),
+               0)::bigint as least,
+           coalesce(sum(u.retail_e8), 0)::bigint as most
+      from counter c
+      left join usage_event u on u.created_at >= c.starts and u.created_at < c.ends + c.edge
+       and c.scope_id = case c.scope when 'app' then u.app_id when 'feature' then u.feature_id
+               when 'end_user' then u.end_user_id else u.session_id end
+     group by c.id
+), held as (
+    select k.counter, sum(h.amount_e8)::bigint as total
+      from hold h cross join lateral unnest(h.counters) as k (counter) group by k.counter
+)
+select 'counter_spent' as check, c.scope || ' ' || c.scope_id as subject,
+       case when c.spent_e8 < s.least then s.least else s.most end as expected, c.spent_e8 as actual
+  from counter c join spent s on s.id = c.id where c.spent_e8 not between s.least and s.most
+union all
+select 'counter_held', c.scope || ' ' || c.scope_id, coalesce(h.total, 0), c.held_e8
+  from counter c left join held h on h.counter = c.id where c.held_e8 <> coalesce(h.total, 0)
+limit %(limit)s
+"""
+_CHECKS = (
+    _ACCOUNT_BALANCES,
+    _TRIAL_BALANCE,
+    _OVERDRAWN,
+    _HELD,
+    _STALE_HOLDS,
+    _USAGE_TRANSFERS,
+    _RESOLUTIONS,
+    _COUNTERS,
+)
+_BEGINNING = UUID(int=0)
+
+
+async def begin_snapshot(tx: Tx) -> None:
+    """Make all that this tx reads come from one moment. It must be the tx's first statement."""
+    await tx.execute("set transaction isolation level repeatable read, read only")
+
+
+async def reconcile(tx: Tx, *, since: datetime | None = None) -> list[Finding]:
+    """Every difference in the books, in a tx that `begin_snapshot` began.
+
+    With `since`, usage and transfers older than that are taken as compared before; balances, holds and counters
+    are always compared whole.
+    """
+    await _require_snapshot(tx)
+    values: Mapping[str, object] = {
+        "limit": FINDINGS_MAX,
+        "grace": LEASE_GRACE_SECONDS,
+        "edge": EDGE_HOURS,
+        "since": _BEGINNING if since is None else _first_id_of(since),
+    }
+    findings: list[Finding] = []
+    async with tx.cursor(row_factory=class_row(Finding)) as cursor:
+        for check in _CHECKS:
+            await cursor.execute(check, values)
+            findings += await cursor.fetchall()
+    return findings
+
+
+_WALLETS: LiteralString = """
+select a.public_id as wallet_id, a.kind::text as kind, coalesce(a.owner_id, a.developer_id) as owner_id,
+       a.posted_e8 as wallet_e8, coalesce(p.total, 0)::bigint as ledger_e8, a.updated_at
+  from account a
+  left join (select account_id, sum(amount_e8) as total from posting group by account_id) p on p.account_id = a.id
+ where a.kind in ('wallet', 'earnings')
+"""
+
+
+async def wallet_summary(tx: Tx) -> WalletSummary:
+    """How many wallets and earnings agree with their transfers."""
+    async with tx.cursor(row_factory=class_row(WalletSummary)) as cursor:
+        await cursor.execute(
+            "select count(*) as wallet_count, count(*) filter (where wallet_e8 = ledger_e8) as balanced_count from ("
+            + _WALLETS
+            + ") w"
+        )
+        summary = await cursor.fetchone()
+    assert summary is not None  # an aggregate always has its one row
+    return summary
+
+
+async def wallet_lines(tx: Tx, *, limit: int) -> list[WalletLine]:
+    """Wallets and earnings beside their transfers: those that differ first, then the newest."""
+    async with tx.cursor(row_factory=class_row(WalletLine)) as cursor:
+        await cursor.execute(
+            "select wallet_id, kind, owner_id, wallet_e8, ledger_e8, updated_at from ("
+            + _WALLETS
+            + ") w order by wallet_e8 = ledger_e8, updated_at desc, wallet_id limit %s",
+            (limit,),
+        )
+        return await cursor.fetchall()
+
+
+async def _require_snapshot(tx: Tx) -> None:
+    async with tx.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute("select current_setting('transaction_isolation')")
+        level = await cursor.fetchone()
+    if level not in ("repeatable read", "serializable"):
+        raise ValueError("reconcile in a tx that begin_snapshot began")
+
+
+def _first_id_of(moment: datetime) -> UUID:
+    """The smallest UUIDv7 of a moment; ids of usage events and of their transfers sort by time."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)

@@ -1,0 +1,80 @@
+"""What an app's answers used and cost: totals of all time and the newest rows.
+
+Amounts in e8. Input tokens are all input, cached or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from faucet.kit.db import Tx
+
+ROWS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotals:
+    """Sums over all answers of an app."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    retail_e8: int
+    channel_e8: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """One answer."""
+
+    id: UUID
+    request_id: str | None
+    """The caller's own, where one was sent."""
+    feature_key: str | None
+    payer: int
+    provider: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    retail_e8: int
+    channel_e8: int
+    created_at: datetime
+
+
+async def app_totals(tx: Tx, app_id: UUID) -> UsageTotals:
+    """What an app's answers add up to."""
+    async with tx.cursor(row_factory=class_row(UsageTotals)) as cursor:
+        await cursor.execute(
+            """
+            select count(*) as calls,
+                   coalesce(sum(input_tokens + cached_read_tokens + cached_write_tokens), 0)::bigint as input_tokens,
+                   coalesce(sum(output_tokens), 0)::bigint as output_tokens,
+                   coalesce(sum(retail_e8), 0)::bigint as retail_e8,
+                   coalesce(sum(channel_e8), 0)::bigint as channel_e8
+              from usage_event where app_id = %s
+            """,
+            (app_id,),
+        )
+        totals = await cursor.fetchone()
+    assert totals is not None  # an aggregate always has its one row
+    return totals
+
+
+async def app_newest(tx: Tx, app_id: UUID, *, limit: int = ROWS_MAX) -> list[UsageRow]:
+    """The newest answers of an app, newest first."""
+    async with tx.cursor(row_factory=class_row(UsageRow)) as cursor:
+        await cursor.execute(
+            """
+            select u.id, u.request_id, f.feature_key, u.payer, u.provider, u.model,
+                   u.input_tokens + u.cached_read_tokens + u.cached_write_tokens as input_tokens, u.output_tokens,
+                   u.retail_e8, u.channel_e8, u.created_at
+              from usage_event u left join feature f on f.id = u.feature_id
+             where u.app_id = %s order by u.id desc limit %s
+            """,
+            (app_id, min(limit, ROWS_MAX)),
+        )
+        return await cursor.fetchall()

@@ -1,0 +1,164 @@
+"""A feature's manifest: the words of its policy and pricing, parsed and checked as a whole.
+
+A word that is not known here is refused with its path, because a policy half understood is a policy broken. What
+the words lead to is decided in `routing` and `rating`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from faucet.rating.price import MODEL_TOKENS_MAX, PricePlan
+from faucet.routing.plan import RoutePolicy
+
+MODELS_MAX = 100
+MODEL_CHARACTERS_MAX = 256
+
+
+class Route(StrEnum):
+    """A way to a model, as `route_preference` names it."""
+
+    LOCAL = "local"
+    BYOK = "end_user_byok"
+    DEVELOPER_KEY = "developer_key"
+    PLATFORM = "platform_pool"
+
+
+MODE_BY_ROUTE = {
+    Route.LOCAL: "local",
+    Route.BYOK: "byok",
+    Route.DEVELOPER_KEY: "developer_key",
+    Route.PLATFORM: "platform",
+}
+"""What the wire calls a route once it is taken: `route_mode`, and `available_modes` of a session."""
+
+_PREFERENCES: Mapping[str, tuple[Route, ...]] = {
+    "local_first": (Route.LOCAL, Route.BYOK, Route.DEVELOPER_KEY, Route.PLATFORM),
+    "byok_first": (Route.BYOK, Route.DEVELOPER_KEY, Route.PLATFORM),
+    "developer_key_first": (Route.DEVELOPER_KEY, Route.PLATFORM),
+    "platform_pool": (Route.PLATFORM,),
+    "privacy_first": (Route.LOCAL, Route.BYOK),
+    "local_only": (Route.LOCAL,),
+}
+_PRIVACY = ("none", "redact_pii_before_cloud", "local_only")
+_MODEL_POLICIES = ("cheapest_sufficient", "quality_first", "latency_first")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a feature's `policy` object asks for."""
+
+    routes: tuple[Route, ...] = (Route.PLATFORM,)
+    """In order of preference."""
+    privacy: str = "none"
+    model_policy: str = "cheapest_sufficient"
+    models: tuple[str, ...] = ()
+    """The only models that may answer, in order of preference; empty means all that are for sale."""
+    provider_fallback: bool = True
+    fit_to_wallet: bool = True
+    """Whether the output may be shortened to what the wallet can pay."""
+    max_output_tokens: int | None = None
+
+    @property
+    def routing(self) -> RoutePolicy:
+        """The part that bears on the platform's own providers."""
+        return RoutePolicy(
+            models=self.models,
+            allows_platform=Route.PLATFORM in self.routes,
+            provider_fallback=self.provider_fallback,
+        )
+
+    def modes(self, *, has_byok: bool = False, has_developer_key: bool = False) -> list[str]:
+        """What a session may really use, best first: a route through a key needs one."""
+        has_key = {Route.BYOK: has_byok, Route.DEVELOPER_KEY: has_developer_key}
+        return [MODE_BY_ROUTE[route] for route in self.routes if has_key.get(route, True)]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureManifest:
+    """One feature's policy and price plan."""
+
+    policy: Policy
+    pricing: PricePlan
+
+
+def parse_manifest(policy: object, pricing: object, *, default_share_bps: int) -> FeatureManifest:
+    """Both parts of a manifest. Raises ValueError, whose text starts with the path of the wrong word."""
+    return FeatureManifest(parse_policy(policy), PricePlan.parse_pricing(pricing, default_share_bps=default_share_bps))
+
+
+def parse_policy(policy: object) -> Policy:
+    """The policy that a feature states. Raises ValueError, whose text starts with the path of the wrong word."""
+    if not isinstance(policy, Mapping):
+        raise ValueError("policy: must be an object")
+    for word in policy:
+        if word not in _READERS and word not in ("route_preference", "fallback_to_platform"):
+            raise ValueError(f"policy.{str(word)[:100]}: unknown word")
+    values: dict[str, Any] = {
+        word: read(policy[word], f"policy.{word}") for word, read in _READERS.items() if word in policy
+    }
+    return Policy(routes=_routes(policy, values.get("privacy")), **values)
+
+
+def _routes(policy: Mapping[str, Any], privacy: str | None) -> tuple[Route, ...]:
+    path = "policy.route_preference"
+    preference = policy.get("route_preference", "platform_pool")
+    if isinstance(preference, str):
+        routes = _PREFERENCES[_one_of(preference, path, _PREFERENCES)]
+    elif isinstance(preference, list | tuple):
+        words = [_one_of(word, f"{path}[{i}]", list(Route)) for i, word in enumerate(preference)]
+        if not words or len(set(words)) != len(words):
+            raise ValueError(f"{path}: must name at least one route, each once")
+        routes = tuple(Route(word) for word in words)
+    else:
+        raise ValueError(f"{path}: must be a word or an array of routes")
+    if not _boolean(policy.get("fallback_to_platform", True), "policy.fallback_to_platform"):
+        routes = tuple(route for route in routes if route is not Route.PLATFORM or route is routes[0])
+    if privacy == "local_only":
+        if Route.LOCAL not in routes and "route_preference" in policy:
+            raise ValueError("policy.privacy: local_only needs the route `local`")
+        routes = (Route.LOCAL,)
+    return routes
+
+
+def _one_of(value: object, path: str, words: Collection[str]) -> str:
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{path}: must be one of {', '.join(words)}")
+    return value
+
+
+def _boolean(value: object, path: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{path}: must be true or false")
+    return value
+
+
+def _models(value: object, path: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or len(value) > MODELS_MAX:
+        raise ValueError(f"{path}: must be an array of at most {MODELS_MAX} model names")
+    for position, name in enumerate(value):
+        if not isinstance(name, str) or not 1 <= len(name) <= MODEL_CHARACTERS_MAX:
+            raise ValueError(f"{path}[{position}]: must be a model's name")
+    if len(set(value)) != len(value):
+        raise ValueError(f"{path}: names a model twice")
+    return tuple(value)
+
+
+def _tokens(value: object, path: str) -> int:
+    # A bool is an int to Python, but not to the writer of a manifest.
+    if type(value) is not int or not 1 <= value <= MODEL_TOKENS_MAX:
+        raise ValueError(f"{path}: must be a whole number of at least 1")
+    return value
+
+
+_READERS: Mapping[str, Callable[[object, str], Any]] = {
+    "privacy": lambda value, path: _one_of(value, path, _PRIVACY),
+    "model_policy": lambda value, path: _one_of(value, path, _MODEL_POLICIES),
+    "models": _models,
+    "provider_fallback": _boolean,
+    "fit_to_wallet": _boolean,
+    "max_output_tokens": _tokens,
+}

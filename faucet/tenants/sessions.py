@@ -1,0 +1,146 @@
+"""Sessions: minted for one end user of one app, presented as a bearer, revoked at will.
+
+A bearer is shown once and stored as its SHA-256 (it has 256 random bits, so a plain hash can't be guessed back).
+An external user id is low in entropy; it is stored as an HMAC under a key that the database doesn't have.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from faucet.kit.db import Tx
+from faucet.kit.errors import InvariantBroken, Refusal
+from faucet.kit.ids import uuid7
+from faucet.kit.secret import Secret
+from faucet.ledger import moves, statement
+from faucet.tenants import store
+from faucet.tenants.manifest import parse_policy
+
+BEARER_PREFIX = "mf_sess_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What somebody asks a session for."""
+
+    public_app_id: str
+    external_user_id: str
+    feature_key: str | None = None
+    metadata: dict[str, Any] | None = None
+    origin: str | None = None
+    """The web page that asks, where a browser says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A new session; the only time that its bearer is known."""
+
+    bearer: Secret
+    session_id: UUID
+    end_user_id: UUID
+    available_modes: list[str]
+    wallet_balance_e8: int
+
+
+def bearer_hash(bearer: str | bytes) -> bytes:
+    """What is stored of a bearer."""
+    return hashlib.sha256(bearer.encode() if isinstance(bearer, str) else bearer).digest()
+
+
+def external_id_hash(key: bytes, app_id: UUID, external_user_id: str) -> bytes:
+    """What is stored of a person: different in every app, so that nobody is followed across apps."""
+    return hmac.new(key, app_id.bytes + external_user_id.encode(), hashlib.sha256).digest()
+
+
+async def mint(tx: Tx, ask: Ask, *, external_id_key: bytes, ttl_seconds: int, now: datetime) -> Minted:
+    """A new session for the end user, who gets a wallet with the first one.
+
+    Raises Refusal `invalid_app`, `disabled`, `forbidden` (the page's origin, or a missing signature) and
+    `feature_not_found`.
+    """
+    app = await _open_app(tx, ask)
+    features = await store.list_features(tx, app.id)
+    feature: store.Feature | None = None
+    if ask.feature_key is not None:
+        feature = next((f for f in features if f.feature_key == ask.feature_key), None)
+        if feature is None:
+            raise Refusal("feature_not_found", f"this app has no feature {ask.feature_key!r}")
+    end_user_id = await store.ensure_end_user(
+        tx,
+        new_id=uuid7(),
+        app=app,
+        external_id_hash=external_id_hash(external_id_key, app.id, ask.external_user_id),
+    )
+    wallet_id = await moves.open_wallet(tx, developer_id=app.developer_id, end_user_id=end_user_id)
+    wallet = await statement.wallet(tx, wallet_id)
+    if wallet is None:
+        raise InvariantBroken(f"the wallet {wallet_id} was opened and is not there")
+    bearer = Secret(BEARER_PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode())
+    session_id = uuid7()
+    await store.insert_session(
+        tx,
+        session_id=session_id,
+        app=app,
+        feature_id=None if feature is None else feature.id,
+        end_user_id=end_user_id,
+        bearer_hash=bearer_hash(bearer.reveal()),
+        metadata=ask.metadata or {},
+        created_at=now,
+        expires_at=now + timedelta(seconds=ttl_seconds),
+    )
+    modes = _modes([feature] if feature is not None else features)
+    return Minted(bearer, session_id, end_user_id, modes, wallet.posted_e8)
+
+
+async def _open_app(tx: Tx, ask: Ask) -> store.App:
+    """The app if sessions may be minted for it. Raises the refusals of `mint`."""
+    app = await store.find_app(tx, ask.public_app_id)
+    if app is None or app.status == "archived":
+        raise Refusal("invalid_app", "there is no app with this public_app_id")
+    if app.status != "active" or app.developer_status != "active":
+        raise Refusal("disabled", "this app is switched off")
+    if ask.origin is not None and app.allowed_origins and ask.origin not in app.allowed_origins:
+        raise Refusal("forbidden", "this app does not mint sessions for pages of this origin")
+    if app.identity_mode == "signed":
+        # No signing key can be registered yet, so no signature can be right.
+        raise Refusal("forbidden", "this app's backend must sign its users' ids (user_token)")
+    return app
+
+
+def _modes(features: list[store.Feature]) -> list[str]:
+    """What these features allow, each mode once, in order of preference."""
+    modes: dict[str, None] = {}
+    for feature in features:
+        try:
+            policy = parse_policy(feature.policy)
+        except ValueError as error:
+            raise InvariantBroken(f"feature {feature.id} is stored with a bad manifest: {error}") from error
+        modes |= dict.fromkeys(policy.modes())
+    return list(modes)
+
+
+async def resolve(tx: Tx, bearer: str | bytes, *, now: datetime) -> store.Session:
+    """The running session of a bearer. Raises Refusal `invalid_session`, `expired_session`, `disabled`."""
+    session = await store.find_session(tx, bearer_hash(bearer))
+    if session is None:
+        raise Refusal("invalid_session", "the session token is not known")
+    if session.revoked_at is not None:
+        raise Refusal("invalid_session", "the session was revoked")
+    if session.expires_at <= now:
+        raise Refusal("expired_session", "the session has expired; mint a new one")
+    if session.app_status != "active" or session.developer_status != "active":
+        raise Refusal("disabled", "this app is switched off")
+    return session
+
+
+async def revoke(tx: Tx, session: store.Session, *, now: datetime) -> None:
+    """End a session for good; gateways learn of it when the tx commits. Harmless to repeat."""
+    if await store.revoke_session(tx, session.id, at=now):
+        await store.announce_change(tx)
