@@ -28,8 +28,9 @@ begin
 end
 $$;
 
--- Reserve the most that each request can cost, on its wallet and on every spend limit over it. `posted` and
--- `held` are the wallet's after this group; for status 2 they are the tightest counter's limit - spent and held.
+-- Reserve the most that each request can cost, on its wallet and on every spend limit over it. For status 1
+-- `posted` and `held` say what the wallet has and what others hold of it; for status 2 they are the tightest
+-- counter's limit - spent and held; else they are 0.
 create function hold_v1(
     p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[],
     p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer,
@@ -55,6 +56,9 @@ begin
         return;
     end if;
 
+    -- Taken before limits are looked up: a limit that is being set meanwhile either sees this group's holds or is
+    -- seen by them.
+    lock table hold in row exclusive mode;
     perform from account where id = any (p_wallet) order by id for update;
     select array_agg(c.item), array_agg(c.counter_id) into v_item, v_counter
     from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c;
@@ -67,12 +71,13 @@ begin
         select h.id from hold h where h.id = any (p_id)
         union all select r.id from hold_resolution r where r.id = any (p_id)
         union all select u.id from usage_event u where u.id = any (p_id)
+        union all select d.id from unnest(p_id) d (id) group by d.id having count(*) > 1
     ) k;
 
     -- Wallets whose whole group fits are reserved in one statement; the others go item by item below.
     if v_known is null and v_counter is null then
         with wanted as (
-            select w, sum(a) as total, bool_and(a >= 0) as sane, min(d::text) as d_min, max(d::text) as d_max,
+            select w, sum(a) as total, bool_and(a is not null and a >= 0) as sane, min(d::text) as d_min, max(d::text) as d_max,
                 min(u::text) as u_min, max(u::text) as u_max
             from unnest(p_wallet, p_amount, p_developer, p_end_user) as g (w, a, d, u) group by w
         ), reserved as (
@@ -90,7 +95,7 @@ begin
     if v_simple is null or exists (select from unnest(p_wallet) w where w <> all (v_simple)) then
         for i in 1..n loop
             continue when p_wallet[i] = any (v_simple);
-            if p_id[i] = any (v_known) then
+            if p_id[i] = any (v_known) and exists (select from request r where r.id = p_id[i]) then
                 status[i] := case
                     when not exists (select from hold h where h.id = p_id[i]) then 4
                     when exists (select from hold h where h.id = p_id[i] and h.wallet_id = p_wallet[i]
@@ -158,10 +163,11 @@ create function settle_v1(
 ) language plpgsql security definer set search_path = pg_catalog, public as $$
 declare
     n integer := cardinality(p_id);
-    v_good bigint;
     v_counted boolean;
     v_write_off bigint;
-    v_wallet bigint[];
+    v_late uuid[];
+    v_late_id uuid[];
+    v_late_counter bigint[];
 begin
     status := array_fill(0::smallint, array[n]);
     posted := array_fill(0::bigint, array[n]);
@@ -182,11 +188,23 @@ begin
             where g.rated > coalesce(h.amount_e8, 0))
     ) order by a.id for update;
 
+    -- A late one has no counters of its own left: it counts in those that bear on it now.
+    select array_agg(r.id order by r.id) into v_late from hold_resolution r
+    where r.id = any (p_id) and r.state = 'expired' and r.settled_late_at is null;
+    if v_late is not null then
+        select array_agg(v_late[c.item]), array_agg(c.counter_id) into v_late_id, v_late_counter
+        from (select array_agg(r.app_id order by r.id) as app, array_agg(r.feature_id order by r.id) as feature,
+                array_agg(r.end_user_id order by r.id) as end_user, array_agg(r.session_id order by r.id) as session
+            from hold_resolution r where r.id = any (v_late)) l
+        cross join lateral spend_counters_v1(l.app, l.feature, l.end_user, l.session) c;
+    end if;
     -- Lock counters in id order before anything else can touch them.
-    select coalesce(bool_or(h.counters is not null), false) into v_counted from hold h where h.id = any (p_id);
+    select coalesce(bool_or(h.counters is not null), false) or v_late_counter is not null into v_counted
+    from hold h where h.id = any (p_id);
     if v_counted then
         perform from spend_counter c where c.id in (
-            select unnest(h.counters) from hold h where h.id = any (p_id)) order by c.id for update;
+            select unnest(h.counters) from hold h where h.id = any (p_id)
+            union select unnest(v_late_counter)) order by c.id for update;
     end if;
 
     select array_agg(g.st order by g.ord) into status from (
@@ -237,7 +255,8 @@ begin
         union all
         select l.id, l.wallet_id, l.developer_id, l.app_id, l.feature_id, l.end_user_id, l.session_id, l.request_id,
             0, greatest(0, least(l.amount_e8, (a.posted_e8 - a.held_e8
-                - (sum(i.rated) over (partition by l.wallet_id order by l.id) - i.rated))::bigint)), null
+                - (sum(i.rated) over (partition by l.wallet_id order by l.id) - i.rated))::bigint)),
+            (select array_agg(k.counter) from unnest(v_late_id, v_late_counter) as k (id, counter) where k.id = l.id)
         from late l join account a on a.id = l.wallet_id join item i on i.id = l.id
     ), booked as materialized (
         select i.*, t.wallet_id, t.developer_id, t.app_id, t.feature_id, t.end_user_id, t.session_id, t.request_id,
@@ -325,7 +344,8 @@ begin
     update account a set held_e8 = a.held_e8 - d.held, updated_at = now()
     from (select wallet_id, sum(amount_e8) as held from gone group by wallet_id) d
     where a.id = d.wallet_id;
-    select array_agg(case when i.id = any (v_open) then 0 when r.id is not null then 4 else 7 end::smallint
+    select array_agg(case when i.id = any (v_open) then 0 when r.id is not null then 4
+        when exists (select from usage_event u where u.id = i.id) then 4 else 7 end::smallint
         order by i.ord) into status
     from unnest(p_id) with ordinality as i (id, ord) left join hold_resolution r on r.id = i.id;
 end
@@ -386,7 +406,7 @@ end
 $$;
 
 -- Every move but a request's. Same key (or event and code) with the same content is done once; with other content
--- it is refused. `posted` is the balance of the wallet or earnings side afterwards.
+-- it is refused.
 create function transfer_v1(
     p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[],
     p_memo text[], out status smallint[]
@@ -421,7 +441,12 @@ begin
             status[i] := 1;
         else
             insert into transfer (event_id, code, debit_id, credit_id, amount_e8, key, memo)
-            values (p_event[i], p_code[i], p_debit[i], p_credit[i], p_amount[i], p_key[i], p_memo[i]);
+            values (p_event[i], p_code[i], p_debit[i], p_credit[i], p_amount[i], p_key[i], p_memo[i])
+            on conflict do nothing;
+            if not found then
+                status[i] := 5;  -- the same key, used between other accounts while we looked
+                continue;
+            end if;
             update account set posted_e8 = posted_e8 - p_amount[i], updated_at = now() where account.id = p_debit[i];
             update account set posted_e8 = posted_e8 + p_amount[i], updated_at = now() where account.id = p_credit[i];
         end if;
@@ -457,7 +482,8 @@ language sql security definer set search_path = pg_catalog, public as $$
 $$;
 
 -- Set, change or (with null) lift a spend limit. A counter that begins in mid-period starts with what the period
--- has already spent and with the holds in flight; the lock keeps holds from coming or going meanwhile.
+-- has already spent and with the holds in flight; the lock keeps holds from coming or going meanwhile. It
+-- conflicts with the row locks that settle and release begin with, so neither waits for us while holding rows.
 create function spend_limit_set_v1(p_scope text, p_scope_id uuid, p_period text, p_limit bigint) returns void
 language plpgsql security definer set search_path = pg_catalog, public as $$
 declare
@@ -465,7 +491,7 @@ declare
     v_counter bigint;
     v_start date := case p_period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end;
 begin
-    lock table hold in share row exclusive mode;
+    lock table hold in exclusive mode;
     if p_limit is null then
         -- The counters of open holds must stay until those resolve; a limit nobody can reach lifts the limit.
         update spend_limit set limit_e8 = 9000000000000000000
@@ -575,9 +601,38 @@ returns table (
     where s.bearer_hash = p_bearer_hash
 $$;
 
+-- A group of everything in one commit: locks first, then what frees money, then what takes it.
+create function group_v1(
+    h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[],
+    h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer,
+    s_id uuid[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[],
+    s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[],
+    s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[],
+    s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[],
+    s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[],
+    r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[],
+    out hold_status smallint[], out hold_posted bigint[], out hold_held bigint[],
+    out settle_status smallint[], out settle_posted bigint[], out release_status smallint[]
+) language plpgsql security definer set search_path = pg_catalog, public as $$
+begin
+    perform ledger_lock_v1(s_id || r_id || n_id, h_wallet, s_cost_account || s_earnings_account || s_revenue_account,
+        h_app, h_feature, h_end_user, h_session);
+    select s.status, s.posted into settle_status, settle_posted
+    from settle_v1(s_id, s_cost, s_rated, s_channel, s_platform, s_cost_account, s_earnings_account, s_revenue_account,
+        s_price, s_input, s_cached_read, s_cached_write, s_output, s_reasoning, s_first_byte_ms, s_duration_ms,
+        s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage) s;
+    perform reply_keep_v1(k_hold, k_sealed);
+    release_status := release_v1(r_id, r_state, r_reason);
+    select h.status, h.posted, h.held into hold_status, hold_posted, hold_held
+    from hold_v1(h_id, h_wallet, h_amount, h_developer, h_app, h_feature, h_end_user, h_session, h_request_id,
+        p_lease_seconds) h;
+    perform renew_v1(n_id, p_lease_seconds);
+end
+$$;
+
 revoke execute on all functions in schema public from public;
 alter default privileges revoke execute on functions from public;
-grant execute on function ledger_lock_v1, hold_v1, settle_v1, release_v1, renew_v1, reply_claim_v1, reply_keep_v1, reply_unclaim_v1,
+grant execute on function group_v1, hold_v1, settle_v1, release_v1, renew_v1, reply_claim_v1, reply_keep_v1, reply_unclaim_v1,
     session_resolve_v1, provider_cost_account_v1 to faucet_gateway;
 grant execute on function transfer_v1, account_open_v1, spend_limit_set_v1 to faucet_api;
 grant execute on function transfer_v1, account_open_v1, expire_holds_v1, release_v1 to faucet_jobs;

@@ -104,16 +104,28 @@ def _settle_call(first: int) -> str:
     return "settle_v1(" + ", ".join(f"${first + i}::{kind}" for i, kind in enumerate(_SETTLE_TYPES)) + ")"
 
 
-HOLD_SQL = f"select {_HOLD} as hold"
-SETTLE_SQL = f"select {_settle_call(1)} as settle"
-# Everything at once. The locks of all parts are taken first, in one order, or two gateways would deadlock.
-MIXED_SQL = (
-    "select ledger_lock_v1($11::uuid[] || $33::uuid[] || $38::uuid[], $2::bigint[],"
-    " $16::bigint[] || $17::bigint[] || $18::bigint[], $5::uuid[], $6::uuid[], $7::uuid[], $8::uuid[]),"
-    f" {_settle_call(11)} as settle, reply_keep_v1($36::uuid[], $37::bytea[]),"
-    " release_v1($33::uuid[], $34::text[], $35::text[]) as release,"
-    f" {_HOLD} as hold, renew_v1($38::uuid[], $10)"
+HOLD_SQL = f"select h.status, h.posted, h.held from {_HOLD} h"
+SETTLE_SQL = f"select s.status, s.posted from {_settle_call(1)} s"
+# Everything at once: holds $1-$9, lease $10, settlements $11-$32, releases $33-$35, replies $36-$37, renewals $38.
+GROUP_SQL = (
+    "select g.hold_status, g.hold_posted, g.hold_held, g.settle_status, g.settle_posted, g.release_status"
+    " from group_v1("
+    + ", ".join(
+        f"${i}::{kind}"
+        for i, kind in enumerate(
+            [
+                *("uuid[]", "bigint[]", "bigint[]", "uuid[]", "uuid[]", "uuid[]", "uuid[]", "uuid[]", "text[]", "int"),
+                *_SETTLE_TYPES,
+                *("uuid[]", "text[]", "text[]", "uuid[]", "bytea[]", "uuid[]"),
+            ],
+            start=1,
+        )
+    )
+    + ") g"
 )
+
+
+_HELD = HoldAnswer(DONE, 0, 0)
 
 
 class _Pending(NamedTuple):
@@ -244,7 +256,7 @@ class Lane:
             self.items += len(holds) + len(settles) + len(releases)
             try:
                 await self._commit(holds, settles, releases, renewals)
-            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError) as error:
+            except Exception as error:  # whatever it is, the lane lives on and every waiter hears of it
                 if isinstance(error, _REPEATABLE):
                     self._put_back(holds, settles, releases)
                 elif _is_lost(error):
@@ -261,17 +273,20 @@ class Lane:
     ) -> None:
         assert self._connection is not None
         keep = [(p.item.id, self._replies[p.item.id]) for p in settles if p.item.id in self._replies]
+        held: Sequence[Sequence[int]] = ()
+        settled: Sequence[Sequence[int]] = ()
+        released: Sequence[int] = ()
         if holds and not (settles or releases or renewals):
-            row = await self._connection.fetchrow(
+            held = await self._connection.fetchrow(
                 HOLD_SQL, *_columns(holds, 9), self._lease_seconds, timeout=STATEMENT_SECONDS
             )
         elif settles and not (holds or releases or renewals or keep):
-            row = await self._connection.fetchrow(
+            settled = await self._connection.fetchrow(
                 SETTLE_SQL, *_columns(settles, len(_SETTLE_TYPES)), timeout=STATEMENT_SECONDS
             )
         else:
             row = await self._connection.fetchrow(
-                MIXED_SQL,
+                GROUP_SQL,
                 *_columns(holds, 9),
                 self._lease_seconds,
                 *_columns(settles, len(_SETTLE_TYPES)),
@@ -281,26 +296,37 @@ class Lane:
                 renewals,
                 timeout=STATEMENT_SECONDS,
             )
+            held, settled, released = row[0:3], row[3:5], row[5]
         if holds:
-            for (_, answer), status, room, busy in zip(holds, *row["hold"].values(), strict=True):
-                if not answer.done():
-                    answer.set_result(HoldAnswer(status, room, busy))
+            self._answer_holds(holds, held)
         if settles:
-            for (item, answer), status, balance in zip(settles, *row["settle"].values(), strict=True):
-                self._replies.pop(item.id, None)
-                if item.id in self._at_risk:
-                    self._at_risk.discard(item.id)
-                    self._on_safe(item.id)
-                if answer.done():
-                    continue
-                if status == DONE or status == RESOLVED:
-                    answer.set_result(balance)
-                else:
-                    answer.set_exception(SettleRefused(item.id, status))
+            self._answer_settles(settles, settled)
         if releases:
-            for (_, answer), status in zip(releases, row["release"], strict=True):
+            for (_, answer), status in zip(releases, released, strict=True):
                 if not answer.done():
                     answer.set_result(status)
+
+    def _answer_holds(self, holds: Sequence[_Pending], columns: Sequence[Sequence[int]]) -> None:
+        for (item, answer), status, room, busy in zip(holds, *columns, strict=True):
+            if not answer.done():
+                answer.set_result(_HELD if status == DONE else HoldAnswer(status, room, busy))
+            elif status == DONE:
+                # Whoever asked is gone; nobody else will give this hold back.
+                self.release(item.id, "nobody waited for the hold").add_done_callback(_forget)
+
+    def _answer_settles(self, settles: Sequence[_Pending], columns: Sequence[Sequence[int]]) -> None:
+        for (item, answer), status, balance in zip(settles, *columns, strict=True):
+            self._replies.pop(item.id, None)
+            if item.id in self._at_risk:
+                self._at_risk.discard(item.id)
+                self._on_safe(item.id)
+            if answer.done():
+                if status not in (DONE, RESOLVED):
+                    logger.error("ledger.settle_refused", hold_id=str(item.id), status=status)
+            elif status in (DONE, RESOLVED):
+                answer.set_result(balance)
+            else:
+                answer.set_exception(SettleRefused(item.id, status))
 
     def _put_back(self, *groups: Sequence[_Pending]) -> None:
         for queue, group in zip((self._holds, self._settles, self._releases), groups, strict=True):
@@ -362,7 +388,7 @@ class Lane:
         for position, parts in enumerate(alone):
             try:
                 await self._commit(*parts, [])
-            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError) as failure:
+            except Exception as failure:
                 if _is_lost(failure) or isinstance(failure, _REPEATABLE):
                     rest = alone[position:]
                     self._put_back(
@@ -384,7 +410,7 @@ def _is_lost(error: Exception) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return state.startswith(("08", "57", "53", "58"))
-    return True
+    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError)
 
 
 def _take(queue: deque[_Pending]) -> list[_Pending]:
