@@ -24,7 +24,7 @@ create table account (
     constraint no_overdraft check (kind <> 'wallet' or (held_e8 >= 0 and posted_e8 >= held_e8)),
     constraint no_debt check (kind not in ('earnings', 'payout_clearing') or posted_e8 >= 0),
     constraint owned check ((kind = 'wallet') = (owner_id is not null))
-) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05);
+) with (fillfactor = 25, autovacuum_vacuum_scale_factor = 0.05);
 create index account_owner_idx on account (owner_id) where owner_id is not null;
 
 insert into account (public_id, kind)
@@ -132,7 +132,7 @@ create table usage_event (
         + case when payer in (0, 1) then cost_e8 else 0 end),
     constraint never_above_the_hold check (retail_e8 <= held_e8)
 );
-create index usage_event_app_idx on usage_event (app_id, id desc);
+create index usage_event_app_idx on usage_event (app_id, created_at desc);
 
 create table transfer (
     event_id uuid not null,
@@ -165,7 +165,7 @@ create table spend_counter (
     spent_e8 bigint not null default 0 check (spent_e8 >= 0),
     held_e8 bigint not null default 0 check (held_e8 >= 0),
     unique (limit_id, period_start)
-) with (fillfactor = 60);
+) with (fillfactor = 25);
 
 -- Replies kept, sealed, for repeated Idempotency-Keys.
 create table idempotent_reply (

@@ -42,7 +42,7 @@ declare
     v_item integer[];
     v_counter bigint[];
     v_simple bigint[];
-    v_known uuid[];
+    v_covered bigint := 0;
     v_counters bigint[];
     v_wallet account%rowtype;
     v_room bigint;
@@ -51,63 +51,64 @@ declare
 begin
     status := array_fill(0::smallint, array[n]);
     posted := array_fill(0::bigint, array[n]);
-    held := array_fill(0::bigint, array[n]);
+    held := posted;
     if n = 0 then
         return;
     end if;
 
-    -- Taken before limits are looked up: a limit that is being set meanwhile either sees this group's holds or is
-    -- seen by them.
-    lock table hold in row exclusive mode;
     perform from account where id = any (p_wallet) order by id for update;
-    select array_agg(c.item), array_agg(c.counter_id) into v_item, v_counter
-    from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c;
-    if v_counter is not null then
+    if exists (select from spend_limit) then
+        select array_agg(c.item), array_agg(c.counter_id) into v_item, v_counter
+        from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c;
         perform from spend_counter where id = any (v_counter) order by id for update;
     end if;
 
-    -- A retry after a lost connection may find its own work done.
-    select array_agg(k.id) into v_known from (
-        select h.id from hold h where h.id = any (p_id)
-        union all select r.id from hold_resolution r where r.id = any (p_id)
-        union all select u.id from usage_event u where u.id = any (p_id)
-        union all select d.id from unnest(p_id) d (id) group by d.id having count(*) > 1
-    ) k;
-
-    -- Wallets whose whole group fits are reserved in one statement; the others go item by item below.
-    if v_known is null and v_counter is null then
+    -- The set-based way: wallets whose whole group fits are reserved in one statement. Not for ids that are known
+    -- already (a retry), nor when a spend limit is too tight for all of the group together.
+    if not exists (select from usage_event where id = any (p_id))
+        and not exists (select from hold_resolution where id = any (p_id))
+        and not exists (select from hold where id = any (p_id))
+        and (v_counter is null or not exists (
+            select from (
+                select g.counter, sum(p_amount[g.item]) as total from unnest(v_item, v_counter) g (item, counter)
+                group by g.counter
+            ) t join spend_counter c on c.id = t.counter join spend_limit l on l.id = c.limit_id
+            where l.limit_e8 - c.spent_e8 - c.held_e8 < t.total
+        ))
+    then
         with wanted as (
-            select w, sum(a) as total, bool_and(a is not null and a >= 0) as sane, min(d::text) as d_min, max(d::text) as d_max,
-                min(u::text) as u_min, max(u::text) as u_max
-            from unnest(p_wallet, p_amount, p_developer, p_end_user) as g (w, a, d, u) group by w
+            select a.id, sum(g.amount) as total, count(*) as items
+            from unnest(p_wallet, p_amount, p_developer, p_end_user) as g (wallet, amount, developer, end_user)
+            -- `is true` keeps the planner to the primary key, whatever it believes of a young table.
+            join account a on a.id = g.wallet and (a.developer_id = g.developer and a.owner_id = g.end_user
+                and a.kind = 'wallet' and a.frozen_at is null) is true
+            where g.amount >= 0
+            group by a.id
+            having min(a.posted_e8 - a.held_e8) >= sum(g.amount)
         ), reserved as (
-            update account a set held_e8 = a.held_e8 + wanted.total
-            from wanted
-            where a.id = wanted.w and a.kind = 'wallet' and a.frozen_at is null and wanted.sane
-                and a.posted_e8 - a.held_e8 >= wanted.total
-                and a.developer_id::text = wanted.d_min and a.developer_id::text = wanted.d_max
-                and a.owner_id::text = wanted.u_min and a.owner_id::text = wanted.u_max
-            returning a.id
+            update account a set held_e8 = a.held_e8 + wanted.total from wanted where a.id = wanted.id
+            returning a.id, wanted.items
         )
-        select array_agg(id) into v_simple from reserved;
+        select array_agg(r.id), coalesce(sum(r.items), 0) into v_simple, v_covered from reserved r;
     end if;
 
-    if v_simple is null or exists (select from unnest(p_wallet) w where w <> all (v_simple)) then
+    if v_covered < n then
         for i in 1..n loop
-            continue when p_wallet[i] = any (v_simple);
-            if p_id[i] = any (v_known) and exists (select from request r where r.id = p_id[i]) then
-                status[i] := case
-                    when not exists (select from hold h where h.id = p_id[i]) then 4
-                    when exists (select from hold h where h.id = p_id[i] and h.wallet_id = p_wallet[i]
-                        and h.amount_e8 = p_amount[i] and h.session_id = p_session[i]) then 0
-                    else 5 end;
-                continue;
-            end if;
             select * into v_wallet from account where id = p_wallet[i];
             if v_wallet.id is null or v_wallet.kind <> 'wallet' or p_amount[i] is null or p_amount[i] < 0
                 or v_wallet.developer_id is distinct from p_developer[i]
                 or v_wallet.owner_id is distinct from p_end_user[i] then
                 status[i] := 6;
+                continue;
+            elsif p_wallet[i] = any (v_simple) then
+                continue;
+            elsif exists (select from hold h where h.id = p_id[i]) then
+                status[i] := case when exists (select from hold h where h.id = p_id[i] and h.wallet_id = p_wallet[i]
+                    and h.amount_e8 = p_amount[i] and h.session_id = p_session[i]) then 0 else 5 end;
+                continue;
+            elsif exists (select from usage_event u where u.id = p_id[i])
+                or exists (select from hold_resolution r where r.id = p_id[i]) then
+                status[i] := 4;
                 continue;
             elsif v_wallet.frozen_at is not null then
                 status[i] := 3;
@@ -140,12 +141,22 @@ begin
     end if;
 
     if v_simple is not null then
+        if v_counter is not null then
+            update spend_counter c set held_e8 = c.held_e8 + t.total
+            from (
+                select g.counter, sum(p_amount[g.item]) as total from unnest(v_item, v_counter) g (item, counter)
+                where status[g.item] = 0 and p_wallet[g.item] = any (v_simple) group by g.counter
+            ) t where c.id = t.counter;
+        end if;
         insert into hold (id, wallet_id, developer_id, app_id, feature_id, end_user_id, session_id, amount_e8,
-            request_id, lease_expires_at)
-        select g.id, g.wallet, g.developer, g.app, g.feature, g.end_user, g.session, g.amount, g.request_id, v_lease
+            counters, request_id, lease_expires_at)
+        select g.id, g.wallet, g.developer, g.app, g.feature, g.end_user, g.session, g.amount,
+            case when v_counter is not null then
+                (select array_agg(k.counter) from unnest(v_item, v_counter) k (item, counter) where k.item = g.ord) end,
+            g.request_id, v_lease
         from unnest(p_id, p_wallet, p_developer, p_app, p_feature, p_end_user, p_session, p_amount, p_request_id)
-            as g (id, wallet, developer, app, feature, end_user, session, amount, request_id)
-        where g.wallet = any (v_simple);
+            with ordinality as g (id, wallet, developer, app, feature, end_user, session, amount, request_id, ord)
+        where v_covered = n or (g.wallet = any (v_simple) and status[g.ord] = 0);
     end if;
 end
 $$;
@@ -153,7 +164,7 @@ $$;
 -- Resolve holds with what their answers cost: usage event, transfers, balances and counters together. An answer
 -- rated above its hold takes the hold from the wallet and the rest, `write_off`, from the write-off account.
 -- Settling a hold that already ran out is still booked, once, from what the wallet has left.
-create function settle_v1(
+create function settle_carefully_v1(
     p_id uuid[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],
     p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[],
     p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[],
@@ -309,6 +320,117 @@ begin
 end
 $$;
 
+-- Resolve holds with what their answers cost. Where every item is an ordinary one (its hold is open, covers the
+-- charge, and all adds up) the group is booked by the short statement below; any other group goes the careful way.
+create function settle_v1(
+    p_id uuid[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],
+    p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[],
+    p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[],
+    p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[],
+    p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[],
+    out status smallint[], out posted bigint[]
+) language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    n integer := cardinality(p_id);
+    v_wallet bigint[];
+    v_ordinary bigint;
+    v_counted boolean;
+begin
+    if n = 0 then
+        status := '{}';
+        posted := '{}';
+        return;
+    end if;
+
+    select array_agg(h.wallet_id order by i.ord) into v_wallet
+    from unnest(p_id) with ordinality as i (id, ord) left join hold h on h.id = i.id;
+    perform from account
+    where id = any (v_wallet || p_cost_account || p_earnings_account || p_revenue_account) order by id for update;
+
+    select sum(g.items), bool_or(g.counted) into v_ordinary, v_counted
+    from (
+        select h.developer_id, i.cost_account, i.earnings_account, i.revenue_account, i.payer, count(*) as items,
+            bool_or(h.counters is not null) as counted
+        from unnest(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+                p_revenue_account, p_payer)
+            as i (id, cost, rated, channel, platform, cost_account, earnings_account, revenue_account, payer)
+        join hold h on h.id = i.id
+        where i.rated between 0 and h.amount_e8 and i.cost >= 0 and i.channel >= 0 and i.platform >= 0
+            and i.rated = i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end
+        group by h.developer_id, i.cost_account, i.earnings_account, i.revenue_account, i.payer
+    ) g
+    join account a on a.id = g.cost_account and (a.developer_id = g.developer_id
+        and a.kind = case g.payer when 1 then 'earnings'::account_kind else 'provider_cost'::account_kind end) is true
+    join account b on b.id = g.earnings_account and (b.developer_id = g.developer_id and b.kind = 'earnings') is true
+    join account c on c.id = g.revenue_account
+        and (c.developer_id = g.developer_id and c.kind = 'platform_revenue') is true;
+
+    if v_ordinary is distinct from n or (select count(distinct i) from unnest(p_id) i) <> n then
+        select s.status, s.posted into status, posted
+        from settle_carefully_v1(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+            p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
+            p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage) s;
+        return;
+    end if;
+
+    if v_counted then
+        perform from spend_counter where id in (select unnest(h.counters) from hold h where h.id = any (p_id))
+            order by id for update;
+        update spend_counter c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.spent
+        from (
+            select u.counter, sum(h.amount_e8) as held, sum(i.rated) as spent
+            from unnest(p_id, p_rated) as i (id, rated) join hold h on h.id = i.id
+            cross join lateral unnest(h.counters) as u (counter) group by u.counter
+        ) d
+        where c.id = d.counter;
+    end if;
+
+    with booked as materialized (
+        delete from hold h
+        using unnest(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+                p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
+                p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage)
+            as i (i_id, cost, rated, channel, platform, cost_account, earnings_account, revenue_account, price,
+                input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer, source,
+                outcome, provider, model, raw_usage)
+        where h.id = i.i_id
+        returning h.id, h.developer_id, h.app_id, h.feature_id, h.end_user_id, h.session_id, h.wallet_id, h.amount_e8,
+            h.request_id, i.*
+    ), event as (
+        insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
+            cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
+            cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
+            outcome, provider, model, request_id, raw_usage)
+        select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, amount_e8, cost, rated,
+            channel, platform, 0, price, input, cached_read, cached_write, output, reasoning, first_byte_ms,
+            duration_ms, payer, source, outcome, provider, model, request_id, raw_usage
+        from booked
+    ), moved as (
+        insert into transfer (event_id, code, debit_id, credit_id, amount_e8)
+        select b.id, p.code, b.wallet_id, p.credit, p.amount
+        from booked b cross join lateral (values
+            (1, b.cost_account, case when b.payer in (0, 1) then b.cost else 0 end),
+            (2, b.earnings_account, b.channel),
+            (3, b.revenue_account, b.platform)
+        ) p (code, credit, amount) where p.amount > 0
+    )
+    update account a set posted_e8 = a.posted_e8 + d.posted, held_e8 = a.held_e8 - d.held, updated_at = now()
+    from (
+        select s.account, sum(s.posted) as posted, sum(s.held) as held from (
+            select wallet_id as account, -sum(rated) as posted, sum(amount_e8) as held from booked group by 1
+            union all select cost_account, sum(cost), 0 from booked where payer in (0, 1) group by 1
+            union all select earnings_account, sum(channel), 0 from booked group by 1
+            union all select revenue_account, sum(platform), 0 from booked group by 1
+        ) s group by s.account
+    ) d
+    where a.id = d.account;
+
+    status := array_fill(0::smallint, array[n]);
+    select array_agg(a.posted_e8 order by w.ord) into posted
+    from unnest(v_wallet) with ordinality as w (id, ord) join account a on a.id = w.id;
+end
+$$;
+
 -- Give holds back. `p_state` is 'released' (nothing was answered) or 'expired' (the lease ran out).
 create function release_v1(p_id uuid[], p_state text[], p_reason text[], out status smallint[])
 language plpgsql security definer set search_path = pg_catalog, public as $$
@@ -387,18 +509,23 @@ end
 $$;
 
 -- Take every lock that a mixed group will need, in the one order. The parts then find them taken.
-create function ledger_lock_v1(p_hold uuid[], p_wallet bigint[], p_account bigint[], p_app uuid[], p_feature uuid[],
-    p_end_user uuid[], p_session uuid[]) returns void
+create function ledger_lock_v1(p_hold uuid[], p_settle uuid[], p_rated bigint[], p_wallet bigint[], p_account bigint[],
+    p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) returns void
 language plpgsql security definer set search_path = pg_catalog, public as $$
 begin
-    perform from hold where id = any (p_hold) order by id for update;
+    perform from hold where id = any (p_hold || p_settle) order by id for update;
+    perform from hold_resolution where id = any (p_settle) order by id for update;
     perform from account where id in (
-        select h.wallet_id from hold h where h.id = any (p_hold)
+        select h.wallet_id from hold h where h.id = any (p_hold || p_settle)
+        union select r.wallet_id from hold_resolution r where r.id = any (p_settle)
         union select unnest(p_wallet) union select unnest(p_account)
+        union select w.id from account w where w.kind = 'write_off' and exists (
+            select from unnest(p_settle, p_rated) g (id, rated) left join hold h using (id)
+            where g.rated > coalesce(h.amount_e8, 0))
     ) order by id for update;
     if exists (select from spend_limit) then
         perform from spend_counter where id in (
-            select unnest(h.counters) from hold h where h.id = any (p_hold)
+            select unnest(h.counters) from hold h where h.id = any (p_hold || p_settle)
             union select c.counter_id from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c
         ) order by id for update;
     end if;
@@ -615,7 +742,7 @@ create function group_v1(
     out settle_status smallint[], out settle_posted bigint[], out release_status smallint[]
 ) language plpgsql security definer set search_path = pg_catalog, public as $$
 begin
-    perform ledger_lock_v1(s_id || r_id || n_id, h_wallet, s_cost_account || s_earnings_account || s_revenue_account,
+    perform ledger_lock_v1(r_id || n_id, s_id, s_rated, h_wallet, s_cost_account || s_earnings_account || s_revenue_account,
         h_app, h_feature, h_end_user, h_session);
     select s.status, s.posted into settle_status, settle_posted
     from settle_v1(s_id, s_cost, s_rated, s_channel, s_platform, s_cost_account, s_earnings_account, s_revenue_account,

@@ -192,8 +192,6 @@ async def _answer_stream(world: World, request: Request, answering: Answering) -
         await _end_with_error(exchange, _broken(answering), request)
         return
     tail = _tail(request, answering, streamed, answer, balance_e8)
-    if not exchange.started:
-        await exchange.begin_events()
     await exchange.events(tail, last=True)
     await _let_connection_rest(answering)
 
@@ -267,15 +265,25 @@ async def _settle(
     )
 
 
-_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_DETAILS = {
+    "prompt_tokens_details": frozenset({"cached_tokens", "cache_write_tokens"}),
+    "completion_tokens_details": frozenset({"reasoning_tokens"}),
+}
 _RAW_MAX = 4096
 
 
 def _raw(report: object) -> str | None:
     """A provider's usage block, kept only where it says more than the columns do."""
-    if not isinstance(report, dict) or report.keys() <= _PLAIN:
+    if not isinstance(report, dict):
         return None
-    return json.dumps(report, separators=(",", ":"))[:_RAW_MAX]
+    for name, value in report.items():
+        if name in _PLAIN:
+            continue
+        known = _DETAILS.get(name)
+        if known is None or not isinstance(value, dict) or any(v and k not in known for k, v in value.items()):
+            return json.dumps(report, separators=(",", ":"))[:_RAW_MAX]
+    return None
 
 
 async def _counted(request: Request, product: Product, texts: list[str]) -> Usage:

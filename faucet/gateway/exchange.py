@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from faucet.gateway import direct
 from faucet.gateway.wire import error_body
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.ids import is_request_id, request_id, uuid7
@@ -37,6 +38,7 @@ class Exchange:
     """One request and its response."""
 
     __slots__ = (
+        "_cycle",
         "authorization",
         "client_request_id",
         "content_length",
@@ -87,6 +89,7 @@ class Exchange:
         self.started = False
         self.status = 0
         scope["faucet.gone"] = self._left
+        self._cycle = scope.get(direct.KEY) if scope["method"] != "HEAD" else None
 
     def _left(self) -> None:
         self.gone = True
@@ -97,26 +100,26 @@ class Exchange:
         """The whole request body. Raises Refusal 413 above `most` bytes, 400 when it comes too slowly."""
         if self.content_length is not None and self.content_length.isdigit() and int(self.content_length) > most:
             raise _too_large(most)
-        message = await self.receive()
-        if not message.get("more_body"):
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            if len(message["body"]) > most:
+        cycle = self._cycle
+        if cycle is not None and not cycle.more_body and not cycle.disconnected:
+            # The body came with the head, as most do.
+            body = bytes(cycle.body)
+            cycle.body = bytearray()
+            if len(body) > most:
                 raise _too_large(most)
-            body: bytes = message["body"]
             return body
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                return await self._rest(message["body"], most)
+                return await self._read(most)
         except TimeoutError:
             self.extra.append((b"connection", b"close"))
             raise Refusal(
                 "invalid_request", f"the body did not arrive within {BODY_SECONDS:.0f} seconds", status=408
             ) from None
 
-    async def _rest(self, first: bytes, most: int) -> bytes:
-        parts = [first]
-        size = len(first)
+    async def _read(self, most: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
         while True:
             message = await self.receive()
             if message["type"] == "http.disconnect":
@@ -137,21 +140,34 @@ class Exchange:
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", self.request_id.encode()),
         ]
-        await self.send(
-            {"type": "http.response.start", "status": status, "headers": head + self.extra + (headers or [])}
-        )
+        head += self.extra
+        if headers:
+            head += headers
+        if self._cycle is not None:
+            await direct.whole(self._cycle, status, head, body)
+            return
+        await self.send({"type": "http.response.start", "status": status, "headers": head})
         await self.send({"type": "http.response.body", "body": body})
 
-    async def begin_events(self, headers: Headers | None = None) -> None:
-        """Send the head of an event stream."""
-        self.started = True
-        self.status = 200
-        head = [*_EVENTS, (b"x-request-id", self.request_id.encode()), *self.extra, *(headers or [])]
-        await self.send({"type": "http.response.start", "status": 200, "headers": head})
-
-    async def events(self, data: bytes, *, last: bool = False) -> None:
-        """Send event bytes as they are; `last` ends the response."""
-        await self.send({"type": "http.response.body", "body": data, "more_body": not last})
+    async def events(self, data: bytes, *, last: bool = False, headers: Headers | None = None) -> None:
+        """Send event bytes as they are, after the head where they are the first; `last` ends the response."""
+        cycle = self._cycle
+        if not self.started:
+            self.started = True
+            self.status = 200
+            head = [*_EVENTS, (b"x-request-id", self.request_id.encode()), *self.extra, *(headers or [])]
+            if cycle is None:
+                await self.send({"type": "http.response.start", "status": 200, "headers": head})
+            elif last:
+                await direct.whole(cycle, 200, [*head, (b"content-length", b"%d" % len(data))], data)
+                return
+            else:
+                await direct.begin(cycle, 200, head, data)
+                return
+        if cycle is None:
+            await self.send({"type": "http.response.body", "body": data, "more_body": not last})
+        else:
+            await direct.more(cycle, data, last=last)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send the error envelope, unless a response has already begun."""

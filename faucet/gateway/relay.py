@@ -71,8 +71,6 @@ class Relay:
             while chunk is not None:
                 out = self._take(chunk)
                 if out:
-                    if not exchange.started:
-                        await exchange.begin_events()
                     if streamed.record is not None:
                         streamed.record.append(out)
                     await exchange.events(out)

@@ -102,5 +102,4 @@ class Replays:
         if plain[:1] == _KIND_JSON:
             await exchange.reply(200, plain[1:], replayed)
         else:
-            await exchange.begin_events(replayed)
-            await exchange.events(plain[1:], last=True)
+            await exchange.events(plain[1:], last=True, headers=replayed)

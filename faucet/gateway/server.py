@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from faucet.gateway import direct
 from faucet.kit.ids import request_id, uuid7
 
 HEAD_SECONDS = 10.0
@@ -62,6 +63,7 @@ class GatewayProtocol(HttpToolsProtocol):
                 return
         self._head_bytes = 0
         super().on_headers_complete()
+        self.scope[direct.KEY] = self.cycle  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
         if not self.transport.is_closing():

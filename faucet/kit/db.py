@@ -86,6 +86,11 @@ async def connect_hot(dsn: str, role: str, *, timeout_seconds: float = 5) -> asy
             "plan_cache_mode": "force_generic_plan",
             "synchronous_commit": "on",
             "jit": "off",
+            # The hot statements look rows up by id, a few dozen at a time. A plan that was made while the tables
+            # were small must not turn into scans of large ones.
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
         },
     )
 

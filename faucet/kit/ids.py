@@ -15,6 +15,26 @@ from uuid import UUID
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _last_ms = 0
 _counter = 0
+_pool = b""
+_used = 0
+_POOL_BYTES = 4096
+
+
+def _random64() -> int:
+    """64 bits from the operating system, drawn in bulk: a system call for each id would cost more than the id."""
+    global _pool, _used
+    if _used + 8 > len(_pool):
+        _pool, _used = os.urandom(_POOL_BYTES), 0
+    _used += 8
+    return int.from_bytes(_pool[_used - 8 : _used], "big")
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = b""  # a forked child must not hand out its parent's ids
+
+
+os.register_at_fork(after_in_child=_forget_pool)
 
 
 def uuid7() -> UUID:
@@ -27,7 +47,7 @@ def uuid7_bytes() -> bytes:
     global _last_ms, _counter
     now_ms = time.time_ns() // 1_000_000
     if now_ms > _last_ms:
-        _last_ms, _counter = now_ms, int.from_bytes(os.urandom(1), "big")
+        _last_ms, _counter = now_ms, _random64() & 0xFF
     else:
         # The clock stood still or went back: count on, borrowing a millisecond when the counter is full.
         _counter += 1
@@ -36,7 +56,7 @@ def uuid7_bytes() -> bytes:
     return (
         _last_ms.to_bytes(6, "big")
         + (0x7000 | _counter).to_bytes(2, "big")
-        + (0x8000000000000000 | (int.from_bytes(os.urandom(8), "big") >> 2)).to_bytes(8, "big")
+        + (0x8000000000000000 | (_random64() >> 2)).to_bytes(8, "big")
     )
 
 

@@ -73,7 +73,7 @@ async def app_newest(tx: Tx, app_id: UUID, *, limit: int = ROWS_MAX) -> list[Usa
                    u.input_tokens + u.cached_read_tokens + u.cached_write_tokens as input_tokens, u.output_tokens,
                    u.retail_e8, u.channel_e8, u.created_at
               from usage_event u left join feature f on f.id = u.feature_id
-             where u.app_id = %s order by u.id desc limit %s
+             where u.app_id = %s order by u.created_at desc, u.id desc limit %s
             """,
             (app_id, min(limit, ROWS_MAX)),
         )

@@ -193,9 +193,7 @@ def test_a_request_that_somebody_else_paid_for_is_never_marked_up(
 
 
 @given(prices, plans, usages())
-def test_a_developers_key_costs_the_user_what_the_platforms_does(
-    price: Price, plan: PricePlan, usage: Usage
-) -> None:
+def test_a_developers_key_costs_the_user_what_the_platforms_does(price: Price, plan: PricePlan, usage: Usage) -> None:
     """Who earns the cost is the ledger's business; a user must not pay for a developer's choice of key."""
     assert rate(price, plan, Payer.DEVELOPER, usage) == rate(price, plan, Payer.PLATFORM, usage)
 
@@ -250,9 +248,7 @@ def test_what_a_hold_does_not_cover_is_written_off_and_nothing_else(
 
 
 @given(prices, st.text(max_size=200), st.integers(0, 4), st.booleans())
-def test_the_input_bound_covers_one_token_per_byte(
-    price: Price, prompt: str, images: int, opaque_parts: bool
-) -> None:
+def test_the_input_bound_covers_one_token_per_byte(price: Price, prompt: str, images: int, opaque_parts: bool) -> None:
     """A bound below what a byte-level tokenizer can make would let a prompt cost more than its hold."""
     body_bytes = len(prompt.encode("utf-8", "replace"))
     bound = input_bound_tokens(body_bytes, images, opaque_parts, price)
@@ -281,9 +277,7 @@ reports = st.fixed_dictionaries(
         "completion_tokens": json_garbage,
         "total_tokens": json_garbage,
         "prompt_tokens_details": json_garbage
-        | st.fixed_dictionaries(
-            {}, optional={"cached_tokens": json_garbage, "cache_write_tokens": json_garbage}
-        ),
+        | st.fixed_dictionaries({}, optional={"cached_tokens": json_garbage, "cache_write_tokens": json_garbage}),
         "completion_tokens_details": json_garbage
         | st.fixed_dictionaries({}, optional={"reasoning_tokens": json_garbage}),
     },

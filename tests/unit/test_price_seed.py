@@ -33,9 +33,7 @@ def row(provider: str, model: str) -> Price:
 def drafts(
     prices: ModelPrice | list[ConditionalPrice], *, model_id: str = "m", context_window: int | None = 8_000
 ) -> list[Price]:
-    model = ModelInfo(
-        id=model_id, match=ClauseEquals(equals=model_id), context_window=context_window, prices=prices
-    )
+    model = ModelInfo(id=model_id, match=ClauseEquals(equals=model_id), context_window=context_window, prices=prices)
     return _drafts("someone", model, "a catalogue", SEED_EFFECTIVE_FROM)
 
 
@@ -179,9 +177,7 @@ def test_announced_prices_are_rows_of_their_own() -> None:
 
 def test_a_price_that_was_in_tiers_starts_when_it_is_flat() -> None:
     """Before that day there is no price, and afterwards the old tiers are of no interest."""
-    tiers = ModelPrice(
-        input_mtok=TieredPrices(Decimal("1"), [Tier(200_000, Decimal("2"))]), output_mtok=Decimal("8")
-    )
+    tiers = ModelPrice(input_mtok=TieredPrices(Decimal("1"), [Tier(200_000, Decimal("2"))]), output_mtok=Decimal("8"))
     since = StartDateConstraint(date(2026, 3, 13))
     (draft,) = drafts([ConditionalPrice(prices=tiers), ConditionalPrice(since, prices=FLAT)])
     assert (draft.effective_from, draft.input_e8_per_m) == (datetime(2026, 3, 13, tzinfo=UTC), 200_000_000)
@@ -205,9 +201,7 @@ def test_a_price_that_was_in_tiers_starts_when_it_is_flat() -> None:
             "also priced by input_audio_mtok",
         ),
         (
-            ModelPrice(
-                input_mtok=TieredPrices(Decimal("1"), [Tier(200_000, Decimal("2"))]), output_mtok=Decimal("1")
-            ),
+            ModelPrice(input_mtok=TieredPrices(Decimal("1"), [Tier(200_000, Decimal("2"))]), output_mtok=Decimal("1")),
             "m",
             8_000,
             "priced in tiers",

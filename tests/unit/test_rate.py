@@ -313,9 +313,7 @@ def test_an_answer_shrinks_to_what_the_wallet_pays() -> None:
     limit = afford_output_tokens(PRICE, DEMO_PLAN, Payer.PLATFORM, input_tokens=100, n=1, budget_e8=10_000)
     assert limit == 103
     for output_tokens, fits in ((103, True), (104, False)):
-        most = ceiling(
-            PRICE, DEMO_PLAN, Payer.PLATFORM, input_tokens_max=100, output_tokens_max=output_tokens, n=1
-        )
+        most = ceiling(PRICE, DEMO_PLAN, Payer.PLATFORM, input_tokens_max=100, output_tokens_max=output_tokens, n=1)
         assert (most.retail_e8 <= 10_000) is fits
 
 
@@ -323,9 +321,7 @@ def test_an_answer_shrinks_to_what_the_wallet_pays() -> None:
 def test_a_tie_of_rounding_goes_to_the_even_cost(budget_e8: int, limit: int) -> None:
     """At half an e8 a token, three tokens cost 2 and so do five: the inverse rounds as the charge does."""
     price = replace(PRICE, input_e8_per_m=0, output_e8_per_m=500_000)
-    afforded = afford_output_tokens(
-        price, PricePlan(), Payer.PLATFORM, input_tokens=0, n=1, budget_e8=budget_e8
-    )
+    afforded = afford_output_tokens(price, PricePlan(), Payer.PLATFORM, input_tokens=0, n=1, budget_e8=budget_e8)
     assert afforded == limit
 
 

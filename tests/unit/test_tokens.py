@@ -173,9 +173,7 @@ def test_chat_input_counts_messages_tools_and_format() -> None:
     assert count_chat_input({"messages": [message], "tools": tools}, "words") == 9 + 3
     formatted = {"messages": [message], "response_format": {"type": "json_object"}}
     assert count_chat_input(formatted, "words") == 9 + 1
-    assert count_chat_input(formatted, "o200k") == 3 + 1 + 2 + 3 + count_text(
-        '{"type":"json_object"}', "o200k"
-    )
+    assert count_chat_input(formatted, "o200k") == 3 + 1 + 2 + 3 + count_text('{"type":"json_object"}', "o200k")
 
 
 _ODD = st.recursive(

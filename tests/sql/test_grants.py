@@ -1,0 +1,149 @@
+"""What each door may do in the database, and that none may write a balance or a row of the ledger."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from books import Books
+
+DOORS = ("faucet_gateway", "faucet_api", "faucet_jobs")
+LEDGER = (
+    "account", "hold", "hold_resolution", "usage_event", "transfer", "move", "spend_limit", "spend_counter",
+    "idempotent_reply",
+)  # fmt: skip
+WRITES = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
+
+_WRITABLE = {
+    ("faucet_api", "developer"): {"INSERT", "UPDATE"},
+    ("faucet_api", "app"): {"INSERT", "UPDATE"},
+    ("faucet_api", "feature"): {"INSERT", "UPDATE"},
+    ("faucet_api", "end_user"): {"INSERT"},
+    ("faucet_api", "session"): {"INSERT"},
+    ("faucet_api", "price"): {"INSERT"},
+    ("faucet_jobs", "price"): {"INSERT"},
+    ("faucet_jobs", "session"): {"DELETE"},
+    ("faucet_jobs", "idempotent_reply"): {"DELETE"},
+}
+"""Every whole-table write that a door has; what is not here is refused."""
+
+_COLUMNS = {
+    ("faucet_api", "session"): {"revoked_at"},
+    ("faucet_api", "price"): {"status", "decided_at", "decided_by"},
+    ("faucet_jobs", "price"): {"status", "decided_at", "decided_by"},
+}
+"""Columns that a door may update where it may not update the table."""
+
+_FUNCTIONS = {
+    "faucet_gateway": {
+        "group_v1", "hold_v1", "settle_v1", "release_v1", "renew_v1", "reply_claim_v1", "reply_keep_v1",
+        "reply_unclaim_v1", "session_resolve_v1", "provider_cost_account_v1",
+    },
+    "faucet_api": {"transfer_v1", "account_open_v1", "spend_limit_set_v1"},
+    "faucet_jobs": {"transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1"},
+}  # fmt: skip
+
+
+def _tables(books: Books) -> list[str]:
+    rows = books.rows(
+        "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'v')"
+    )
+    return sorted(row[0] for row in rows)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_writes_only_what_is_listed(books: Books, door: str) -> None:
+    """Lost: a door that was broken into could write balances, transfers or another room's rows."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for table in _tables(books):
+        for privilege in WRITES:
+            if books.one("select has_table_privilege(%s, %s, %s)", door, table, privilege):
+                found.setdefault((door, table), set()).add(privilege)
+    assert found == {key: value for key, value in _WRITABLE.items() if key[0] == door}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_updates_only_the_listed_columns(books: Books, door: str) -> None:
+    """Lost: a session could be moved to another user, a confirmed price changed."""
+    found: dict[tuple[str, str], set[str]] = {}
+    rows = books.rows(
+        "select c.relname, a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid"
+        " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attnum > 0"
+        " and has_column_privilege(%s, c.oid, a.attnum, 'UPDATE') and not has_table_privilege(%s, c.oid, 'UPDATE')",
+        door,
+        door,
+    )
+    for table, column in rows:
+        found.setdefault((door, table), set()).add(column)
+    assert found == {key: value for key, value in _COLUMNS.items() if key[0] == door}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_calls_only_the_listed_functions(books: Books, door: str) -> None:
+    """Lost: the door that faces the crowd could grant itself money; public could call anything."""
+    rows = books.rows(
+        "select proname from pg_proc where pronamespace = 'public'::regnamespace"
+        " and has_function_privilege(%s, oid, 'EXECUTE') and prorettype <> 'trigger'::regtype",
+        door,
+    )
+    assert {row[0] for row in rows} == _FUNCTIONS[door]
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("table", LEDGER)
+def test_writes_to_the_ledger_are_really_refused(books: Books, door: str, table: str) -> None:
+    """Lost: the catalogue says no but a statement goes through."""
+    statements = [f"insert into {table} default values", f"truncate {table}"]
+    if (door, table) not in _WRITABLE:
+        statements.append(f"delete from {table}")
+    column = books.one(
+        "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and attgenerated = ''"
+        " and attidentity = '' limit 1",
+        table,
+    )
+    statements.append(f"update {table} set {column} = default")
+    for statement in statements:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            books.rows(statement, role=door)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_doors_own_nothing_and_have_no_powers(books: Books, door: str) -> None:
+    """Lost: a door could lift its own restrictions."""
+    powers = books.row(
+        "select rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolreplication, rolcanlogin from pg_roles"
+        " where rolname = %s",
+        door,
+    )
+    assert powers == (False,) * 6
+    assert books.one("select count(*) from pg_class where relowner = %s::regrole", door) == 0
+    assert books.one("select count(*) from pg_proc where proowner = %s::regrole", door) == 0
+    assert not books.one("select has_schema_privilege(%s, 'public', 'CREATE')", door)
+    rows = books.rows(
+        "select r.rolname from pg_auth_members m join pg_roles r on r.oid = m.roleid where m.member = %s::regrole",
+        door,
+    )
+    assert rows == []
+
+
+def test_definer_functions_pin_their_search_path(books: Books) -> None:
+    """Lost: a caller's own table could stand in for the ledger's in a function that runs as the owner."""
+    rows = books.rows(
+        "select proname, proconfig from pg_proc where pronamespace = 'public'::regnamespace and prosecdef"
+    )
+    assert rows
+    assert {name for name, settings in rows if settings != ["search_path=pg_catalog, public"]} == set()
+
+
+def test_the_gateway_cannot_read_what_it_does_not_need(books: Books) -> None:
+    """Lost: the door that faces the crowd could list everybody's sessions and usage."""
+    for table in ("session", "end_user", "usage_event", "transfer", "hold", "idempotent_reply"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            books.rows(f"select * from {table}", role="faucet_gateway")
+
+
+def test_the_jobs_queue_is_the_jobs_own(books: Books) -> None:
+    """Lost: another door could put jobs in the queue or read them."""
+    for door in ("faucet_gateway", "faucet_api"):
+        assert not books.one("select has_schema_privilege(%s, 'procrastinate', 'USAGE')", door)
+    assert books.one("select has_schema_privilege('faucet_jobs', 'procrastinate', 'USAGE')")
+    assert not books.one("select has_schema_privilege('faucet_jobs', 'procrastinate', 'CREATE')")

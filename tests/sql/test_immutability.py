@@ -1,0 +1,67 @@
+"""What was booked stays as it was booked, whoever asks."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from books import Books, Settlement
+
+ROLES = (None, "faucet_owner", "faucet_gateway", "faucet_api", "faucet_jobs")
+
+
+@pytest.fixture
+def booked(books: Books) -> Books:
+    """Books with one answer in them."""
+    tenant = books.tenant(1_000)
+    hold = books.held(tenant, 500)
+    assert books.settle(Settlement(tenant, hold, cost=100, channel=20, platform=30)) == [0]
+    return books
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("table", ["transfer", "usage_event"])
+@pytest.mark.parametrize(
+    "statement",
+    ["update {} set created_at = now()", "delete from {}", "truncate {}", "truncate {} cascade"],
+)
+def test_booked_rows_are_never_changed(booked: Books, table: str, statement: str, role: str | None) -> None:
+    """Lost: a transfer or usage event could be altered or removed after the fact, by the owner too."""
+    before = booked.rows(f"select * from {table} order by 1, 2")
+    with pytest.raises((psycopg.errors.RestrictViolation, psycopg.errors.InsufficientPrivilege)):
+        booked.rows(statement.format(table), role=role)
+    assert booked.rows(f"select * from {table} order by 1, 2") == before
+    assert before
+
+
+@pytest.mark.parametrize("role", (None, "faucet_owner"))
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into move values (60, 'gift', 'bank', 'wallet')",
+        "update move set credit_kind = 'wallet'",
+        "delete from move",
+    ],
+)
+def test_the_list_of_moves_is_fixed(books: Books, statement: str, role: str | None) -> None:
+    """Lost: a new way for money to move could appear without a migration that drops a trigger."""
+    before = books.rows("select * from move order by 1, 3, 4")
+    with pytest.raises(psycopg.errors.RestrictViolation):
+        books.rows(statement, role=role)
+    assert books.rows("select * from move order by 1, 3, 4") == before
+
+
+def test_a_decided_price_is_history(books: Books) -> None:
+    """Lost: an answer's charge could no longer be recomputed from the price that it names."""
+    price = books.one(
+        "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
+        " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source)"
+        " values ('mock', 'm', 'words', 1000, 100, 1, 1, 1, 1, 0, now(), 'test') returning id",
+        role="faucet_owner",
+    )
+    with pytest.raises(psycopg.errors.RestrictViolation):
+        books.rows("update price set input_e8_per_m = 2 where id = %s", price)
+    books.rows("update price set status = 'confirmed', decided_at = now(), decided_by = 'x' where id = %s", price)
+    for statement in ("update price set status = 'draft'", "delete from price", "truncate price"):
+        with pytest.raises(psycopg.errors.RestrictViolation):
+            books.rows(statement)
+    assert books.row("select status, input_e8_per_m from price where id = %s", price) == ("confirmed", 1)
