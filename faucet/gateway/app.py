@@ -1,4 +1,4 @@
-"""The gateway's ASGI app: a dispatch table, CORS, and the border where refusals become responses."""
+"""The gateway's app: a dispatch table, CORS, and the border where refusals become responses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
-from urllib.parse import unquote
 
 from faucet.gateway.chat import chat_completions
-from faucet.gateway.exchange import ClientGone, Exchange, Receive, Send
+from faucet.gateway.exchange import ClientGone, Exchange
 from faucet.gateway.metrics import METRICS, SERVICE
 from faucet.gateway.models import list_models
 from faucet.gateway.world import World
@@ -40,16 +38,7 @@ async def _metrics(world: World, exchange: Exchange) -> None:
         given = (exchange.authorization or b"").removeprefix(b"Bearer ")
         if not hmac.compare_digest(given, wanted.reveal().encode()):
             raise Refusal("forbidden", "metrics need their own bearer")
-    exchange.started = True
-    exchange.status = 200
-    body = METRICS.text()
-    headers = [
-        (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", exchange.request_id.encode()),
-    ]
-    await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
-    await exchange.send({"type": "http.response.body", "body": body})
+    await exchange.reply(200, METRICS.text(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _providers(world: World, exchange: Exchange) -> None:
@@ -69,50 +58,55 @@ _MODEL = "/v1/models/"
 
 
 class Gateway:
-    """The ASGI callable."""
+    """Answers every exchange: nothing that goes wrong in here reaches the server."""
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.max_body_bytes = world.max_body_bytes
         self._origins = frozenset(world.config.gateway_cors_origins)
         self._reflects = not world.config.is_production
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def answer(self, exchange: Exchange) -> None:
+        """Dispatch, and turn what is raised into a response."""
         began = time.monotonic()
-        exchange = Exchange(scope, receive, send)
-        path: str = scope["path"]
-        method: str = scope["method"]
-        route = path
+        route = exchange.path
         try:
-            methods = ROUTES.get(path)
+            methods = ROUTES.get(route)
             if exchange.origin is not None:
                 self._allow_origin(exchange)
-            if methods is None and path.startswith(_MODEL):
-                route = _MODEL + "{model}"
-                methods = {"GET": _one_model}
             if methods is None:
-                route = "unknown"
-                raise Refusal("not_found", f"there is nothing at {path[:200]}")
-            if method == "OPTIONS":
-                await self._preflight(exchange, methods)
-                return
-            handler = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+                if not route.startswith(_MODEL):
+                    route = "unknown"
+                    raise Refusal("not_found", f"there is nothing at {exchange.path[:200]}")
+                route, methods = _MODEL + "{model}", {"GET": _one_model}
+            method = exchange.method
+            handler = methods.get(method)
             if handler is None:
-                exchange.extra.append((b"allow", ", ".join([*methods, "OPTIONS"]).encode()))
-                raise Refusal("method_not_allowed", f"{method} is not possible here")
+                if method == "OPTIONS":
+                    await self._preflight(exchange)
+                    return
+                handler = methods.get("GET") if method == "HEAD" else None
+                if handler is None:
+                    exchange.extra.append((b"allow", ", ".join([*methods, "OPTIONS"]).encode()))
+                    raise Refusal("method_not_allowed", f"{method} is not possible here")
             await handler(self.world, exchange)
         except Refusal as refusal:
             await exchange.refuse(refusal)
         except ClientGone:
             exchange.status = exchange.status or 499
         except asyncio.CancelledError:
+            exchange.break_off()
             raise
         except Exception as error:
-            logger.error("request.failed", request_id=exchange.request_id, path=route, error=repr(error), exc_info=True)
+            logger.error(
+                "request.failed", request_id=exchange.request_id, route=route, error=repr(error), exc_info=True
+            )
+            if exchange.started:
+                exchange.break_off()
             await exchange.refuse(Refusal("internal", "something went wrong on our side"))
-            if exchange.status != 500:
-                raise
         finally:
-            METRICS.request(method if method in _METHODS else "OTHER", route, exchange.status, time.monotonic() - began)
+            method = exchange.method if exchange.method in _METHODS else "OTHER"
+            METRICS.request(method, route, exchange.status, time.monotonic() - began)
 
     def _allow_origin(self, exchange: Exchange) -> None:
         origin = exchange.origin
@@ -124,23 +118,18 @@ class Gateway:
             (b"access-control-expose-headers", _EXPOSED),
         ]
 
-    async def _preflight(self, exchange: Exchange, methods: dict[str, Handler]) -> None:
-        asked = dict(exchange.scope["headers"]).get(b"access-control-request-headers", b"authorization, content-type")
-        exchange.started = True
-        exchange.status = 204
+    async def _preflight(self, exchange: Exchange) -> None:
+        asked = dict(exchange.headers).get(b"access-control-request-headers", b"authorization, content-type")
         headers = [
-            *exchange.extra,
             (b"access-control-allow-methods", b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"),
             (b"access-control-allow-headers", asked),
             (b"access-control-max-age", b"600"),
-            (b"x-request-id", exchange.request_id.encode()),
         ]
-        await exchange.send({"type": "http.response.start", "status": 204, "headers": headers})
-        await exchange.send({"type": "http.response.body", "body": b""})
+        await exchange.reply_empty(204, headers)
 
 
 async def _one_model(world: World, exchange: Exchange) -> None:
-    await list_models(world, exchange, unquote(exchange.scope["path"][len(_MODEL) :]))
+    await list_models(world, exchange, exchange.path[len(_MODEL) :])
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -63,7 +63,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
     bearer = bearer_of(exchange.authorization)
     caller = world.admission.recall(bearer) or await world.admission.find(bearer)
     world.limit(exchange, caller)
-    ask = parse_chat(await exchange.body(world.max_body_bytes))
+    ask = parse_chat(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
     products = world.route(feature, ask.model)
     await world.open_cost_accounts(caller.developer_id, products)

@@ -1,79 +1,89 @@
-"""One HTTP exchange on raw ASGI: reads a bounded body in bounded time, writes once, knows when the client left.
+"""One HTTP exchange: a complete request, one response, and the knowledge of whether the client is still there.
 
-Not here: what a body means (`wire`), or what an answer costs. The server (`server.py`) calls the `gone` callback
-the moment the connection is lost, so no task has to watch for it.
+Not here: what a body means (`wire`), what an answer costs, and how bytes get on the network (`server`).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
-from faucet.gateway import direct
 from faucet.gateway.wire import error_body
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.ids import is_request_id, request_id, uuid7
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-BODY_SECONDS = 30.0
-"""From the end of the head to the end of the body; a slower sender is turned away."""
+JSON = b"application/json"
+_EVENTS = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+    b"x-accel-buffering: no\r\nx-request-id: "
+)
 
-JSON = (b"content-type", b"application/json")
-_EVENTS: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+
+_STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its request was complete."""
+    """The client closed the connection before its request was answered."""
+
+
+class Wire(Protocol):
+    """The connection under an exchange."""
+
+    async def write(self, parts: Iterable[bytes]) -> None: ...
+
+    def completed(self, exchange: Exchange) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Exchange:
     """One request and its response."""
 
     __slots__ = (
-        "_cycle",
+        "_wire",
         "authorization",
+        "body",
         "client_request_id",
         "content_length",
-        "content_type",
+        "expects_continue",
         "extra",
         "gone",
+        "headers",
         "hold_id",
         "idempotency_key",
+        "keep_alive",
+        "method",
         "on_gone",
         "origin",
-        "receive",
+        "path",
         "request_id",
-        "scope",
-        "send",
         "started",
         "status",
     )
 
-    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        self.scope = scope
-        self.receive = receive
-        self.send = send
+    def __init__(self, wire: Wire, method: str, target: bytes, headers: Headers, *, keep_alive: bool) -> None:
+        self._wire = wire
+        self.method = method
+        self.path = _path(target)
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.body = b""
         self.authorization: bytes | None = None
         self.client_request_id: str | None = None
-        self.content_length: bytes | None = None
-        self.content_type: bytes | None = None
+        self.content_length = 0
+        self.expects_continue = False
         self.idempotency_key: bytes | None = None
         self.origin: bytes | None = None
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"authorization":
                 self.authorization = value
             elif name == b"content-length":
-                self.content_length = value
-            elif name == b"content-type":
-                self.content_type = value
+                self.content_length = int(value) if value.isdigit() else 0
             elif name == b"x-request-id":
                 text = value.decode("latin-1")
                 self.client_request_id = text if is_request_id(text) else None
@@ -81,6 +91,8 @@ class Exchange:
                 self.idempotency_key = value
             elif name == b"origin":
                 self.origin = value
+            elif name == b"expect":
+                self.expects_continue = value.lower() == b"100-continue"
         self.hold_id = uuid7()
         self.request_id = self.client_request_id or request_id(self.hold_id)
         self.extra: Headers = []
@@ -88,86 +100,53 @@ class Exchange:
         self.on_gone: Callable[[], None] | None = None
         self.started = False
         self.status = 0
-        scope["faucet.gone"] = self._left
-        self._cycle = scope.get(direct.KEY) if scope["method"] != "HEAD" else None
 
-    def _left(self) -> None:
+    def left(self) -> None:
+        """The connection is lost: whoever works for this client may stop."""
         self.gone = True
         if self.on_gone is not None:
             self.on_gone()
 
-    async def body(self, most: int) -> bytes:
-        """The whole request body. Raises Refusal 413 above `most` bytes, 400 when it comes too slowly."""
-        if self.content_length is not None and self.content_length.isdigit() and int(self.content_length) > most:
-            raise _too_large(most)
-        cycle = self._cycle
-        if cycle is not None and not cycle.more_body and not cycle.disconnected:
-            # The body came with the head, as most do.
-            body = bytes(cycle.body)
-            cycle.body = bytearray()
-            if len(body) > most:
-                raise _too_large(most)
-            return body
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                return await self._read(most)
-        except TimeoutError:
-            self.extra.append((b"connection", b"close"))
-            raise Refusal(
-                "invalid_request", f"the body did not arrive within {BODY_SECONDS:.0f} seconds", status=408
-            ) from None
-
-    async def _read(self, most: int) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            parts.append(message["body"])
-            size += len(message["body"])
-            if size > most:
-                raise _too_large(most)
-            if not message.get("more_body"):
-                return b"".join(parts)
-
-    async def reply(self, status: int, body: bytes, headers: Headers | None = None) -> None:
-        """Send a complete JSON response."""
+    async def reply(
+        self, status: int, body: bytes, headers: Headers | None = None, *, content_type: bytes = JSON
+    ) -> None:
+        """Send a complete response."""
         self.started = True
         self.status = status
-        head: Headers = [
-            JSON,
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", self.request_id.encode()),
-        ]
-        head += self.extra
-        if headers:
-            head += headers
-        if self._cycle is not None:
-            await direct.whole(self._cycle, status, head, body)
-            return
-        await self.send({"type": "http.response.start", "status": status, "headers": head})
-        await self.send({"type": "http.response.body", "body": body})
+        await self._wire.write(
+            (
+                status_line(status),
+                b"content-type: ",
+                content_type,
+                b"\r\ncontent-length: %d\r\nx-request-id: " % len(body),
+                self.request_id.encode(),
+                self._more_headers(headers),
+                body if self.method != "HEAD" else b"",
+            )
+        )
+        self._wire.completed(self)
+
+    async def reply_empty(self, status: int, headers: Headers) -> None:
+        """Send a response without a body."""
+        self.started = True
+        self.status = status
+        await self._wire.write(
+            (status_line(status), b"x-request-id: ", self.request_id.encode(), self._more_headers(headers))
+        )
+        self._wire.completed(self)
 
     async def events(self, data: bytes, *, last: bool = False, headers: Headers | None = None) -> None:
         """Send event bytes as they are, after the head where they are the first; `last` ends the response."""
-        cycle = self._cycle
+        head: tuple[bytes, ...] = ()
         if not self.started:
             self.started = True
             self.status = 200
-            head = [*_EVENTS, (b"x-request-id", self.request_id.encode()), *self.extra, *(headers or [])]
-            if cycle is None:
-                await self.send({"type": "http.response.start", "status": 200, "headers": head})
-            elif last:
-                await direct.whole(cycle, 200, [*head, (b"content-length", b"%d" % len(data))], data)
-                return
-            else:
-                await direct.begin(cycle, 200, head, data)
-                return
-        if cycle is None:
-            await self.send({"type": "http.response.body", "body": data, "more_body": not last})
-        else:
-            await direct.more(cycle, data, last=last)
+            kind = [(b"transfer-encoding", b"chunked")]
+            head = (_EVENTS, self.request_id.encode(), self._more_headers(kind + (headers or [])))
+        chunk = (b"%x\r\n" % len(data), data, b"\r\n") if data else ()
+        await self._wire.write((*head, *chunk, b"0\r\n\r\n" if last else b""))
+        if last:
+            self._wire.completed(self)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send the error envelope, unless a response has already begun."""
@@ -176,9 +155,36 @@ class Exchange:
         headers: Headers = []
         if refusal.retry_after_seconds is not None:
             headers.append((b"retry-after", b"%d" % refusal.retry_after_seconds))
-        if refusal.status == 413:
-            headers.append((b"connection", b"close"))
         await self.reply(refusal.status, error_body(refusal, self.request_id), headers)
+
+    def break_off(self) -> None:
+        """Close the connection: a response that has begun can't be completed."""
+        self._wire.close()
+
+    def _more_headers(self, headers: Headers | None) -> bytes:
+        """The rest of the head: what middleware added, what this response adds, and the empty line."""
+        lines = [b"\r\n"]
+        for name, value in self.extra:
+            lines += (name, b": ", value, b"\r\n")
+        for name, value in headers or ():
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        return b"".join(lines)
+
+
+@lru_cache(maxsize=256)
+def _path(target: bytes) -> str:
+    """The decoded path of a request target, without its query."""
+    path = target.partition(b"?")[0].partition(b"#")[0]
+    if path[:1] != b"/" and b"://" in path:
+        # The absolute form (RFC 9112 §3.2.2): what follows the authority is the path.
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    return unquote_to_bytes(path).decode("utf-8", "replace")
+
+
+def status_line(status: int) -> bytes:
+    """The first line of a response."""
+    return _STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def bearer_of(authorization: bytes | None) -> bytes:
@@ -197,5 +203,6 @@ def idempotency_key_of(value: bytes) -> bytes:
     return value
 
 
-def _too_large(most: int) -> Refusal:
+def too_large(most: int) -> Refusal:
+    """The refusal of a body above the limit."""
     return Refusal("payload_too_large", f"the body may have at most {most} bytes")

@@ -1,7 +1,9 @@
-"""The kept server under the gateway: uvicorn with limits on what a client may take its time for.
+"""HTTP/1.1 towards clients: our own protocol inside uvicorn's server.
 
-uvicorn has no limit on the size of a head nor on how long one may take, and tells an app of a lost connection
-only when asked. This subclass adds those three things and our error envelope; everything else is uvicorn's.
+uvicorn keeps what it is good at: the listening socket, the life of connections, the graceful end. The protocol is
+ours because the gateway owns bytes, cancellation and time here: a head and a body are bounded in size and in how
+long they may take, a request starts when it is complete, a response is one write, and a lost connection tells the
+request at once. Parsing is httptools' (llhttp). Not here: what a request means (`app.py` and below).
 """
 
 from __future__ import annotations
@@ -10,96 +12,272 @@ import asyncio
 import json
 import signal
 import socket
-from asyncio import TimerHandle
-from collections.abc import Callable
-from typing import Any
+from asyncio import Future, TimerHandle, Transport
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, cast
 
+import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
-from faucet.gateway import direct
+from faucet.gateway.exchange import Exchange, status_line, too_large
 from faucet.kit.ids import request_id, uuid7
 
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 65_536
-KEEP_ALIVE_SECONDS = 75
+BODY_SECONDS = 30.0
+"""From the end of the head to the end of the body; a slower sender is turned away."""
+KEEP_ALIVE_SECONDS = 75.0
+PIPELINE_MAX = 8
 BACKLOG = 4096
 
 
-class GatewayProtocol(HttpToolsProtocol):
-    """One connection, with a bounded head and a callback when it is lost."""
+class Answers(Protocol):
+    """What the server serves."""
 
-    _in_head = True
-    _head_bytes = 0
-    _head_timer: TimerHandle | None = None
+    max_body_bytes: int
 
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+    def answer(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """Answer one complete request. Never raises."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One client connection: requests in, responses out, one after the other."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._app = cast(Answers, config.loaded_app)
+        self._loop = _loop or asyncio.get_running_loop()
+        self._connections = server_state.connections
+        self._tasks = server_state.tasks
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: Transport | None = None
+        self._current: Exchange | None = None
+        self._waiting: deque[Exchange] = deque()
+        self._deaf = False
+        """What still comes is not listened to: the connection is about to close."""
+        self._drained: Future[None] | None = None
+        # the request that is being read
+        self._in_head = True
+        self._head_bytes = 0
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._reading: Exchange | None = None
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        # time: one timer, moved lazily
+        self._due = self._loop.time() + HEAD_SECONDS
+        self._timer: TimerHandle | None = None
+
+    # ── asyncio's side ──
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(Transport, transport)
+        self._connections.add(cast(Any, self))
+        self._timer = self._loop.call_at(self._due, self._on_time)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         if self._in_head:
+            if self._head_bytes == 0:
+                self._due = self._loop.time() + HEAD_SECONDS
             self._head_bytes += len(data)
-        super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
-            if self._head_bytes > HEAD_BYTES:
-                self._turn_away(431, "the request's head is too large")
-            elif self._head_timer is None and self._head_bytes:
-                self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._turn_away(400, "this server speaks plain HTTP/1.1; don't ask for an upgrade")
+            return
+        except httptools.HttpParserError:
+            if not self._deaf:
+                self._turn_away(400, "this is not a valid HTTP request")
+            return
+        if self._in_head and self._head_bytes > HEAD_BYTES:
+            self._turn_away(431, "the request's head is too large")
+
+    def eof_received(self) -> None:
+        """A client that closes its side has left: returning nothing lets the transport close."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(cast(Any, self))
+        self._deaf = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.resume_writing()
+        waiting, self._waiting = self._waiting, deque()
+        for exchange in waiting:
+            exchange.left()
+        if self._current is not None:
+            self._current.left()
+
+    def pause_writing(self) -> None:
+        self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    def shutdown(self) -> None:
+        """The server is stopping: idle connections close, busy ones after their response."""
+        if self._current is None and self._transport is not None:
+            self._deaf = True
+            self._transport.close()
+        elif self._current is not None:
+            self._current.keep_alive = False
+            self._waiting.clear()
+
+    # ── httptools' side ──
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
         self._in_head = True
+        self._url = b""
+        self._headers = []
+        self._body = []
+        self._body_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
         if self._head_bytes > HEAD_BYTES // 2:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
             if size > HEAD_BYTES:
                 self._turn_away(431, "the request's head is too large")
                 return
         self._head_bytes = 0
-        super().on_headers_complete()
-        self.scope[direct.KEY] = self.cycle  # type: ignore[literal-required]
+        parser = self._parser
+        exchange = Exchange(
+            self,
+            parser.get_method().decode("latin-1"),
+            self._url,
+            self._headers,
+            keep_alive=parser.should_keep_alive(),
+        )
+        self._reading = exchange
+        self._due = self._loop.time() + BODY_SECONDS
+        if exchange.expects_continue and self._current is None and self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if exchange.content_length > self._app.max_body_bytes:
+            self._refuse_body(exchange)
 
     def on_body(self, body: bytes) -> None:
-        if not self.transport.is_closing():
-            super().on_body(body)
+        if self._deaf or self._reading is None:
+            return
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > self._app.max_body_bytes:
+            self._refuse_body(self._reading)
 
     def on_message_complete(self) -> None:
-        if self.cycle is not None and not self.transport.is_closing():
-            super().on_message_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        super().connection_lost(exc)
-        cycles = [cycle for cycle, _ in self.pipeline]
-        if self.cycle is not None:
-            cycles.append(self.cycle)
-        for cycle in cycles:
-            gone: Callable[[], None] | None = cycle.scope.get("faucet.gone")  # type: ignore[assignment]
-            if gone is not None and not cycle.response_complete:
-                gone()
-
-    def send_400_response(self, msg: str) -> None:
-        self._turn_away(400, "this is not a valid HTTP request")
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if self.transport is None or self.transport.is_closing():
+        exchange, self._reading = self._reading, None
+        self._in_head = True
+        if exchange is None or self._deaf:
             return
-        if self._head_bytes == 0:
-            self.transport.close()
+        body = self._body
+        exchange.body = body[0] if len(body) == 1 else b"".join(body)
+        self._body = []
+        if self._current is None:
+            self._start(exchange)
+            return
+        # Pipelined: answered in order. More than a few and the sender has to wait.
+        self._waiting.append(exchange)
+        if len(self._waiting) >= PIPELINE_MAX and self._transport is not None:
+            self._transport.pause_reading()
+
+    # ── the exchange's side ──
+
+    async def write(self, parts: Iterable[bytes]) -> None:
+        """Write, after waiting for a slow reader to catch up."""
+        while self._drained is not None:
+            await self._drained
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
+
+    def completed(self, exchange: Exchange) -> None:
+        """The exchange's response is written whole."""
+        self._current = None
+        if self._transport is None or self._transport.is_closing():
+            return
+        if not exchange.keep_alive:
+            self._deaf = True
+            self._transport.close()
+        elif self._waiting:
+            was_full = len(self._waiting) >= PIPELINE_MAX
+            self._start(self._waiting.popleft())
+            if was_full:
+                self._transport.resume_reading()
         else:
+            self._due = self._loop.time() + KEEP_ALIVE_SECONDS
+
+    def _start(self, exchange: Exchange) -> None:
+        self._current = exchange
+        task = self._loop.create_task(self._app.answer(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Break the connection off: what was promised can't be completed."""
+        self._deaf = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ── limits ──
+
+    def _refuse_body(self, exchange: Exchange) -> None:
+        """Too large: say so without reading on, then close."""
+        self._reading = None
+        self._deaf = True
+        self._body = []
+        exchange.keep_alive = False
+        if self._current is None:
+            self._current = exchange
+            task = self._loop.create_task(exchange.refuse(too_large(self._app.max_body_bytes)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif self._transport is not None:
+            self._transport.close()
+
+    def _on_time(self) -> None:
+        """Look whether something is overdue; else look again when it would be."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        now = self._loop.time()
+        if self._current is not None and self._reading is None:
+            self._timer = self._loop.call_at(now + BODY_SECONDS, self._on_time)
+        elif now < self._due:
+            self._timer = self._loop.call_at(self._due, self._on_time)
+        elif self._reading is not None:
+            self._turn_away(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds")
+        elif self._head_bytes:
             self._turn_away(408, f"the request's head did not arrive within {HEAD_SECONDS:.0f} seconds")
+        else:
+            self._deaf = True
+            transport.close()
 
     def _turn_away(self, status: int, text: str) -> None:
-        """The envelope, written by hand because no request exists to answer; then the connection closes."""
+        """The envelope for what never became a request; then the connection closes."""
+        self._deaf = True
+        self._reading = None
+        if self._transport is None:
+            return
+        if self._current is not None:
+            # A response is under way; after it there is nothing more to say to this client.
+            self._current.keep_alive = False
+            self._waiting.clear()
+            return
         ours = request_id(uuid7())
         error = {
             "code": "invalid_request",
@@ -109,14 +287,14 @@ class GatewayProtocol(HttpToolsProtocol):
             "param": None,
         }
         body = json.dumps({"error": error}).encode()
-        self.transport.write(
-            STATUS_LINE[status]
+        self._transport.write(
+            status_line(status)
             + b"content-type: application/json\r\nconnection: close\r\nx-request-id: "
             + ours.encode()
             + b"\r\ncontent-length: %d\r\n\r\n" % len(body)
             + body
         )
-        self.transport.close()
+        self._transport.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -132,11 +310,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve(app: Any, listener: socket.socket, *, drain_seconds: float, on_drain: Callable[[], None]) -> None:
+async def serve(app: Answers, listener: socket.socket, *, drain_seconds: float, on_drain: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; then take no new request and let those in flight end."""
     config = uvicorn.Config(
-        app,
-        http=GatewayProtocol,
+        cast(Any, app),
+        http=cast(Any, Connection),
         ws="none",
         loop="none",
         lifespan="off",
@@ -144,12 +322,10 @@ async def serve(app: Any, listener: socket.socket, *, drain_seconds: float, on_d
         access_log=False,
         log_config=None,
         log_level="warning",
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(drain_seconds),
     )
+    config.load()
+    config.loaded_app = app  # as it is: uvicorn would wrap it for ASGI
     server = uvicorn.Server(config)
     loop = asyncio.get_running_loop()
 
@@ -161,7 +337,6 @@ async def serve(app: Any, listener: socket.socket, *, drain_seconds: float, on_d
     for number in stops:
         loop.add_signal_handler(number, stop)
     try:
-        config.load()
         await server._serve([listener])
     finally:
         for number in stops:

@@ -2,7 +2,7 @@
 itself does to be ready on time and never to outlive its supervisor.
 
 Its standard error goes to `<data>/logs/<name>.log`, which is kept below a size. Not here: which processes there
-are, and in which order they start and stop (`stack`).
+are, and in which order they start and stop (`supervisor`).
 """
 
 from __future__ import annotations

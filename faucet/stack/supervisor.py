@@ -4,8 +4,8 @@ started again when they die, and stopped in order. For development; in productio
     async with Stack(Wish(…), voice) as stack:
         print(stack.card())
 
-Nothing of it outlives the process that holds the `Stack`. Not here: the processes themselves (`stack_child`), ports
-(`stack_ports`), what the demo sells (`stack_seed`), the terminal (`cli`).
+Nothing of it outlives the process that holds the `Stack`. Not here: the processes themselves (`child`), ports
+(`ports`), what the demo sells (`seed`), the terminal (`cli`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from faucet.kit.config import Config, ConfigRefused, load_config, make_data_dir
 from faucet.kit.embedded_host import write_atomically
 from faucet.kit.embedded_postgres import DatabaseUnavailable, EmbeddedPostgres, Running, default_data_dir
 from faucet.kit.errors import FaucetError
-from faucet.stack_child import Child, ChildFailed, last_lines
-from faucet.stack_database import bring_up_to_date
-from faucet.stack_ports import KeptPort, keep_port
-from faucet.stack_seed import RealProvider, seed_stack
+from faucet.stack.child import Child, ChildFailed, last_lines
+from faucet.stack.database import bring_up_to_date
+from faucet.stack.ports import KeptPort, keep_port
+from faucet.stack.seed import RealProvider, seed_stack
 from faucet.tenants.demo import EXTERNAL_USER_ID, FEATURE_KEY, PUBLIC_APP_ID
 
 API_PORT, GATEWAY_PORT, MOCK_PORT = 3001, 3002, 4010
@@ -154,7 +154,9 @@ class Stack:
             make_data_dir(data)
             self._lock = os.open(data / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise StackRefused(f"the data dir {data} can't be used: {error.strerror}; name another with --data") from None
+            raise StackRefused(
+                f"the data dir {data} can't be used: {error.strerror}; name another with --data"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -171,7 +173,9 @@ class Stack:
         """Keep the three ports and give back the environment that the processes get."""
         host = self.env.get("BIND_ADDRESS", "").strip() or "127.0.0.1"
         api = self._keep(host, self.wish.api_port, "PORT_API", API_PORT, "the API", "--api-port")
-        gateway = self._keep(host, self.wish.gateway_port, "PORT_GATEWAY", GATEWAY_PORT, "the gateway", "--gateway-port")
+        gateway = self._keep(
+            host, self.wish.gateway_port, "PORT_GATEWAY", GATEWAY_PORT, "the gateway", "--gateway-port"
+        )
         mock = self._keep(_MOCK_HOST, self.wish.mock_port, "", MOCK_PORT, "the mock provider", "--mock-port")
         reached_at = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         self.addresses = Addresses(
@@ -219,7 +223,9 @@ class Stack:
     def _plan(self, environment: Mapping[str, str], logs: Path) -> None:
         """Describe every process, in the order of their start."""
         without_keys = {name: value for name, value in environment.items() if name not in _GATEWAY_ONLY}
-        bare = {name: environment[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in environment}
+        bare = {
+            name: environment[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in environment
+        }
         drain = self.config.drain_seconds + GRACE_SECONDS
 
         def add(name: str, arguments: tuple[str, ...], env: Mapping[str, str], grace: float) -> None:

@@ -17,7 +17,7 @@ from faucet.kit.db import Tx
 from faucet.rating.price import Price, PriceBook
 from faucet.rating.seed import MOCK_PROVIDER, SEED_EFFECTIVE_FROM, seed_rows
 from faucet.rating.store import decide_model, insert_drafts, load_confirmed
-from faucet.stack_database import office
+from faucet.stack.database import office
 from faucet.tenants.demo import seed_demo
 from faucet.tenants.store import announce_change
 
@@ -97,7 +97,9 @@ async def _price_unknown(tx: Tx, provider: str, models: Iterable[str], note: Say
     unknown = [name for name in models if not book.find(name, provider, at=now)]
     if not unknown:
         return
-    (small,) = [row for row in seed_rows(providers=()).rows if (row.provider, row.model) == (MOCK_PROVIDER, "mock-small")]
+    (small,) = [
+        row for row in seed_rows(providers=()).rows if (row.provider, row.model) == (MOCK_PROVIDER, "mock-small")
+    ]
     await _confirm(tx, [demo_price(small, provider, name) for name in unknown])
     note(
         f"Nobody has priced {', '.join(unknown)} ({provider}): in this demo it costs what mock-small does, $0.15 and"

@@ -1,0 +1,32 @@
+"""The settings of a command: the environment's, with what its options say over them. And which version this is."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from faucet.kit.config import Config, load_config
+
+DISTRIBUTION = "modelfaucet-server"
+
+
+def settings(data: Path | None = None, database_url: str | None = None) -> Config:
+    """The settings of this command. Raises ConfigRefused."""
+    env = dict(os.environ)
+    if data is not None:
+        env["FAUCET_DATA"] = str(data)
+    if database_url is not None:
+        env["DATABASE_URL"] = database_url
+        env.pop("DATABASE_URL_FILE", None)
+    return load_config(env)
+
+
+def project_version() -> str:
+    """The version of the installed distribution, or of the checkout that this runs from."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        with (Path(__file__).resolve().parents[2] / "pyproject.toml").open("rb") as file:
+            return str(tomllib.load(file)["project"]["version"])
