@@ -34,8 +34,9 @@ class Unreachable(FaucetError):
 class Refused(FaucetError):
     """The server turned a request down; the text is the server's own."""
 
-    def __init__(self, status: int, code: str, message: str, request_id: str) -> None:
-        super().__init__(f"{message} ({code}, {status}{', ' + request_id if request_id else ''})")
+    def __init__(self, status: int, code: str, message: str, request_id: str, details: str = "") -> None:
+        told = ", ".join(part for part in (code, str(status), details, request_id) if part)
+        super().__init__(f"{message} ({told})")
         self.status = status
         self.code = code
         self.message = message
@@ -216,8 +217,23 @@ def refusal(status: int, body: Mapping[str, Any]) -> Refused:
     if not isinstance(error, Mapping):
         return Refused(status, "no_envelope", "the server answered with an error that is not ours", "")
     return Refused(
-        status, str(error.get("code", "")), str(error.get("message", "")), str(error.get("request_id") or "")
+        status,
+        str(error.get("code", "")),
+        str(error.get("message", "")),
+        str(error.get("request_id") or ""),
+        _attempts(error.get("details")),
     )
+
+
+def _attempts(details: object) -> str:
+    """What the providers that were tried answered, in a few words."""
+    attempts = details.get("attempts") if isinstance(details, Mapping) else None
+    told = [
+        f"{one.get('provider')} answered {one.get('statusCode') or one.get('errorCode')}"
+        for one in (attempts if isinstance(attempts, list) else [])
+        if isinstance(one, Mapping)
+    ]
+    return "; ".join(dict.fromkeys(told))
 
 
 def _wallet(got: Mapping[str, Any]) -> WalletView:

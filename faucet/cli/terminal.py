@@ -7,12 +7,14 @@ there are plain lines. Not here: any command.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
@@ -121,3 +123,60 @@ def timed() -> Iterator[list[float]]:
     began = time.monotonic()
     yield seconds
     seconds.append(time.monotonic() - began)
+
+
+class Writer:
+    """Writes a text as it arrives, wrapped between words, with a margin on the left."""
+
+    def __init__(self, out: Console, margin: str = "", *, width: int | None = None) -> None:
+        self._out = out
+        self._margin = margin
+        self._width = width or max(out.width - 1, len(margin) + 20)
+        self._column = 0
+        self._word = ""
+        self._space = ""
+
+    def write(self, text: str) -> None:
+        """Write what has come; the last word waits for its end."""
+        for part in _PARTS.findall(text):
+            if part == "\n":
+                self._place()
+                self._break()
+            elif part.isspace():
+                self._place()
+                self._space = " " if self._column else ""
+            elif _WIDE.fullmatch(part):
+                self._word += part
+                self._place()
+            else:
+                self._word += part
+        self._out.file.flush()
+
+    def end(self) -> None:
+        """Write what is left, and end the line."""
+        self._place()
+        if self._column:
+            self._break()
+        self._out.file.flush()
+
+    def _place(self) -> None:
+        if not self._word:
+            return
+        length = cell_len(self._word)
+        if self._column and self._column + len(self._space) + length > self._width - len(self._margin):
+            self._break()
+        if self._column == 0:
+            self._out.file.write(self._margin)
+            self._space = ""
+        self._out.file.write(self._space + self._word)
+        self._column += len(self._space) + length
+        self._word = self._space = ""
+
+    def _break(self) -> None:
+        self._out.file.write("\n")
+        self._column = 0
+        self._space = ""
+
+
+_WIDE = re.compile("[\u2e80-\uffff]")
+_PARTS = re.compile("\n|[^\\S\n]+|[\u2e80-\uffff]|[^\\s\u2e80-\uffff]+")

@@ -21,6 +21,8 @@ ABSURD_TOKENS = 1 << 24
 """No model answers with more tokens than this; asking for them is a mistake, not a wish."""
 
 _AUTO = "auto:"
+_OPAQUE = (b'"input_audio"', b'"file"', b'"file_id"', b'"audio"', b'"video_url"')
+"""Parts that can fill a context window without their bytes being here."""
 _OUR_METADATA = ("feature_key", "route_mode", "route_preference")
 
 
@@ -41,6 +43,9 @@ class _Known(msgspec.Struct):
     max_completion_tokens: Any = None
     n: Any = None
     metadata: Any = None
+    service_tier: Any = None
+    web_search_options: Any = None
+    modalities: Any = None
 
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
@@ -108,9 +113,11 @@ def parse_chat(body: bytes) -> ChatAsk:
         if not isinstance(known.stream_options, dict):
             raise field_error("stream_options", "must be an object")
         include_usage = _boolean(known.stream_options.get("include_usage"), "stream_options.include_usage")
+    _refuse_unrated(known)
     limit, limit_field = _output_limit(known)
     n = _whole(known.n, "n", 1, CHOICES_MAX) or 1
-    images = body.count(b'"image_url"') + body.count(b'"input_image"')
+    # An escaped letter could hide a part's type from the search below.
+    plain = body if b"\\u00" not in body else _encode(msgspec.json.decode(body))
     return ChatAsk(
         fields=fields,
         body_bytes=len(body),
@@ -121,11 +128,21 @@ def parse_chat(body: bytes) -> ChatAsk:
         max_tokens=limit,
         max_tokens_field=limit_field,
         n=n,
-        images=images,
-        opaque_parts=b'"input_audio"' in body or b'"file"' in body or b'"file_id"' in body or b'"audio"' in body,
+        images=plain.count(b'"image_url"') + plain.count(b'"input_image"'),
+        opaque_parts=any(word in plain for word in _OPAQUE),
         extra_output_bytes=len(fields["prediction"]) if "prediction" in fields else 0,
         body=body,
     )
+
+
+def _refuse_unrated(known: _Known) -> None:
+    """What a provider would bill beyond the tokens that we rate can't be asked for."""
+    if known.service_tier not in (None, "auto", "default"):
+        raise field_error("service_tier", "only `auto` and `default` are offered here")
+    if known.web_search_options is not None:
+        raise field_error("web_search_options", "the provider's own web search is not offered here")
+    if known.modalities is not None and known.modalities != ["text"]:
+        raise field_error("modalities", 'only ["text"] is offered here')
 
 
 def _model(model: Any) -> tuple[str | None, str | None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from faucet.kit.config import Config, load_config
+from faucet.kit.config import SECRETS_FILE, Config, load_config
+from faucet.kit.embedded_postgres import default_data_dir
 
 DISTRIBUTION = "modelfaucet-server"
 
@@ -30,3 +32,21 @@ def project_version() -> str:
     except PackageNotFoundError:
         with (Path(__file__).resolve().parents[2] / "pyproject.toml").open("rb") as file:
             return str(tomllib.load(file)["project"]["version"])
+
+
+def data_dir(data: Path | None) -> Path:
+    """The data dir that a command is about."""
+    return Path(os.path.abspath((data or default_data_dir()).expanduser()))
+
+
+def operator_token(data: Path | None) -> str | None:
+    """The operator's token: the environment's, else the one that this data dir's stack made up."""
+    given = os.environ.get("ADMIN_TOKEN", "").strip()
+    if given:
+        return given
+    try:
+        kept = json.loads((data_dir(data) / SECRETS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    token = kept.get("ADMIN_TOKEN")
+    return token if isinstance(token, str) else None
