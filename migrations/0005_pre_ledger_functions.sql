@@ -1,6 +1,8 @@
 -- How money moves. Every function takes arrays, so that a group of requests is one call and one commit; an item
--- that is refused gets a status and leaves its neighbours alone. All lock in one order (holds by id, accounts by
--- id, counters by id), or two groups would deadlock. Names carry a version so that old and new servers coexist.
+-- that is refused gets a status and leaves its neighbours alone. Names carry a version so that old and new servers
+-- coexist. All lock in one order, or two groups would deadlock: the table of holds (shared, but for a limit that is
+-- being set), accounts by id, resolutions by id, holds by id, counters by id, and the write-off account after all.
+-- Whoever ends a hold has locked its wallet first, so a hold that is seen after that stays.
 --
 -- Status: 0 done · 1 insufficient balance · 2 budget exceeded · 3 wallet frozen · 4 id already resolved
 --         5 same id or key, other content · 6 unknown or unfit account · 7 no such hold · 8 parts do not add up
@@ -56,6 +58,8 @@ begin
         return;
     end if;
 
+    -- Before limits are looked up: one that is being set either sees this group's holds or is seen by them.
+    lock table hold in row exclusive mode;
     perform from account where id = any (p_wallet) order by id for update;
     if exists (select from spend_limit) then
         select array_agg(c.item), array_agg(c.counter_id) into v_item, v_counter
@@ -186,18 +190,15 @@ begin
         return;
     end if;
 
-    perform from hold where id = any (p_id) order by id for update;
-    perform from hold_resolution where id = any (p_id) order by id for update;
     select w.id into v_write_off from account w where w.kind = 'write_off';
     perform from account a where a.id in (
         select h.wallet_id from hold h where h.id = any (p_id)
         union select r.wallet_id from hold_resolution r where r.id = any (p_id)
         union select unnest(p_cost_account) union select unnest(p_earnings_account)
         union select unnest(p_revenue_account)
-        union select v_write_off where exists (
-            select from unnest(p_id, p_rated) g (id, rated) left join hold h using (id)
-            where g.rated > coalesce(h.amount_e8, 0))
     ) order by a.id for update;
+    perform from hold_resolution where id = any (p_id) order by id for update;
+    perform from hold where id = any (p_id) order by id for update;
 
     -- A late one has no counters of its own left: it counts in those that bear on it now.
     select array_agg(r.id order by r.id) into v_late from hold_resolution r
@@ -216,6 +217,10 @@ begin
         perform from spend_counter c where c.id in (
             select unnest(h.counters) from hold h where h.id = any (p_id)
             union select unnest(v_late_counter)) order by c.id for update;
+    end if;
+    if exists (select from unnest(p_id, p_rated) g (id, rated) left join hold h using (id)
+            where g.rated > coalesce(h.amount_e8, 0)) then
+        perform from account a where a.id = v_write_off for update;
     end if;
 
     select array_agg(g.st order by g.ord) into status from (
@@ -333,6 +338,7 @@ create function settle_v1(
 declare
     n integer := cardinality(p_id);
     v_wallet bigint[];
+    v_late_wallet bigint[];
     v_ordinary bigint;
     v_counted boolean;
 begin
@@ -342,10 +348,15 @@ begin
         return;
     end if;
 
+    lock table hold in row exclusive mode;
     select array_agg(h.wallet_id order by i.ord) into v_wallet
     from unnest(p_id) with ordinality as i (id, ord) left join hold h on h.id = i.id;
+    if array_position(v_wallet, null) is not null then
+        select array_agg(r.wallet_id) into v_late_wallet from hold_resolution r where r.id = any (p_id);
+    end if;
     perform from account
-    where id = any (v_wallet || p_cost_account || p_earnings_account || p_revenue_account) order by id for update;
+    where id = any (v_wallet || v_late_wallet || p_cost_account || p_earnings_account || p_revenue_account)
+    order by id for update;
 
     select sum(g.items), bool_or(g.counted) into v_ordinary, v_counted
     from (
@@ -435,15 +446,18 @@ $$;
 create function release_v1(p_id uuid[], p_state text[], p_reason text[], out status smallint[])
 language plpgsql security definer set search_path = pg_catalog, public as $$
 declare
+    v_wallet bigint[];
     v_open uuid[];
 begin
     status := array_fill(0::smallint, array[cardinality(p_id)]);
     if cardinality(p_id) = 0 then
         return;
     end if;
-    perform from hold where id = any (p_id) order by id for update;
-    select array_agg(h.id) into v_open from hold h where h.id = any (p_id);
-    perform from account where id in (select wallet_id from hold where id = any (v_open)) order by id for update;
+    lock table hold in row exclusive mode;
+    select array_agg(h.wallet_id) into v_wallet from hold h where h.id = any (p_id);
+    perform from account where id = any (v_wallet) order by id for update;
+    select array_agg(o.id) into v_open from (
+        select h.id from hold h where h.id = any (p_id) and h.wallet_id = any (v_wallet) order by h.id for update) o;
     perform from spend_counter where id in (select unnest(counters) from hold where id = any (v_open))
         order by id for update;
     with gone as (
@@ -490,14 +504,19 @@ begin
 end
 $$;
 
--- Give back what nobody settled. Takes the holds that no other call has locked, so it never waits for a gateway.
+-- Give back what nobody settled. Passes over holds that are being renewed.
 create function expire_holds_v1(p_limit integer) returns table (id uuid, amount_e8 bigint)
 language plpgsql security definer set search_path = pg_catalog, public as $$
 declare
+    v_wallet bigint[];
     v_id uuid[];
 begin
+    lock table hold in row exclusive mode;
+    select array_agg(o.wallet_id) into v_wallet from (
+        select h.wallet_id from hold h where h.lease_expires_at < now() order by h.id limit p_limit) o;
+    perform from account a where a.id = any (v_wallet) order by a.id for update;
     select array_agg(o.id) into v_id from (
-        select h.id from hold h where h.lease_expires_at < now()
+        select h.id from hold h where h.lease_expires_at < now() and h.wallet_id = any (v_wallet)
         order by h.id limit p_limit for update skip locked) o;
     if v_id is null then
         return;
@@ -509,24 +528,25 @@ end
 $$;
 
 -- Take every lock that a mixed group will need, in the one order. The parts then find them taken.
-create function ledger_lock_v1(p_hold uuid[], p_settle uuid[], p_rated bigint[], p_wallet bigint[], p_account bigint[],
+create function ledger_lock_v1(p_hold uuid[], p_settle uuid[], p_wallet bigint[], p_account bigint[],
     p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) returns void
 language plpgsql security definer set search_path = pg_catalog, public as $$
 begin
-    perform from hold where id = any (p_hold || p_settle) order by id for update;
-    perform from hold_resolution where id = any (p_settle) order by id for update;
+    lock table hold in row exclusive mode;
     perform from account where id in (
         select h.wallet_id from hold h where h.id = any (p_hold || p_settle)
         union select r.wallet_id from hold_resolution r where r.id = any (p_settle)
         union select unnest(p_wallet) union select unnest(p_account)
-        union select w.id from account w where w.kind = 'write_off' and exists (
-            select from unnest(p_settle, p_rated) g (id, rated) left join hold h using (id)
-            where g.rated > coalesce(h.amount_e8, 0))
     ) order by id for update;
+    perform from hold_resolution where id = any (p_settle) order by id for update;
+    perform from hold where id = any (p_hold || p_settle) order by id for update;
     if exists (select from spend_limit) then
         perform from spend_counter where id in (
             select unnest(h.counters) from hold h where h.id = any (p_hold || p_settle)
             union select c.counter_id from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c
+            union select c.counter_id from hold_resolution r cross join lateral
+                spend_counters_v1(array[r.app_id], array[r.feature_id], array[r.end_user_id], array[r.session_id]) c
+            where r.id = any (p_settle) and r.state = 'expired' and r.settled_late_at is null
         ) order by id for update;
     end if;
 end
@@ -546,7 +566,7 @@ declare
     i integer;
 begin
     status := array_fill(0::smallint, array[n]);
-    perform from account where id = any (p_debit || p_credit) order by id for update;
+    perform from account where id = any (p_debit || p_credit) order by kind = 'write_off', id for update;
     for i in 1..n loop
         select * into v_old from transfer t
         where (t.event_id = p_event[i] and t.code = p_code[i]) or t.key = p_key[i] limit 1;
@@ -609,8 +629,8 @@ language sql security definer set search_path = pg_catalog, public as $$
 $$;
 
 -- Set, change or (with null) lift a spend limit. A counter that begins in mid-period starts with what the period
--- has already spent and with the holds in flight; the lock keeps holds from coming or going meanwhile. It
--- conflicts with the row locks that settle and release begin with, so neither waits for us while holding rows.
+-- has already spent and with the holds in flight; the lock keeps holds from coming or going meanwhile. All
+-- others take it first, shared.
 create function spend_limit_set_v1(p_scope text, p_scope_id uuid, p_period text, p_limit bigint) returns void
 language plpgsql security definer set search_path = pg_catalog, public as $$
 declare
@@ -742,7 +762,7 @@ create function group_v1(
     out settle_status smallint[], out settle_posted bigint[], out release_status smallint[]
 ) language plpgsql security definer set search_path = pg_catalog, public as $$
 begin
-    perform ledger_lock_v1(r_id || n_id, s_id, s_rated, h_wallet, s_cost_account || s_earnings_account || s_revenue_account,
+    perform ledger_lock_v1(r_id || n_id, s_id, h_wallet, s_cost_account || s_earnings_account || s_revenue_account,
         h_app, h_feature, h_end_user, h_session);
     select s.status, s.posted into settle_status, settle_posted
     from settle_v1(s_id, s_cost, s_rated, s_channel, s_platform, s_cost_account, s_earnings_account, s_revenue_account,

@@ -24,6 +24,14 @@ _HOLD = (
     "select status, posted, held from hold_v1(%s::uuid[], %s::bigint[], %s::bigint[], %s::uuid[], %s::uuid[],"
     " %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s)"
 )
+_GROUP_TYPES = ["uuid", "bigint", "bigint"] + ["uuid"] * 5 + ["text"]
+_GROUP = (
+    "select hold_status, settle_status, release_status from group_v1("
+    + ", ".join(f"%s::{kind}[]" for kind in _GROUP_TYPES)
+    + ", %s, "
+    + ", ".join(f"%s::{kind}[]" for kind in _SETTLE_TYPES)
+    + ", %s::uuid[], %s::text[], %s::text[], %s::uuid[], %s::bytea[], %s::uuid[])"
+)
 
 
 @dataclass(frozen=True)
@@ -222,6 +230,38 @@ class Books:
     def expire(self, limit: int = 100) -> list[UUID]:
         """Those that were given back."""
         return [row[0] for row in self.rows("select * from expire_holds_v1(%s)", limit, role="faucet_jobs")]
+
+    def group(
+        self,
+        holds: Sequence[Hold],
+        settlements: Sequence[Settlement],
+        releases: Sequence[UUID],
+        renewals: Sequence[UUID],
+    ) -> tuple[list[int], list[int], list[int]]:
+        """The statuses of holds, settlements and releases that share one commit."""
+        h = [
+            (x.id, x.tenant.wallet, x.amount, x.tenant.developer, x.tenant.app, x.tenant.feature, x.tenant.end_user,
+             x.tenant.session, x.request_id)
+            for x in holds
+        ]  # fmt: skip
+        h_columns = [list(column) for column in zip(*h, strict=True)] or [[]] * 9
+        rows = [x.row() for x in settlements]
+        s_columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(_SETTLE_TYPES)
+        row = self.row(
+            _GROUP,
+            *h_columns,
+            LEASE_SECONDS,
+            *s_columns,
+            list(releases),
+            ["released"] * len(releases),
+            ["test"] * len(releases),
+            [],
+            [],
+            list(renewals),
+            role="faucet_gateway",
+        )
+        assert row is not None
+        return row[0], row[1], row[2]
 
     def run_out(self, hold: UUID) -> None:
         """Let a hold's lease be over."""

@@ -128,7 +128,8 @@ def parse_chat(body: bytes) -> ChatAsk:
         max_tokens=limit,
         max_tokens_field=limit_field,
         n=n,
-        images=plain.count(b'"image_url"') + plain.count(b'"input_image"'),
+        # An image part says the word twice: as its type and as its field.
+        images=(plain.count(b'"image_url"') + plain.count(b'"input_image"') + 1) // 2,
         opaque_parts=any(word in plain for word in _OPAQUE),
         extra_output_bytes=len(fields["prediction"]) if "prediction" in fields else 0,
         body=body,
