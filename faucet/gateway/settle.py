@@ -134,10 +134,15 @@ class Settler:
     async def recover(self) -> int:
         """Settle what an earlier process left in its spool. Returns how many were settled."""
         settled = 0
+        if not self._lane.connected:
+            return settled
         for item in self._spool.left_behind():
             try:
                 await moves.settle(self._lane, item, None)
                 settled += 1
+            except LedgerUnavailable:
+                self._spool.let_go()  # adopted again when the ledger is back
+                break
             except SettleRefused as refused:
                 # Released or settled otherwise since: there is nothing more to book for it.
                 logger.error("spool.refused", hold_id=str(item.id), status=refused.status)

@@ -91,9 +91,15 @@ class Spool:
                 self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Give adopted files up as they are, for whoever adopts them next."""
         for descriptor in self._locks.values():
             os.close(descriptor)
         self._locks.clear()
+        self._adopted.clear()
+        self._adopted_left.clear()
 
     def _drop(self, path: Path) -> None:
         path.unlink(missing_ok=True)

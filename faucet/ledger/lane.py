@@ -160,6 +160,7 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection | None = None
         self._closing = False
+        self._busy = False
         self.connected = False
         self.groups = 0
         self.items = 0
@@ -176,7 +177,7 @@ class Lane:
     async def close(self, *, patience_seconds: float = 5.0) -> None:
         """Commit what is queued, for a while, then stop. What is left is in the spool or ends with its lease."""
         deadline = time.monotonic() + patience_seconds
-        while (self._settles or self._releases or self._holds) and time.monotonic() < deadline:
+        while (self._busy or self._settles or self._releases or self._holds) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         self._closing = True
         self._poke()
@@ -252,6 +253,7 @@ class Lane:
             settles = _take(self._settles)
             releases = _take(self._releases)
             renewals, self._renewals = self._renewals, []
+            self._busy = True
             self.groups += 1
             self.items += len(holds) + len(settles) + len(releases)
             try:
@@ -263,6 +265,7 @@ class Lane:
                     await self._lost(holds, settles, releases, error)
                 else:
                     await self._one_by_one(holds, settles, releases, error)
+            self._busy = False
 
     async def _commit(
         self,
