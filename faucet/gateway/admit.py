@@ -117,17 +117,10 @@ class Admission:
         return caller
 
     def count(self, caller: Caller) -> Verdict | None:
-        """Count the request against the session's rate. Raises Refusal `rate_limited`."""
+        """Count the request against the session's rate; None where there is no limit."""
         if self._bucket is None:
             return None
-        verdict = self._bucket.take(caller.session_id.bytes, time.monotonic())
-        if not verdict.allowed:
-            raise Refusal(
-                "rate_limited",
-                "too many requests in this session; slow down",
-                retry_after_seconds=max(1, round(verdict.retry_after_seconds + 0.5)),
-            )
-        return verdict
+        return self._bucket.take(caller.session_id.bytes, time.monotonic())
 
     async def feature(self, caller: Caller, key: str | None) -> Feature:
         """The named feature, else the session's own, else the app's only one.

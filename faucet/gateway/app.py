@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from faucet.gateway.chat import chat_completions
 from faucet.gateway.exchange import ClientGone, Exchange
+from faucet.gateway.health import ProviderHealth
 from faucet.gateway.metrics import METRICS, SERVICE
 from faucet.gateway.models import list_models
 from faucet.gateway.world import World
@@ -18,7 +19,10 @@ from faucet.kit.log import logger
 
 Handler = Callable[[World, Exchange], Awaitable[None]]
 
-_EXPOSED = b"x-request-id, x-ratelimit-remaining, x-ratelimit-reset, retry-after, idempotent-replayed"
+_EXPOSED = (
+    b"x-request-id, retry-after, x-ratelimit-remaining, x-ratelimit-reset, ratelimit, ratelimit-policy,"
+    b" idempotent-replayed"
+)
 
 
 async def _health(world: World, exchange: Exchange) -> None:
@@ -41,18 +45,13 @@ async def _metrics(world: World, exchange: Exchange) -> None:
     await exchange.reply(200, METRICS.text(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _providers(world: World, exchange: Exchange) -> None:
-    shown = [{"ok": True, "provider": provider.name} for provider in world.providers]
-    await exchange.reply(200, json.dumps({"ok": bool(shown), "providers": shown}).encode())
-
-
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": chat_completions},
     "/v1/models": {"GET": list_models},
     "/health": {"GET": _health},
     "/ready": {"GET": _ready},
     "/metrics": {"GET": _metrics},
-    "/health/providers": {"GET": _providers},
+    "/health/providers": {"GET": ProviderHealth().show},
 }
 _MODEL = "/v1/models/"
 

@@ -17,6 +17,7 @@ import msgspec
 
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange
+from faucet.gateway.metrics import METRICS
 from faucet.gateway.sse import EventSplitter, EventTooLong, decode_chunk, payload
 from faucet.gateway.wire import ReplyShape, decode_reply_shape
 from faucet.kit.errors import Refusal
@@ -80,6 +81,8 @@ class Tries:
             duration_ms=round((time.monotonic() - began) * 1000),
         )
         self.attempts.append(attempt)
+        key = (attempt.provider, attempt.error_code)
+        METRICS.provider_errors[key] = METRICS.provider_errors.get(key, 0) + 1
         logger.info("provider.failed", request_id=self.exchange.request_id, **attempt.to_wire())
 
     def refusal(self) -> Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -76,7 +77,9 @@ class World:
         )
         await self.lane.start()
         limit = config.gateway_rate_limit_max_requests
-        bucket = Bucket(limit, config.gateway_rate_limit_window_ms / 1000) if limit else None
+        window_seconds = config.gateway_rate_limit_window_ms / 1000
+        bucket = Bucket(limit, window_seconds) if limit else None
+        self._rate_policy = b'"session";q=%d;w=%d' % (limit, math.ceil(window_seconds))
         self.admission = Admission(self.db, bucket)
         self.reserver = Reserver(self.lane, wait_seconds=config.hold_wait_seconds)
         self.settler = Settler(self.lane, self.spool, self.reserver.freed)
@@ -104,11 +107,21 @@ class World:
     def limit(self, exchange: Exchange, caller: Caller) -> None:
         """Count the request against its session's rate. Raises Refusal `rate_limited`."""
         verdict = self.admission.count(caller)
-        if verdict is not None:
-            exchange.extra += [
-                (b"x-ratelimit-remaining", b"%d" % verdict.remaining),
-                (b"x-ratelimit-reset", b"%d" % round(verdict.reset_seconds + 0.5)),
-            ]
+        if verdict is None:
+            return
+        reset = math.ceil(verdict.reset_seconds)
+        exchange.extra += [
+            (b"x-ratelimit-remaining", b"%d" % verdict.remaining),
+            (b"x-ratelimit-reset", b"%d" % reset),
+            (b"ratelimit", b'"session";r=%d;t=%d' % (verdict.remaining, reset)),
+            (b"ratelimit-policy", self._rate_policy),
+        ]
+        if not verdict.allowed:
+            raise Refusal(
+                "rate_limited",
+                "too many requests in this session; slow down",
+                retry_after_seconds=max(1, math.ceil(verdict.retry_after_seconds)),
+            )
 
     def route(self, feature: Feature, model: str | None) -> list[Product]:
         """The products that may answer, best first. Raises Refusal `not_found` or `no_available_route`."""
