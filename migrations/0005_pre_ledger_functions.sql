@@ -748,6 +748,16 @@ returns table (
     where s.bearer_hash = p_bearer_hash
 $$;
 
+-- Which of these sessions may still ask: asked for all that a gateway serves, every few seconds, in one call.
+create function session_alive_v1(p_session uuid[]) returns setof uuid
+language sql stable security definer set search_path = pg_catalog, public as $$
+    select s.id from unnest(p_session) k (id)
+    join session s on s.id = k.id
+    join app a on a.id = s.app_id and a.status = 'active'
+    join developer d on d.id = s.developer_id and d.status = 'active'
+    where s.revoked_at is null and s.expires_at > now()
+$$;
+
 -- A group of everything in one commit: locks first, then what frees money, then what takes it.
 create function group_v1(
     h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[],
@@ -780,6 +790,6 @@ $$;
 revoke execute on all functions in schema public from public;
 alter default privileges revoke execute on functions from public;
 grant execute on function group_v1, hold_v1, settle_v1, release_v1, renew_v1, reply_claim_v1, reply_keep_v1, reply_unclaim_v1,
-    session_resolve_v1, provider_cost_account_v1 to faucet_gateway;
+    session_resolve_v1, session_alive_v1, provider_cost_account_v1 to faucet_gateway;
 grant execute on function transfer_v1, account_open_v1, spend_limit_set_v1 to faucet_api;
 grant execute on function transfer_v1, account_open_v1, expire_holds_v1, release_v1 to faucet_jobs;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -25,6 +25,7 @@ from faucet.rating.price import PricePlan
 from faucet.routing.plan import RoutePolicy
 
 REMEMBERED_SECONDS = 5.0
+REFRESH_SECONDS = 2.0
 REMEMBERED_MAX = 50_000
 
 _FEATURES = """
@@ -71,6 +72,7 @@ class Admission:
         self._pool = pool
         self._bucket = bucket
         self._callers: dict[bytes, Caller] = {}
+        self._seen: set[bytes] = set()
         self._features: dict[UUID, tuple[float, dict[str, Feature]]] = {}
 
     def forget(self) -> None:
@@ -81,9 +83,31 @@ class Admission:
     def recall(self, bearer: bytes) -> Caller | None:
         """The caller if it was seen in the last seconds and its session still runs."""
         caller = self._callers.get(bearer)
+        self._seen.add(bearer)
         if caller is None or caller.known_until < time.monotonic() or caller.expires_at < time.time():
             return None
         return caller
+
+    async def refresh(self) -> None:
+        """Ask in one go whether the sessions that are in use are still good; forget those that aren't.
+
+        Where the database can't be asked nothing is extended, and each is looked up again when its time is over.
+        """
+        seen, self._seen = self._seen, set()
+        asked = {bearer: caller for bearer in seen if (caller := self._callers.get(bearer)) is not None}
+        if not asked:
+            return
+        began = time.monotonic()
+        sessions = list({caller.session_id for caller in asked.values()})
+        rows = await self._query("select session_alive_v1(%s) as id", (sessions,))
+        alive = {row["id"] for row in rows}
+        for bearer, caller in asked.items():
+            if self._callers.get(bearer) is not caller:
+                continue  # something changed meanwhile; what is known now is newer
+            if caller.session_id in alive:
+                self._callers[bearer] = replace(caller, known_until=began + REMEMBERED_SECONDS)
+            else:
+                del self._callers[bearer]
 
     async def find(self, bearer: bytes) -> Caller:
         """Look the session up. Raises Refusal `invalid_session`, `expired_session`, `disabled`, `unavailable`."""

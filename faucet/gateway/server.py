@@ -29,6 +29,8 @@ HEAD_BYTES = 65_536
 BODY_SECONDS = 30.0
 """From the end of the head to the end of the body; a slower sender is turned away."""
 KEEP_ALIVE_SECONDS = 75.0
+UNREAD_SECONDS = 60.0
+"""How long a client may leave its response unread before the connection is broken off."""
 PIPELINE_MAX = 8
 BACKLOG = 4096
 
@@ -199,9 +201,13 @@ class Connection(asyncio.Protocol):
     # ── the exchange's side ──
 
     async def write(self, parts: Iterable[bytes]) -> None:
-        """Write, after waiting for a slow reader to catch up."""
+        """Write, after waiting for a slow reader to catch up; one that stopped reading is let go."""
         while self._drained is not None:
-            await self._drained
+            try:
+                async with asyncio.timeout(UNREAD_SECONDS):
+                    await self._drained
+            except TimeoutError:
+                self.close()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(parts))
 
@@ -258,7 +264,8 @@ class Connection(asyncio.Protocol):
         if self._current is not None and self._reading is None:
             self._timer = self._loop.call_at(now + BODY_SECONDS, self._on_time)
         elif now < self._due:
-            self._timer = self._loop.call_at(self._due, self._on_time)
+            # Soon enough for a head that may begin, and dawdle, meanwhile.
+            self._timer = self._loop.call_at(min(self._due, now + HEAD_SECONDS), self._on_time)
         elif self._reading is not None:
             self._turn_away(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds")
         elif self._head_bytes:

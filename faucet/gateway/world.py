@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from faucet.gateway.admit import Admission, Caller, Feature
+from faucet.gateway.admit import REFRESH_SECONDS, Admission, Caller, Feature
 from faucet.gateway.attempt import CallRules
 from faucet.gateway.catalogue import Catalogue, Product
 from faucet.gateway.exchange import Exchange
@@ -75,7 +75,12 @@ class World:
             on_at_risk=self.spool.keep,
             on_safe=self.spool.safe,
         )
-        await self.lane.start()
+        try:
+            await self.lane.start()
+            await self._load_catalogue()
+        except BaseException:
+            await self.close()  # a pool that is left open never lets its process end
+            raise
         limit = config.gateway_rate_limit_max_requests
         window_seconds = config.gateway_rate_limit_window_ms / 1000
         bucket = Bucket(limit, window_seconds) if limit else None
@@ -87,10 +92,10 @@ class World:
         METRICS.spooled = lambda: len(self.spool)
         METRICS.open_holds = lambda: len(self.settler.open)
         METRICS.lane = lambda: (self.lane.groups, self.lane.items)
-        await self._load_catalogue()
         self._tasks = [
             asyncio.create_task(self.settler.renew_leases(config.hold_lease_seconds), name="renew-leases"),
             asyncio.create_task(self._keep_catalogue(), name="keep-catalogue"),
+            asyncio.create_task(self._keep_callers(), name="keep-callers"),
             asyncio.create_task(self._recover(), name="recover-spools"),
         ]
 
@@ -208,6 +213,15 @@ class World:
                 await self._load_catalogue()
             except (psycopg.Error, PoolTimeout, OSError) as error:
                 logger.warning("catalogue.not_refreshed", error=type(error).__name__)
+
+    async def _keep_callers(self) -> None:
+        """Keep the sessions in use known, so that no request has to wait for the database to know its caller."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                await self.admission.refresh()
+            except Refusal:
+                pass  # the database is away; the callers run out by themselves
 
     async def _recover(self) -> None:
         """Adopt the spools of processes that died: at start, and now and then for neighbours."""
