@@ -214,5 +214,7 @@ def _explain(talk: Talk, error: Refused) -> str:
     except FaucetError:
         left = ""
     what = "The wallet is empty" if error.code == "insufficient_balance" else "A spend limit is used up"
-    how = "`/topup 5` in `faucet chat` gives it test credits." if error.code == "insufficient_balance" else error.message
+    how = (
+        "`/topup 5` in `faucet chat` gives it test credits." if error.code == "insufficient_balance" else error.message
+    )
     return f"{what}{left}. {how}"

@@ -127,11 +127,16 @@ class Client:
         self._http.close()
 
     def call(
-        self, method: str, address: str, bearer: str | None = None, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        address: str,
+        bearer: str | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """One JSON call. Raises Unreachable, Refused."""
         try:
-            reply = self._http.request(method, address, headers=_bearer(bearer), json=body)
+            reply = self._http.request(method, address, headers=_bearer(bearer) | dict(headers or {}), json=body)
         except httpx2.HTTPError as error:
             raise Unreachable(address, error) from None
         return _checked(reply)
@@ -165,10 +170,13 @@ class Client:
         items: list[dict[str, Any]] = self.call("GET", f"{self.gateway}/v1/models", token)["data"]
         return items
 
-    def chat(self, token: str, messages: Sequence[Message], model: str, **more: Any) -> tuple[dict[str, Any], Note]:
+    def chat(
+        self, token: str, messages: Sequence[Message], model: str, *, idempotency_key: str | None = None
+    ) -> tuple[dict[str, Any], Note]:
         """A whole answer, and what it cost. Raises Unreachable, Refused."""
-        body = {"model": model, "messages": list(messages), **more}
-        got = self.call("POST", f"{self.gateway}/v1/chat/completions", token, body)
+        body = {"model": model, "messages": list(messages)}
+        headers = {"idempotency-key": idempotency_key} if idempotency_key else None
+        got = self.call("POST", f"{self.gateway}/v1/chat/completions", token, body, headers)
         return got, note_of(got)
 
     @contextmanager

@@ -30,7 +30,7 @@ QUESTION = (
 MESSAGES: list[Message] = [
     {
         "role": "system",
-        "content": "You answer customers of a small furniture maker: warm, concrete, at most 90 words, no placeholders.",
+        "content": "You answer customers of a furniture maker: warm, concrete, at most 90 words, no placeholders.",
     },
     {"role": "user", "content": QUESTION},
 ]
@@ -82,9 +82,7 @@ async def _show(out: Console, stack: Stack, shown: Progress) -> bool:
         is_exact = _split(out, receipt) & _wallet(out, answered, receipt)
         operator = stack.config.admin_token.reveal()
         shown.step("Comparing the books")
-        books = await asyncio.to_thread(
-            client.call, "GET", f"{addresses.api}/v1/admin/reconciliation/ledger", operator
-        )
+        books = await asyncio.to_thread(client.call, "GET", f"{addresses.api}/v1/admin/reconciliation/ledger", operator)
         shown.done()
         return _books(out, books) & is_exact
 

@@ -20,7 +20,7 @@ from faucet.cli.operate import limits_app, prices_app, reconcile
 from faucet.cli.terminal import complain, examples, progress, write_line
 
 if TYPE_CHECKING:
-    from faucet.stack.supervisor import Wish
+    pass
 
 SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "mock-provider"),
@@ -171,7 +171,8 @@ def chat(
 ) -> None:
     """Talk to the running stack; see what each answer costs.
 
-    You are an end user of its demo app. Addresses are those of the stack that runs with the same data dir, else the default ones.
+    You are an end user of its demo app. Addresses are those of the stack that runs with the same data dir, else the
+    default ones.
     """
     from faucet.cli.chat import run_chat
 
@@ -209,7 +210,8 @@ def mock_provider(
 ) -> None:
     """Run the mock provider, for tests and trials.
 
-    An OpenAI-compatible service whose answers are always the same. Prints one JSON line with its address when it listens.
+    An OpenAI-compatible service whose answers are always the same. Prints one JSON line with its address when it
+    listens.
     """
     from faucet.stack.child import under_supervision
     from faucet.stack.serve import run_mock_provider
@@ -299,10 +301,11 @@ def schema(
 
     It is made from all migrations, in a database of its own.
     """
-    from faucet.stack.schema import schema_text
+    from faucet.kit.schema import current_schema
 
     with progress() as shown:
-        text = schema_text(shown.step)
+        shown.step("Making a database of its own")
+        text = current_schema()
     _print_or_check(text, check, "make schema")
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 from uuid import UUID
 
 import typer
@@ -50,25 +50,6 @@ limits_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-DataOption = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="The data dir of the database.", envvar="FAUCET_DATA")
-]
-DatabaseOption = Annotated[
-    str | None, typer.Option("--database-url", metavar="URL", help="Another database than the data dir's own.")
-]
-ProviderArgument = Annotated[str, typer.Argument(help="A provider, such as `openai`.")]
-ModelsArgument = Annotated[list[str] | None, typer.Argument(help="Its models.")]
-EveryOption = Annotated[bool, typer.Option("--all", help="All drafts of the provider.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
-PeriodOption = Annotated["Period", typer.Option(help="What counts: the calendar month in UTC, or all time.")]
-TargetArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="ID",
-        help="Its id. Also an app's public id, a feature as APP/FEATURE, an end user as APP/USER.",
-    ),
-]
-
 Got = TypeVar("Got")
 
 
@@ -102,6 +83,26 @@ class Period(StrEnum):
 
     MONTH = "month"
     TOTAL = "total"
+
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="The data dir of the database.", envvar="FAUCET_DATA")
+]
+DatabaseOption = Annotated[
+    str | None, typer.Option("--database-url", metavar="URL", help="Another database than the data dir's own.")
+]
+ProviderArgument = Annotated[str, typer.Argument(help="A provider, such as `openai`.")]
+ModelsArgument = Annotated[list[str] | None, typer.Argument(help="Its models.")]
+EveryOption = Annotated[bool, typer.Option("--all", help="All drafts of the provider.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
+PeriodOption = Annotated[Period, typer.Option(help="What counts: the calendar month in UTC, or all time.")]
+TargetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="Its id. Also an app's public id, a feature as APP/FEATURE, an end user as APP/USER.",
+    ),
+]
 
 
 def _in_tx(

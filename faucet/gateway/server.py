@@ -29,6 +29,7 @@ HEAD_BYTES = 65_536
 BODY_SECONDS = 30.0
 """From the end of the head to the end of the body; a slower sender is turned away."""
 KEEP_ALIVE_SECONDS = 75.0
+PARTING_SECONDS = 2.0
 UNREAD_SECONDS = 60.0
 """How long a client may leave its response unread before the connection is broken off."""
 PIPELINE_MAX = 8
@@ -217,8 +218,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         if not exchange.keep_alive:
-            self._deaf = True
-            self._transport.close()
+            self._part()
         elif self._waiting:
             was_full = len(self._waiting) >= PIPELINE_MAX
             self._start(self._waiting.popleft())
@@ -240,6 +240,19 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     # ── limits ──
+
+    def _part(self) -> None:
+        """Say no more. A client that still sends is listened to for a moment: closing on bytes that nobody has
+        read makes its system throw away our last words (RFC 9112 §9.6)."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._deaf and transport.can_write_eof():
+            self._due = self._loop.time() + PARTING_SECONDS
+            transport.write_eof()
+        else:
+            self._deaf = True
+            transport.close()
 
     def _refuse_body(self, exchange: Exchange) -> None:
         """Too large: say so without reading on, then close."""
@@ -266,6 +279,8 @@ class Connection(asyncio.Protocol):
         elif now < self._due:
             # Soon enough for a head that may begin, and dawdle, meanwhile.
             self._timer = self._loop.call_at(min(self._due, now + HEAD_SECONDS), self._on_time)
+        elif self._deaf:
+            transport.close()
         elif self._reading is not None:
             self._turn_away(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds")
         elif self._head_bytes:
@@ -276,6 +291,8 @@ class Connection(asyncio.Protocol):
 
     def _turn_away(self, status: int, text: str) -> None:
         """The envelope for what never became a request; then the connection closes."""
+        if self._deaf:
+            return
         self._deaf = True
         self._reading = None
         if self._transport is None:
@@ -301,7 +318,7 @@ class Connection(asyncio.Protocol):
             + b"\r\ncontent-length: %d\r\n\r\n" % len(body)
             + body
         )
-        self._transport.close()
+        self._part()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -119,6 +119,8 @@ class Config(BaseSettings):
     bind_address: str = "127.0.0.1"
     port_api: _Port = 3001
     port_gateway: _Port = 3002
+    port_jobs: _Port | None = None
+    """Where the jobs' process serves /health, /ready and /metrics; unset: nowhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_seconds: _Seconds = 30
     """How long a process that was told to stop lets requests in flight end."""

@@ -213,8 +213,13 @@ class Lane:
         """The database is away: whoever keeps a spool should write these down."""
         fresh = [item for item in items if item.id not in self._at_risk]
         if fresh:
-            self._at_risk.update(item.id for item in fresh)
-            self._on_at_risk(fresh)
+            try:
+                self._on_at_risk(fresh)
+            except OSError as error:
+                # They stay in the queue all the same, and are written down with the next ones if that works.
+                logger.error("ledger.not_spooled", count=len(fresh), error=repr(error))
+            else:
+                self._at_risk.update(item.id for item in fresh)
 
     def release(self, hold_id: UUID, reason: str) -> asyncio.Future[int]:
         """Queue a release, repeated until the database has it."""
@@ -361,7 +366,7 @@ class Lane:
             try:
                 self._connection = await self._connect()
                 break
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except Exception:  # a connection that dies while it is made raises nearly anything
                 await asyncio.sleep(RECONNECT_SECONDS)
             if time.monotonic() - since > self._patience_seconds:
                 for pending in self._settles:
@@ -413,7 +418,10 @@ def _is_lost(error: Exception) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return state.startswith(("08", "57", "53", "58"))
-    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError)
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+        return False  # the driver can't encode an argument: that item's fault alone
+    # The driver's internal errors are those of a connection that died while it was in use.
+    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 def _take(queue: deque[_Pending]) -> list[_Pending]:

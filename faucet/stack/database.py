@@ -9,13 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
-from sqlalchemy.exc import OperationalError
 
 from faucet.kit.config import Config
 from faucet.kit.db import ROLES, Tx, without_secret
 from faucet.kit.embedded_postgres import EmbeddedPostgres
 from faucet.kit.errors import FaucetError
-from faucet.kit.migrate import migrate
 
 Say = Callable[[str], None]
 CONNECT_SECONDS = 5
@@ -39,7 +37,7 @@ def database(config: Config, say: Say, *, up_to_date: bool = False) -> Iterator[
     with `up_to_date`, because its operator decides when. Raises DatabaseUnavailable, DatabaseOutOfReach, Fault.
     """
     if config.database_url is not None:
-        dsn = config.database_url.reveal()
+        dsn = checked(config.database_url.reveal())
         if up_to_date:
             bring_up_to_date(dsn)
         yield dsn
@@ -49,8 +47,20 @@ def database(config: Config, say: Say, *, up_to_date: bool = False) -> Iterator[
         yield running.dsn
 
 
+def checked(dsn: str) -> str:
+    """The address of a database, if it can be one of ours. Raises FaucetError."""
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise FaucetError("DATABASE_URL must begin with postgresql://")
+    return dsn
+
+
 def bring_up_to_date(dsn: str) -> None:
     """Apply the migrations that are missing. Raises DatabaseOutOfReach, and Fault where the server is too old."""
+    # Imported here: the migration engine takes a while to load, and most processes never need it.
+    from sqlalchemy.exc import OperationalError
+
+    from faucet.kit.migrate import migrate
+
     try:
         migrate(dsn)
     except OperationalError as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import uvloop
 
@@ -31,10 +32,10 @@ def run_process(name: str, *, on_ready: Ready) -> None:
         keep_port(config.bind_address, config.port_api, what="the API", option="PORT_API").give_back()
     with database(config, lambda text: logger.info("database.starting", what=text)) as dsn:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_process(name, config, dsn, on_ready))
+            runner.run(_coroutine_of(name, config, dsn, on_ready))
 
 
-def _process(name: str, config: Config, dsn: str, on_ready: Ready) -> Awaitable[None]:
+def _coroutine_of(name: str, config: Config, dsn: str, on_ready: Ready) -> Coroutine[Any, Any, None]:
     if name == "gateway":
         from faucet.gateway.main import run as run_gateway
 

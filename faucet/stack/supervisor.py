@@ -27,7 +27,7 @@ from faucet.kit.embedded_host import write_atomically
 from faucet.kit.embedded_postgres import DatabaseUnavailable, EmbeddedPostgres, Running, default_data_dir
 from faucet.kit.errors import FaucetError
 from faucet.stack.child import Child, ChildFailed, last_lines
-from faucet.stack.database import bring_up_to_date
+from faucet.stack.database import bring_up_to_date, checked
 from faucet.stack.ports import KeptPort, keep_port
 from faucet.stack.seed import RealProvider, seed_stack
 from faucet.tenants.demo import EXTERNAL_USER_ID, FEATURE_KEY, PUBLIC_APP_ID
@@ -211,7 +211,7 @@ class Stack:
         if given or self.env.get("DATABASE_URL_FILE", "").strip():
             configured = load_config(dict(self.env) | ({"DATABASE_URL": given} if given else {})).database_url
             assert configured is not None
-            return configured.reveal()
+            return checked(configured.reveal())
         start = asyncio.ensure_future(asyncio.to_thread(EmbeddedPostgres.start, data, progress=self.voice.step))
         try:
             self._running = await asyncio.shield(start)

@@ -1,0 +1,191 @@
+"""Torture: real gateways and a real PostgreSQL under a crowd of clients, killed again and again; then the books.
+
+    python -m bench.torture --seconds 120 [--seed N] [--gateways 2] [--clients 200] [--data DIR]
+
+When it is over, everything is started once more, leases pass, spools drain; then nothing may be left: no
+overdraft, nothing unbalanced, no full answer unbilled, nothing billed twice, no hold after its lease. It ends with
+a table of these figures, and with 1 if one of them is not zero or if too little was done to mean anything; then
+the data dir and the logs stay. The seed decides what clients ask and when blows fall, not how processes race.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import psycopg
+
+from bench import torture_checks as checks
+from bench.torture_clients import Plan
+from bench.torture_killer import Killer, Office
+from bench.torture_stage import FIRST_CREDIT_E8, LEASE_SECONDS, Stage, serves
+
+REQUESTS_PER_SECOND = 166
+KILLS_PER_SECOND = 1 / 6
+"""A run with less than this proves too little."""
+REST_SECONDS = 60
+"""How long the end may take until everything is settled or given back."""
+
+
+class TooLittle(Exception):
+    """The run was not a torture."""
+
+
+def run(options: argparse.Namespace, folder: Path) -> checks.Verdict:
+    """Torture for so many seconds, let everything come to rest, and compare. Raises TooLittle."""
+    with Stage(folder, gateways=options.gateways, wallets=max(8, options.clients // 10)) as stage:
+        killer, office = Killer(stage, options.seed), Office(stage, options.seed)
+        for end_user in stage.end_users:
+            office.grant(end_user.wallet, FIRST_CREDIT_E8)
+        office.pay_out()
+        crowd = _start_crowd(stage, options)
+        office.start()
+        killer.start()
+        try:
+            _wait(crowd, options.seconds)
+        finally:
+            killer.close()
+            told, _ = crowd.communicate(timeout=60)
+            office.close()
+        _come_to_rest(stage, office)
+        verdict = checks.Verdict()
+        checks.check_log(folder / "database" / "postgres.log", verdict)
+        with psycopg.connect(stage.dsn, autocommit=True) as connection:
+            checks.check_books(connection, verdict)
+            checks.check_grants(connection, office.granted_e8, 0, verdict)
+            checks.check_record(connection, checks.read_record(folder / "record.jsonl"), verdict)
+        asyncio.run(checks.check_reconcile(stage.dsn, verdict))
+        _tell(options, stage, killer, office, Counter(msgspec.json.decode(told)), verdict)
+        _check_size(options, killer, stage, verdict)
+        return verdict
+
+
+def _start_crowd(stage: Stage, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    plan = Plan(
+        host="127.0.0.1",
+        port=stage.port,
+        bearers=[end_user.bearer for end_user in stage.end_users],
+        clients=options.clients,
+        seed=options.seed,
+        record=str(stage.folder / "record.jsonl"),
+    )
+    crowd = stage.start([sys.executable, "-m", "bench.torture_clients"], "clients", piped=True)
+    assert crowd.stdin is not None
+    crowd.stdin.write(msgspec.json.encode(plan) + b"\n")
+    crowd.stdin.flush()
+    return crowd
+
+
+def _wait(crowd: subprocess.Popen[bytes], seconds: int) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if crowd.poll() is not None:
+            raise RuntimeError("the clients ended by themselves: see clients.log")
+        time.sleep(min(left, 0.5))
+
+
+def _come_to_rest(stage: Stage, office: Office) -> None:
+    """Start everything once more and wait until nothing is under way. What is left then is for the checks to find."""
+    stage.postgres.ensure()
+    for gateway in stage.gateways:
+        gateway.kill()
+    deadline = time.monotonic() + REST_SECONDS
+    leases_over = time.monotonic() + LEASE_SECONDS + 1
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        try:
+            office.sweep()
+        except psycopg.Error:
+            office.forget_connection()
+            continue
+        if time.monotonic() > leases_over and serves(stage.port) and not stage.spooled() and not office.sweep():
+            return
+
+
+def _check_size(options: argparse.Namespace, killer: Killer, stage: Stage, verdict: checks.Verdict) -> None:
+    """Raises TooLittle where the figures are too small for the time, or are not those of a whole system."""
+    requests, served = verdict.figures["requests"], verdict.figures["served"]
+    faults = []
+    if requests < options.seconds * options.least_requests:
+        faults.append(f"{requests} requests in {options.seconds} s")
+    if killer.kills < int(options.seconds * KILLS_PER_SECOND):
+        faults.append(f"{killer.kills} kills in {options.seconds} s")
+    if served < requests / 10 or verdict.figures["refused 402"] < requests / 50:
+        faults.append(f"only {served} served and {verdict.figures['refused 402']} refused of {requests}")
+    crashes = sum(gateway.crashes for gateway in stage.gateways)
+    if crashes:
+        faults.append(f"{crashes} times a gateway ended by itself while it served")
+    if stage.spooled():
+        faults.append(f"{stage.spooled()} bytes of settlements are still in a spool")
+    if faults:
+        raise TooLittle("; ".join(faults))
+
+
+def _tell(
+    options: argparse.Namespace,
+    stage: Stage,
+    killer: Killer,
+    office: Office,
+    crowd: Counter[str],
+    verdict: checks.Verdict,
+) -> None:
+    rows: list[tuple[str, object]] = [("seed", options.seed), ("seconds", options.seconds), ("kills", killer.kills)]
+    rows += sorted(killer.blows.items())
+    rows += [
+        ("gateway starts", sum(gateway.starts for gateway in stage.gateways)),
+        ("  given up for want of a database", sum(gateway.gave_up_starting for gateway in stage.gateways)),
+        ("no connection", crowd["no connection"]),
+        *sorted(office.counts.items()),
+        *((what, count) for what, count in sorted(verdict.figures.items()) if what not in checks.MUST_BE_ZERO),
+    ]
+    for what, figure in rows:
+        print(f"{what:<44} {figure:>12}")
+    print("must be 0:")
+    for what in checks.MUST_BE_ZERO:
+        print(f"  {what:<42} {verdict.figures[what]:>12}")
+        for example in verdict.examples.get(what, ()):
+            print(f"      {example}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. 0: everything held."""
+    parser = argparse.ArgumentParser(prog="bench.torture", description="Kill everything, then look at the books.")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--gateways", type=int, default=2)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--data", type=Path, help="an empty folder; it is kept")
+    parser.add_argument("--least-requests", type=int, default=REQUESTS_PER_SECOND, help="per second; fewer is a failure")
+    options = parser.parse_args(arguments)
+    if options.seed is None:
+        options.seed = random.randrange(1 << 32)
+    print(f"seed {options.seed}", flush=True)
+    folder = options.data or Path(tempfile.mkdtemp(prefix="faucet-torture-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)  # as root, PostgreSQL runs as another account, which has to pass through
+    good = False
+    try:
+        verdict = run(options, folder)
+        good = not verdict.faults
+    except TooLittle as little:
+        print(f"FAILED: {little}")
+    finally:
+        if good and options.data is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            print(f"data and logs: {folder}")
+    print("everything held" if good else f"FAILED with seed {options.seed}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

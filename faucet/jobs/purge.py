@@ -1,0 +1,50 @@
+"""Forget what nobody needs any more: sessions long over, replies that can't be asked for again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import LiteralString
+
+from faucet.kit.db import Tx
+from faucet.kit.log import logger
+
+SESSION_DAYS = 7
+"""How long a session is kept after its end, for questions about it."""
+BATCH = 1_000
+BATCHES_MAX = 1_000
+
+_SESSIONS: LiteralString = """
+delete from session where id in (
+    select id from session where expires_at < now() - make_interval(days => %(days)s) limit %(batch)s)
+"""
+_REPLIES: LiteralString = """
+delete from idempotent_reply where (end_user_id, key_hash) in (
+    select end_user_id, key_hash from idempotent_reply where expires_at < now() order by expires_at limit %(batch)s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How many rows went."""
+
+    sessions: int
+    replies: int
+
+
+async def purge(connection: Tx, *, batch: int = BATCH) -> Purged:
+    """Delete sessions that ended a week ago and replies older than their day, on a connection without an open tx."""
+    purged = Purged(await _sweep(connection, _SESSIONS, batch), await _sweep(connection, _REPLIES, batch))
+    if purged.sessions or purged.replies:
+        logger.info("purged", sessions=purged.sessions, replies=purged.replies)
+    return purged
+
+
+async def _sweep(connection: Tx, statement: LiteralString, batch: int) -> int:
+    gone = 0
+    for _ in range(BATCHES_MAX):
+        async with connection.transaction():
+            cursor = await connection.execute(statement, {"batch": batch, "days": SESSION_DAYS})
+        gone += cursor.rowcount
+        if cursor.rowcount < batch:
+            break
+    return gone
