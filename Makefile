@@ -1,7 +1,7 @@
 # Every verb makes what it needs first: the environment in .venv, from locked requirements. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up smoke serve test check bench profile torture sim schema openapi lock clean
+.PHONY: help setup demo smoke serve test check bench profile torture sim schema openapi lock clean
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -29,14 +29,11 @@ setup:
 demo: setup ## run everything here and show what an answer costs and who gets what of it
 	@exec $(BIN)/faucet demo $(ARGS)
 
-up: setup ## run everything here, without the show
-	@exec $(BIN)/faucet up $(ARGS)
-
 smoke: setup ## check over HTTP that whole requests add up
 	@exec $(BIN)/faucet smoke $(ARGS)
 
-serve: setup ## run one process by itself: make serve ARGS=gateway, or api
-	@exec $(BIN)/faucet serve $(ARGS)
+serve: setup ## run everything here, without the show
+	@exec $(BIN)/faucet up $(ARGS)
 
 test: setup ## all tests but the long ones
 	@exec $(PY) -m pytest -n auto --maxprocesses 4 $(ARGS)

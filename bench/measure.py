@@ -133,7 +133,8 @@ class Scales:
         ).fetchone()
         assert row is not None
         children = resource.getrusage(resource.RUSAGE_CHILDREN)  # the load generators that have ended
-        others = children.ru_utime + children.ru_stime + sum(_cpu(pid) for pid in (os.getpid(), *self._pids))
+        others = children.ru_utime + children.ru_stime
+        others += sum(_cpu(pid) for pid in (os.getpid(), *self._pids) if pid not in subject.pids)
         busy, wall = _busy(self._cores)
         return _Reading(
             cpu=sum(map(_cpu, subject.pids)),

@@ -25,6 +25,8 @@ MOCK = "mock alone"
 EMPTY = "empty"
 FILLED = "filled"
 CROWDED = "filled, all users active"
+FOREIGN_PERCENT_MAX = 15
+"""Where other work used more of the cores than this, a ratio says more about that work."""
 BAD_SHARE_MAX = 0.001
 """A cell with more wrong answers than this measured something else; it takes no part in ratios."""
 
@@ -60,25 +62,25 @@ class Report:
             peers = [cell for name in self._peers() if (cell := self.best(name, kind, 64))]
             if ours and peers:
                 peer = max(peers, key=lambda cell: cell.per_second)
-                ratio = ours.per_second / peer.per_second
-                found.append((f"{kind}, c=64: ours / {peer.subject}", f"{ratio:.2f}", "≥ 1.5"))
+                found.append((f"{kind}, c=64: ours / {peer.subject}", _ratio(ours, peer), "≥ 1.5"))
             for other in (MOCK, BOOKLESS):
                 beside = self.best(other, kind, 64)
                 if ours and beside:
-                    found.append((f"{kind}, c=64: ours / {other}", f"{ours.per_second / beside.per_second:.2f}", ""))
+                    found.append((f"{kind}, c=64: ours / {other}", _ratio(ours, beside), ""))
             one, alone = self.best(OURS, kind, 1), self.best(MOCK, kind, 1)
             if one and alone:
                 target = "≤ 2 ms" if kind == "json" else ""
-                found.append((f"{kind}, c=1: added p50", f"{one.load.p50_ms - alone.load.p50_ms:.2f} ms", target))
+                added = f"{one.load.p50_ms - alone.load.p50_ms:.2f} ms{_doubt(one, alone)}"
+                found.append((f"{kind}, c=1: added p50", added, target))
             for clients in sorted({cell.connections for cell in self.cells}):
                 empty, filled = self.best(EMPTY, kind, clients), self.best(FILLED, kind, clients)
                 crowded = self.best(CROWDED, kind, clients)
                 place = f"{kind}, c={clients}, {self.users:,} users: {self.rows:,} usage events"
                 if empty and filled:
-                    found.append((f"{place} / none", f"{filled.per_second / empty.per_second:.2f}", "≥ 0.85"))
+                    found.append((f"{place} / none", _ratio(filled, empty), "≥ 0.85"))
                 if empty and crowded:
                     name = f"{place} and all users active / none and some"
-                    found.append((name, f"{crowded.per_second / empty.per_second:.2f}", ""))
+                    found.append((name, _ratio(crowded, empty), ""))
         ours_rss = [cell.rss_mb for cell in self.cells if cell.subject in (OURS, FILLED)]
         if ours_rss:
             found.append(("memory of our gateway, at most", f"{max(ours_rss):.0f} MB", "≤ 150 MB"))
@@ -167,6 +169,16 @@ def _figures(cell: Cell) -> tuple[str, ...]:
         f"{cell.foreign_percent:.0f}",
         str(load.bad) + ("" if _is_sound(cell) else f" **unsound**: {load.first_bad[:80]}"),
     )
+
+
+def _ratio(cell: Cell, beside: Cell) -> str:
+    return f"{cell.per_second / beside.per_second:.2f}{_doubt(cell, beside)}"
+
+
+def _doubt(*cells: Cell) -> str:
+    """Says so where other work disturbed a comparison."""
+    most = max(cell.foreign_percent for cell in cells)
+    return f" (disturbed: other work used {most:.0f} % of the cores)" if most > FOREIGN_PERCENT_MAX else ""
 
 
 def _is_sound(cell: Cell) -> bool:

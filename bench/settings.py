@@ -1,14 +1,14 @@
 """What a run of the benchmark may be told by environment variables, and their defaults.
 
-SECONDS=5   measured seconds of each cell      ROUNDS=2     times that every cell is run
-CLIENTS=1,16,64,256  connections               USERS=1000   end users with a wallet and a session each
-PEERS=1     0 leaves the other gateways out    WORKERS=1    gateway processes
-ONLY=json,stream,slow,stall  parts to run (and `rows`, the only part when ROWS is set)
-ROWS=0      usage events of a filled database that is compared with an empty one
-DELAY_MS=500, CONNECTIONS=1000  the slow provider's delay and the connections that wait for it
-HANG=200    requests that hang on a stalled provider while others are measured
-LOAD=wrk    `own` loads with this project's generator, which checks every answer whole
-BENCH_DIR   where the database lives while the run lasts (a disk; default: the system's /var/tmp)
+- SECONDS=5: measured seconds of each cell; ROUNDS=2: times that every cell is run (3 with ROWS).
+- CLIENTS=1,16,64,256: connections (16,64 with ROWS); USERS=1000: end users, each with a wallet and a session.
+- PEERS=1: 0 leaves the other gateways out; WORKERS=1: gateway processes.
+- ONLY=json,stream,slow,stall: the parts to run (and `rows`, the only part where ROWS is set).
+- ROWS=0: usage events of a filled database that is compared with an empty one.
+- DELAY_MS=500, CONNECTIONS=1000: the slow provider's delay and the connections that wait for it.
+- HANG=200: requests that hang on a silent provider while others are measured.
+- LOAD=wrk: `own` loads with this project's generator, which checks every answer whole.
+- BENCH_DIR: where the database lives while the run lasts (a disk; the default is the system's /var/tmp).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WARM_UP_SECONDS = 1.0
 class Settings:
     """One run's settings."""
 
-    seconds: float
+    seconds: int
     rounds: int
     clients: tuple[int, ...]
     users: int
@@ -60,14 +60,18 @@ def read_settings() -> Settings:
         raise SystemExit("LOAD is wrk or own")
     if load == "wrk" and not shutil.which("wrk"):
         raise SystemExit("LOAD=wrk, but there is no wrk here (Debian: apt-get install wrk)")
-    seconds = float(os.environ.get("SECONDS") or 5)
-    clients = tuple(int(part) for part in os.environ.get("CLIENTS", "1,16,64,256").split(","))
-    if seconds < 1 or min(clients) < 1:
-        raise SystemExit("SECONDS and CLIENTS are at least 1")
+    try:
+        clients = tuple(
+            int(part) for part in (os.environ.get("CLIENTS") or ("16,64" if rows else "1,16,64,256")).split(",")
+        )
+    except ValueError:
+        raise SystemExit("CLIENTS are whole numbers with commas between them") from None
+    if min(clients) < 1:
+        raise SystemExit("CLIENTS are at least 1")
     disk = Path("/var/tmp")
     return Settings(
-        seconds=seconds,
-        rounds=_number("ROUNDS", 2, least=1),
+        seconds=_number("SECONDS", 5, least=1),
+        rounds=_number("ROUNDS", 3 if rows else 2, least=1),
         clients=clients,
         users=_number("USERS", 1_000, least=1),
         peers=os.environ.get("PEERS", "1") != "0",

@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gateways", type=int, default=2)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--data", type=Path, help="an empty folder; it is kept")
-    parser.add_argument("--least-requests", type=int, default=REQUESTS_PER_SECOND, help="per second; fewer is a failure")
+    parser.add_argument("--least-requests", type=int, default=REQUESTS_PER_SECOND, help="per second, or it fails")
     options = parser.parse_args(arguments)
     if options.seed is None:
         options.seed = random.randrange(1 << 32)

@@ -115,7 +115,8 @@ select l.scope || ' ' || l.period || ': ' || c.spent_e8 || ' is not ' || coalesc
 """
 _EVENTS = """
 select u.id, u.request_id, u.retail_e8, u.write_off_e8, u.outcome,
-       (select coalesce(sum(t.amount_e8), 0)::bigint from transfer t where t.event_id = u.id and t.debit_id = u.wallet_id)
+       (select coalesce(sum(t.amount_e8), 0)::bigint from transfer t
+         where t.event_id = u.id and t.debit_id = u.wallet_id)
   from usage_event u
 """
 _FACTS = {
@@ -235,7 +236,8 @@ def _check_try(one: Try, bills: Bills, verdict: Verdict) -> None:
         figures["refused 402"] += one.status == 402
         figures["503s"] += one.status == 503
         # `unavailable` may come after the answer: then it is billed once when the ledger is back.
-        if one.status >= 400 and one.code not in ("unavailable", "internal") and bills.of(one.own_id or one.answered_id):
+        is_refused = one.status >= 400 and one.code not in ("unavailable", "internal")
+        if is_refused and bills.of(one.own_id or one.answered_id):
             verdict.wrong("refused but billed", str(one))
     else:
         figures[one.ending] += 1

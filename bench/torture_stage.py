@@ -7,7 +7,6 @@ Not here: the clients (`torture_clients`), the killer (`torture_killer`).
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import hashlib
 import http.client
 import json
@@ -18,7 +17,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +27,7 @@ from uuid import UUID
 
 import psycopg
 
+from bench.torture_gateway import die_with_parent
 from faucet.kit.embedded_postgres import EmbeddedPostgres
 from faucet.kit.ids import uuid7
 from faucet.kit.migrate import migrate
@@ -45,12 +44,6 @@ PRICINGS: Sequence[dict[str, object]] = (
     {"mode": "usage_markup", "markup_percent": 12.5, "channel_share_bps": 10000},
 )
 """One app each: with shares, at cost, and with everything for the developer."""
-
-_PR_SET_PDEATHSIG = 1
-_GATEWAY = (
-    "import os; from faucet.kit.config import load_config; from faucet.gateway.main import main;"
-    " main(load_config(), os.environ['TORTURE_DSN'])"
-)
 
 
 @dataclass(frozen=True)
@@ -118,11 +111,6 @@ class Stage:
         self, command: Sequence[str], log: str, *, env: Mapping[str, str] | None = None, piped: bool = False
     ) -> subprocess.Popen[bytes]:
         """Start a process that ends with this one; its words go to a log."""
-
-        def begin() -> None:
-            if sys.platform == "linux":
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
         with self.log_of(log) as words:
             return subprocess.Popen(
                 command,
@@ -131,11 +119,12 @@ class Stage:
                 stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if piped else words,
                 stderr=words,
-                preexec_fn=begin,
+                preexec_fn=die_with_parent,
             )
 
     def _start_mock(self) -> str:
-        self._mock = self.start([sys.executable, "-m", "faucet.providers.fake_server", "--port", "0"], "mock", piped=True)
+        command = [sys.executable, "-m", "faucet.providers.fake_server", "--port", "0"]
+        self._mock = self.start(command, "mock", piped=True)
         assert self._mock.stdout is not None
         line = self._mock.stdout.readline()
         if not line:
@@ -144,12 +133,19 @@ class Stage:
 
 
 class Gateway:
-    """One gateway process after another in the same place: a thread starts it again whenever it has ended."""
+    """One gateway process after another in the same place (`torture_gateway`), and what became of each."""
 
     def __init__(self, stage: Stage, number: int, mock_url: str) -> None:
-        self._stage = stage
         self.name = f"gateway-{number}"
-        self._env = {
+        self._log = stage.folder / f"{self.name}.log"
+        self.starts = 0
+        self.gave_up_starting = 0
+        """Ended by itself before it ever served: it needs the database for that."""
+        self.crashes = 0
+        """Ended by itself after that."""
+        self._pid: int | None = None
+        self._is_ready = threading.Event()
+        env = {
             "TORTURE_DSN": stage.dsn,
             "PORT_GATEWAY": str(stage.port),
             "FAUCET_DATA": str(stage.gateway_data),
@@ -161,67 +157,52 @@ class Gateway:
             "PROVIDER_IDLE_TIMEOUT_MS": "2500",
             "PROVIDER_RETRY_DELAY_MS": "50",
         }
-        self.starts = 0
-        self.gave_up_starting = 0
-        """Ended by itself before it ever served: it needs the database for that."""
-        self.crashes = 0
-        """Ended by itself after that."""
-        self._killed = False
-        self._closing = False
-        self._begin()
-        self._keeper = threading.Thread(target=self._keep, name=self.name)
-        self._keeper.start()
+        self._keeper = stage.start([sys.executable, "-m", "bench.torture_gateway"], self.name, env=env, piped=True)
+        self._listener = threading.Thread(target=self._listen, name=self.name)
+        self._listener.start()
 
     @property
-    def pid(self) -> int:
-        return self.process.pid
+    def pid(self) -> int | None:
+        """The process that runs now, if one does."""
+        return self._pid
 
     def kill(self) -> bool:
-        """SIGKILL. False where it was dead already."""
-        if self.process.poll() is not None:
+        """SIGKILL. False where nothing ran."""
+        pid, self._pid = self._pid, None
+        if pid is None:
             return False
-        self._killed = True
-        self.process.kill()
+        self._is_ready.clear()
+        os.kill(pid, signal.SIGKILL)
         return True
 
     def wait_until_ready(self) -> None:
-        """Return when this process serves. Raises RuntimeError when that takes too long."""
-        deadline = time.monotonic() + READY_SECONDS
-        while not self._has_served():
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} is not ready: see {self._stage.folder}/{self.name}.log")
-            time.sleep(0.05)
+        """Return when one serves. Raises RuntimeError when that takes too long."""
+        if not self._is_ready.wait(READY_SECONDS):
+            raise RuntimeError(f"{self.name} is not ready: see {self._log}")
 
     def close(self) -> None:
-        """End it for good."""
-        self._closing = True
-        self._keeper.join()
-        self.process.kill()
-        self.process.wait()
+        """End it for good; what it forked ends with it."""
+        self._keeper.kill()
+        self._keeper.wait()
+        self._listener.join()
 
-    def _begin(self) -> None:
-        with self._stage.log_of(self.name) as log:
-            self._log_from = log.tell()
-        self._killed = False
-        self.starts += 1
-        self.process = self._stage.start([sys.executable, "-c", _GATEWAY], self.name, env=self._env)
-
-    def _has_served(self) -> bool:
-        with (self._stage.folder / f"{self.name}.log").open("rb") as log:
-            log.seek(self._log_from)
-            return b"gateway.ready" in log.read()
-
-    def _keep(self) -> None:
-        while not self._closing:
-            if self.process.poll() is not None:
-                if not self._killed:
-                    if self._has_served():
-                        self.crashes += 1
-                    else:
-                        self.gave_up_starting += 1
-                    time.sleep(0.5)
-                self._begin()
-            time.sleep(0.02)
+    def _listen(self) -> None:
+        assert self._keeper.stdout is not None
+        served = False
+        for line in self._keeper.stdout:
+            word, pid, *rest = line.split()
+            if word == b"started":
+                self.starts += 1
+                served = False
+                self._pid = int(pid)
+            elif word == b"ready":
+                served = True
+                self._is_ready.set()
+            elif rest != [b"-9"]:
+                self._pid = None
+                self._is_ready.clear()
+                self.crashes += served
+                self.gave_up_starting += not served
 
 
 def serves(port: int) -> bool:

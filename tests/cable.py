@@ -124,6 +124,7 @@ class Cable:
             self.port = server.sockets[0].getsockname()[1]
         self._listens.set()
         await self._stop.wait()
+        self._flows.set()
         server.close()
         for link in list(self._links):
             link.abort()

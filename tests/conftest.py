@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,8 @@ from typing import Any
 import psycopg
 import pytest
 import uvicorn
-from fastapi import FastAPI
 
-from faucet.api.app import build_app
+from faucet.api.app import build_app, server_config
 from faucet.kit.config import Config, load_config
 from faucet.kit.db import with_database
 from faucet.kit.embedded_postgres import EmbeddedPostgres
@@ -44,12 +44,10 @@ _copies = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The controller names the run; its workers inherit the name and find the same server.
-    if not hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput"):  # the controller names the run; its workers inherit the name
         os.environ[_RUN] = secrets.token_hex(4)
         os.environ[_RUN_DIR] = tempfile.mkdtemp(prefix="faucet-test-")
-        # As root, PostgreSQL runs as another account, which has to pass through.
-        os.chmod(os.environ[_RUN_DIR], 0o711)
+        os.chmod(os.environ[_RUN_DIR], 0o711)  # as root, PostgreSQL's account has to pass through
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -78,7 +76,7 @@ def server_dsn() -> Iterator[str]:
         yield given
         return
     # Nothing that a test writes has to outlive a power cut.
-    settings = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
+    settings = {"fsync": "off", "full_page_writes": "off", "max_connections": "300", "autovacuum": "off"}
     with EmbeddedPostgres(Path(os.environ[_RUN_DIR]) / "data", settings=settings) as running:
         yield running.dsn
 
@@ -100,16 +98,32 @@ def template(server_dsn: str) -> str:
     return name
 
 
-@pytest.fixture
-def dsn(server_dsn: str, template: str) -> Iterator[str]:
-    """The address of this test's own migrated database, as the superuser."""
+@contextmanager
+def database(server_dsn: str, template: str) -> Iterator[str]:
+    """A migrated database while the block runs; its address as the superuser."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     name = f"t_{os.environ[_RUN]}_{worker}_{next(_copies)}"
+    # Copying files needs checkpoints, which are dear where they really reach the disk.
+    strategy = "wal_log" if GIVEN_SERVER in os.environ else "file_copy"
     with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f'create database "{name}" template "{template}"'.encode())
+        connection.execute(f'create database "{name}" template "{template}" strategy {strategy}'.encode())
     yield with_database(server_dsn, name)
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         connection.execute(f'drop database if exists "{name}" with (force)'.encode())
+
+
+@pytest.fixture
+def dsn(server_dsn: str, template: str) -> Iterator[str]:
+    """The address of this test's own migrated database, as the superuser."""
+    with database(server_dsn, template) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def module_dsn(server_dsn: str, template: str) -> Iterator[str]:
+    """A database for tests of one file that only read, or that don't mind each other's rows."""
+    with database(server_dsn, template) as address:
+        yield address
 
 
 @pytest.fixture
@@ -142,16 +156,16 @@ class RunningApi:
 
 @pytest.fixture
 def api(config: Config, dsn: str) -> Iterator[RunningApi]:
-    """A real API process's app behind a real socket, in a thread."""
-    with serve(build_app(config, dsn)) as base_url:
+    """The API behind a real socket, in a thread, as its process serves it."""
+    with serve(config, dsn) as base_url:
         yield RunningApi(base_url, config, dsn)
 
 
 class serve:  # noqa: N801 - reads as a verb where it is used
-    """Serve an app on a free port while the block runs; gives its address."""
+    """Serve the API on a free port while the block runs; gives its address."""
 
-    def __init__(self, app: FastAPI) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None, access_log=False))
+    def __init__(self, config: Config, dsn: str) -> None:
+        self._server = uvicorn.Server(server_config(config, build_app(config, dsn)))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: BaseException | None = None
@@ -161,7 +175,7 @@ class serve:  # noqa: N801 - reads as a verb where it is used
         async def main() -> None:
             task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
             while not (self._server.started or task.done()):
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.002)
             self._started.set()
             await task
 
@@ -169,7 +183,6 @@ class serve:  # noqa: N801 - reads as a verb where it is used
             asyncio.run(main())
         except BaseException as failure:
             self._failure = failure
-        finally:
             self._started.set()
 
     def __enter__(self) -> str:

@@ -18,6 +18,7 @@ from faucet.api import health, reports, sessions, wallets
 from faucet.api.edge import Edge
 from faucet.api.errors import respond
 from faucet.api.health import SERVICE
+from faucet.api.protocol import ApiProtocol
 from faucet.api.wire import ErrorReply
 from faucet.api.world import ROLE, World
 from faucet.kit.clock import Clock
@@ -91,26 +92,28 @@ async def _refuse(request: Request, error: Exception) -> Response:
     return respond(error, request.state.request_id)
 
 
+def server_config(config: Config, app: FastAPI) -> uvicorn.Config:
+    """How the app is served."""
+    return uvicorn.Config(
+        app,
+        host=config.bind_address,
+        port=config.port_api,
+        http=ApiProtocol,
+        lifespan="on",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,  # the edge believes only the proxies that are configured
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=config.drain_seconds,
+    )
+
+
 async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], None] = lambda: None) -> None:
     """Serve until SIGTERM or SIGINT, then let requests in flight end."""
-    server = _Server(
-        uvicorn.Config(
-            build_app(config, dsn),
-            host=config.bind_address,
-            port=config.port_api,
-            lifespan="on",
-            ws="none",
-            access_log=False,
-            log_config=None,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=config.drain_seconds,
-        ),
-        on_ready,
-    )
-    await server.serve()
+    await _Server(server_config(config, build_app(config, dsn)), on_ready).serve()
 
 
 class _Server(uvicorn.Server):

@@ -21,7 +21,6 @@ RETRY_AFTER_SECONDS = 1
 MESSAGES_MAX = 20
 
 _BY_STATUS = {
-    400: ("invalid_request", "the request can't be read"),
     401: ("invalid_session", "a bearer is needed here"),
     403: ("forbidden", "this is not allowed"),
     404: ("not_found", "there is nothing at this path"),
@@ -68,6 +67,9 @@ def as_refusal(error: Exception) -> Refusal | None:
         return error
     if isinstance(error, RequestValidationError):
         return _validation(error.errors())
+    if isinstance(error, HTTPException) and error.status_code == 400:
+        # The framework's word for a body that its parser gave up on: not UTF-8, or nested too deeply.
+        return _validation([{"type": "json_invalid", "loc": ("body",), "msg": ""}])
     if isinstance(error, HTTPException):
         code, text = _BY_STATUS.get(error.status_code, ("invalid_request", "the request can't be served"))
         return Refusal(code, text, status=error.status_code)

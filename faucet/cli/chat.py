@@ -213,8 +213,6 @@ def _explain(talk: Talk, error: Refused) -> str:
         left = f" ({usd(talk.client.wallet(talk.session.token).available_e8)} left)"
     except FaucetError:
         left = ""
-    what = "The wallet is empty" if error.code == "insufficient_balance" else "A spend limit is used up"
-    how = (
-        "`/topup 5` in `faucet chat` gives it test credits." if error.code == "insufficient_balance" else error.message
-    )
-    return f"{what}{left}. {how}"
+    if error.code == "budget_exceeded":
+        return f"A spend limit is used up{left.replace(' left', ' in the wallet')}; `faucet limits` changes it."
+    return f"The wallet is empty{left}. `/topup 5` in `faucet chat` gives it test credits."

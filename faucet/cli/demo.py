@@ -7,19 +7,23 @@ a stack is run (`stack`), what it is filled with (`stack.seed`, `tenants.demo`).
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from faucet.cli.client import Client, Message, Note, Session, WalletView, usd
+from faucet.cli.client import Client, Message, Note, Refused, Session, WalletView, usd
 from faucet.cli.terminal import Progress, Writer, console, progress
 from faucet.kit.errors import FaucetError
 from faucet.stack.database import office
 from faucet.stack.receipt import Receipt, receipt_of
+from faucet.stack.settings import data_dir
 from faucet.stack.supervisor import Stack, Wish, run_stack
 from faucet.tenants.demo import EXTERNAL_USER_ID, FEATURE_KEY, PUBLIC_APP_ID
 
@@ -76,7 +80,12 @@ async def _show(out: Console, stack: Stack, shown: Progress) -> bool:
     """The show; whether all of it added up. What a server refuses ends it with the reason."""
     addresses = stack.addresses
     with Client(addresses.api, addresses.gateway) as client:
-        answered = await asyncio.to_thread(_ask, out, client, stack)
+        try:
+            answered = await asyncio.to_thread(_ask, out, client, stack)
+        except Refused as refused:
+            if stack.real is None or refused.code != "provider_error":
+                raise
+            raise FaucetError(f"{refused}: check the key, the address and the models of {stack.real.name}") from None
         async with office(stack.dsn) as tx:
             receipt = await receipt_of(tx, answered.note.request_id)
         is_exact = _split(out, receipt) & _wallet(out, answered, receipt)
@@ -199,33 +208,42 @@ def _invite(out: Console, stack: Stack) -> None:
     addresses = stack.addresses
     with Client(addresses.api, addresses.gateway) as client:
         token = client.session(PUBLIC_APP_ID, EXTERNAL_USER_ID, FEATURE_KEY).token
-    model = stack.real.model if stack.real is not None and stack.real.model != "auto" else MODEL
-    program = sys.argv[0] if sys.argv[0].endswith("/faucet") else f"{sys.executable} -m faucet"
+    model = "auto" if stack.real is None else stack.real.model
     out.print()
     out.print(Text("Now you", style="bold"))
     for name, address in (("API", addresses.api), ("Gateway", f"{addresses.gateway}/v1"), ("Mock", addresses.mock)):
         out.print(Text.assemble(f"{MARGIN}{name:<9}", (address, "cyan")))
-    _copy(out, "Talk to it, in another terminal:", f"{program} chat --data {stack.config.faucet_data}")
+    _copy(out, "Talk to it, in another terminal:", _command(stack, "chat"))
     _copy(
         out,
         "With curl:",
         f"curl -N {addresses.gateway}/v1/chat/completions \\\n"
         f"  -H 'authorization: Bearer {token}' \\\n"
         "  -H 'content-type: application/json' \\\n"
-        f'  -d \'{{"model": "{model}", "stream": true,'
-        ' "messages": [{"role": "user", "content": "Where is my parcel?"}]}\'',
+        f'  -d \'{{"model":"{model}","stream":true,"messages":[{{"role":"user","content":"Where is my parcel?"}}]}}\'',
     )
     _copy(
         out,
         "With the official client of OpenAI (pip install openai), in Python:",
         "from openai import OpenAI\n"
-        f'client = OpenAI(base_url="{addresses.gateway}/v1", api_key="{token}")\n'
-        f'reply = client.chat.completions.create(model="{model}",\n'
-        '    messages=[{"role": "user", "content": "Where is my parcel?"}])\n'
+        "client = OpenAI(\n"
+        f'    base_url="{addresses.gateway}/v1",\n'
+        f'    api_key="{token}",\n'
+        ")\n"
+        'ask = [{"role": "user", "content": "Where is my parcel?"}]\n'
+        f'reply = client.chat.completions.create(model="{model}", messages=ask)\n'
         "print(reply.choices[0].message.content, reply.model_extra)",
     )
     out.print()
     out.print(Text("Ctrl-C stops everything.", style="dim"))
+
+
+def _command(stack: Stack, name: str) -> str:
+    """How a command is called about this stack, from the folder where the demo was."""
+    program = Path(sys.executable).with_name("faucet")
+    words = os.path.relpath(program) if program.exists() else f"{sys.executable} -m faucet"
+    data = stack.config.faucet_data
+    return f"{words} {name}" if data == data_dir(None) else f"{words} {name} --data {shlex.quote(str(data))}"
 
 
 def _copy(out: Console, heading: str, lines: str) -> None:

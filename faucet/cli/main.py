@@ -37,14 +37,14 @@ class Sections(TyperGroup):
         for title, names in SECTIONS.items():
             found = [(name, self.get_command(ctx, name)) for name in names]
             with formatter.section(title):
-                formatter.write_dl([(name, one.get_short_help_str(62)) for name, one in found if one is not None])
+                formatter.write_dl([(name, one.get_short_help_str(66)) for name, one in found if one is not None])
 
 
 app = typer.Typer(
     name="faucet",
     cls=Sections,
     help="ModelFaucet: an OpenAI-compatible gateway with exact, prepaid money.",
-    epilog="Start here: faucet demo shows it, faucet up runs it, faucet chat talks to it.",
+    epilog="Start with: faucet demo",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -138,7 +138,7 @@ def demo(
     database_url: DatabaseOption = None,
     once: Annotated[bool, typer.Option("--once", help="End after the show.")] = False,
 ) -> None:
-    """Show what it does: an answer, its price, and who got what of it.
+    """Show what it does: an answer, its price, and who got what.
 
     Starts everything as `up` does and leaves it running for you to try. Uses your own provider where OPENAI_API_KEY
     (with OPENAI_BASE_URL, OPENAI_MODELS) or LITELLM_BASE_URL is set, and the mock provider where not.

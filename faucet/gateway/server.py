@@ -248,8 +248,10 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if self._deaf and transport.can_write_eof():
-            self._due = self._loop.time() + PARTING_SECONDS
             transport.write_eof()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(PARTING_SECONDS, transport.close)
         else:
             self._deaf = True
             transport.close()
@@ -260,13 +262,14 @@ class Connection(asyncio.Protocol):
         self._deaf = True
         self._body = []
         exchange.keep_alive = False
-        if self._current is None:
-            self._current = exchange
-            task = self._loop.create_task(exchange.refuse(too_large(self._app.max_body_bytes)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        elif self._transport is not None:
-            self._transport.close()
+        if self._current is not None:
+            self._current.keep_alive = False  # its answer is still owed; then the connection closes
+            self._waiting.clear()
+            return
+        self._current = exchange
+        task = self._loop.create_task(exchange.refuse(too_large(self._app.max_body_bytes)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _on_time(self) -> None:
         """Look whether something is overdue; else look again when it would be."""
@@ -279,8 +282,6 @@ class Connection(asyncio.Protocol):
         elif now < self._due:
             # Soon enough for a head that may begin, and dawdle, meanwhile.
             self._timer = self._loop.call_at(min(self._due, now + HEAD_SECONDS), self._on_time)
-        elif self._deaf:
-            transport.close()
         elif self._reading is not None:
             self._turn_away(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds")
         elif self._head_bytes:

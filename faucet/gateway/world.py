@@ -35,6 +35,7 @@ from faucet.routing.plan import plan
 
 ROLE = "faucet_gateway"
 CATALOGUE_SECONDS = 5.0
+READY_SECONDS = 2.0
 CHANGED = "faucet_changed"
 
 
@@ -172,18 +173,25 @@ class World:
 
     async def is_ready(self) -> dict[str, bool]:
         """What a load balancer wants to know, really checked."""
-        try:
-            async with asyncio.timeout(2), self.db.connection() as connection:
-                await connection.execute("select 1")
-            database = True
-        except (psycopg.Error, PoolTimeout, TimeoutError, OSError):
-            database = False
+        # A query to a database that hangs takes long to give up: it is left to that, and not waited for.
+        asking = asyncio.create_task(self._reaches_database())
+        await asyncio.wait((asking,), timeout=READY_SECONDS)
+        database = asking.done() and asking.result()
+        asking.cancel()
         return {
             "database": database,
             "ledger": self.lane.connected,
             "catalogue": bool(self.catalogue.offers),
             "accepting": not self.draining,
         }
+
+    async def _reaches_database(self) -> bool:
+        try:
+            async with self.db.connection() as connection:
+                await connection.execute("select 1")
+        except (psycopg.Error, PoolTimeout, OSError):
+            return False
+        return True
 
     # ── background ──
 

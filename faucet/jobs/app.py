@@ -210,6 +210,6 @@ async def _work(queue: procrastinate.App, stop: asyncio.Event, drain_seconds: in
 
 async def _clear_stalled(queue: procrastinate.App) -> None:
     """Strike off what a killed process had begun; its sweep has been repeated since, or will be."""
-    manager = queue.job_manager
-    for job in await manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_SECONDS):
-        await manager.finish_job(job, status=Status.FAILED, delete_job=True)
+    begun = queue.job_manager
+    for job in await begun.get_stalled_jobs(seconds_since_heartbeat=STALLED_SECONDS):
+        await begun.finish_job(job, status=Status.FAILED, delete_job=True)

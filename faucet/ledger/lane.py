@@ -168,7 +168,7 @@ class Lane:
     async def start(self) -> None:
         """Connect and begin. Raises LedgerUnavailable when the database can't be reached now."""
         try:
-            self._connection = await self._connect()
+            await self._open()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise LedgerUnavailable(str(error)) from error
         self.connected = True
@@ -186,6 +186,12 @@ class Lane:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._connection is not None:
             self._connection.terminate()
+
+    async def _open(self) -> None:
+        connection = await self._connect()
+        # Wakes the loop, which looks: a connection that dies while nothing is asked is replaced at once.
+        connection.add_termination_listener(lambda _: self._poke())
+        self._connection = connection
 
     # ── what the moves call ──
 
@@ -247,6 +253,8 @@ class Lane:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._closing:
+            if self._connection is not None and self._connection.is_closed():
+                await self._lost((), (), (), ConnectionResetError())
             if not (self._holds or self._settles or self._releases or self._renewals):
                 self._wake = loop.create_future()
                 await self._wake
@@ -364,7 +372,7 @@ class Lane:
         since = time.monotonic()
         while not self._closing:
             try:
-                self._connection = await self._connect()
+                await self._open()
                 break
             except Exception:  # a connection that dies while it is made raises nearly anything
                 await asyncio.sleep(RECONNECT_SECONDS)

@@ -14,8 +14,9 @@ import httpx2
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx
+from faucet.kit.errors import FaucetError
 from faucet.rating.price import Price, PriceBook
-from faucet.rating.seed import MOCK_PROVIDER, SEED_EFFECTIVE_FROM, seed_rows
+from faucet.rating.seed import MOCK_PROVIDER, seed_rows
 from faucet.rating.store import decide_model, insert_drafts, load_confirmed
 from faucet.stack.database import office
 from faucet.tenants.demo import seed_demo
@@ -23,6 +24,8 @@ from faucet.tenants.store import announce_change
 
 ACTOR = "demo"
 LITELLM_MODELS_MAX = 50
+NAMED = 4
+"""So many models are named in a sentence."""
 _NOT_CHAT = ("embed", "tts", "whisper", "audio", "image", "moderation", "rerank", "dall-e", "transcribe")
 
 Say = Callable[[str], None]
@@ -53,11 +56,14 @@ async def seed_stack(dsn: str, config: Config, note: Say) -> RealProvider | None
 
 
 async def _price_mock(tx: Tx) -> None:
-    known = {price.model for price in await load_confirmed(tx) if price.provider == MOCK_PROVIDER}
-    if known:
+    if any(price.provider == MOCK_PROVIDER for price in await load_confirmed(tx)):
         return
-    rows = [row for row in seed_rows(providers=()).rows if row.provider == MOCK_PROVIDER]
-    await _confirm(tx, rows)
+    await _confirm(tx, [row for row in seed_rows(providers=()).rows if row.provider == MOCK_PROVIDER])
+    if not await load_confirmed(tx):
+        raise FaucetError(
+            "nothing is for sale, because every price was rejected. Set one: "
+            "faucet prices set mock mock-small --input 0.15 --output 0.60 --tokenizer words"
+        )
 
 
 async def _price_openai(dsn: str, config: Config, note: Say) -> None:
@@ -101,8 +107,9 @@ async def _price_unknown(tx: Tx, provider: str, models: Iterable[str], note: Say
         row for row in seed_rows(providers=()).rows if (row.provider, row.model) == (MOCK_PROVIDER, "mock-small")
     ]
     await _confirm(tx, [demo_price(small, provider, name) for name in unknown])
+    named = ", ".join(unknown[:NAMED]) + (f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else "")
     note(
-        f"Nobody has priced {', '.join(unknown)} ({provider}): in this demo it costs what mock-small does, $0.15 and"
+        f"Nobody has priced {named} ({provider}): in this demo it costs what mock-small does, $0.15 and"
         f" $0.60 per million tokens. Set the real price with `faucet prices set {provider} {unknown[0]} …`."
     )
 
@@ -121,14 +128,14 @@ def demo_price(small: Price, provider: str, model: str) -> Price:
         cached_write_e8_per_m=small.input_e8_per_m,
         output_e8_per_m=small.output_e8_per_m,
         image_tokens_max=small.image_tokens_max,
-        effective_from=SEED_EFFECTIVE_FROM,
+        effective_from=Clock().now(),
         source="made up for the demo",
         status="draft",
     )
 
 
 async def _confirm(tx: Tx, rows: list[Price]) -> None:
-    if await insert_drafts(tx, rows):
-        for provider, model in {(row.provider, row.model) for row in rows}:
-            await decide_model(tx, provider, model, status="confirmed", actor=ACTOR)
-        await announce_change(tx)
+    await insert_drafts(tx, rows)
+    for provider, model in sorted({(row.provider, row.model) for row in rows}):
+        await decide_model(tx, provider, model, status="confirmed", actor=ACTOR)
+    await announce_change(tx)

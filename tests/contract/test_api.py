@@ -14,7 +14,7 @@ import pytest
 from books import E8, Books, Settlement, Tenant
 from conftest import RunningApi, serve
 
-from faucet.api.app import build_app, openapi_document
+from faucet.api.app import openapi_document
 from faucet.kit.config import Config, load_config
 from faucet.kit.db import open_pool, tx
 from faucet.kit.errors import Refusal
@@ -187,7 +187,6 @@ def test_a_revoked_session_is_over_and_gateways_are_told(client: httpx2.Client, 
         None,
         "",
         "Bearer",
-        "Bearer ",
         "Basic dXNlcjpwdw==",
         "Bearer mf_sess_" + "A" * 43,
         "Bearer mf_sess_\u00e9",
@@ -428,7 +427,7 @@ def test_demo_data_and_test_credit_are_for_development(production: Config, dsn: 
     tenant = books.tenant(5)
     wallet = books.one("select public_id from account where id = %s", tenant.wallet)
     headers = {"authorization": f"Bearer {production.admin_token.reveal()}"}
-    with serve(build_app(production, dsn)) as base_url, httpx2.Client(base_url=base_url) as client:
+    with serve(production, dsn) as base_url, httpx2.Client(base_url=base_url) as client:
         path = f"/v1/admin/wallets/{wallet}/credit-test-balance"
         refused(client.post(path, json={"amount_usd": "1"}, headers=headers), 403, "forbidden")
     assert books.posted(tenant.wallet) == 5

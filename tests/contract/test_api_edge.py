@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import pytest
 from books import Books
 from conftest import RunningApi, serve
 
-from faucet.api.app import build_app
 from faucet.kit.config import Config, load_config
 from faucet.kit.db import open_pool, tx
 from faucet.tenants.demo import seed_demo
@@ -25,22 +25,44 @@ ASK = {"public_app_id": "app_pub_demo", "external_user_id": "u"}
 SESSIONS = "/v1/sessions"
 
 
-@pytest.fixture
-def client(api: RunningApi, demo_data: None) -> Iterator[httpx2.Client]:
-    """A client of a running API with the demo's data."""
-    with httpx2.Client(base_url=api.base_url) as client:
-        yield client
+def seed(config: Config, dsn: str) -> None:
+    """The demo's data."""
 
-
-@pytest.fixture
-def demo_data(config: Config, dsn: str) -> None:
-    async def seed() -> None:
+    async def work() -> None:
         pool = await open_pool(dsn, "faucet_api", size=1)
         async with tx(pool) as t:
             await seed_demo(t, config)
         await pool.close()
 
-    asyncio.run(seed())
+    asyncio.run(work())
+
+
+@pytest.fixture(scope="module")
+def shared_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return load_config({"FAUCET_DATA": str(tmp_path_factory.mktemp("api") / "data")})
+
+
+@pytest.fixture(scope="module")
+def shared(shared_config: Config, module_dsn: str) -> Iterator[RunningApi]:
+    """One API for all tests that leave nothing behind that others would mind."""
+    seed(shared_config, module_dsn)
+    with serve(shared_config, module_dsn) as base_url:
+        yield RunningApi(base_url, shared_config, module_dsn)
+
+
+@pytest.fixture
+def client(shared: RunningApi) -> Iterator[httpx2.Client]:
+    """A client of the shared API."""
+    with httpx2.Client(base_url=shared.base_url) as client:
+        yield client
+
+
+@pytest.fixture
+def own(api: RunningApi) -> Iterator[httpx2.Client]:
+    """A client of an API that this test may break."""
+    seed(api.config, api.dsn)
+    with httpx2.Client(base_url=api.base_url) as client:
+        yield client
 
 
 def refused(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
@@ -120,12 +142,12 @@ BAD_AMOUNTS = ["0", "0.00", "-1", "1.000000001", "01", "1e3", "", " 1", "1,5", "
 
 
 @pytest.mark.parametrize("amount", [*BAD_AMOUNTS, 1, 1.5, None, ["1"]], ids=repr)
-def test_amounts_that_are_none(client: httpx2.Client, config: Config, amount: object) -> None:
+def test_amounts_that_are_none(client: httpx2.Client, shared_config: Config, amount: object) -> None:
     """Lost: a float, a negative or an overflowing amount reaches the ledger."""
     response = client.post(
         "/v1/admin/wallets/01890000-0000-7000-8000-000000000000/credit-test-balance",
         json={"amount_usd": amount},
-        headers={"authorization": f"Bearer {config.admin_token.reveal()}"},
+        headers={"authorization": f"Bearer {shared_config.admin_token.reveal()}"},
     )
     error = refused(response, 400, "invalid_request")
     assert list(error["details"]["fieldErrors"]) == ["amount_usd"]
@@ -142,17 +164,17 @@ def test_amounts_that_are_none(client: httpx2.Client, config: Config, amount: ob
         ("GET", "/v1/../etc/passwd", 404, "not_found"),
         ("PUT", "/v1/sessions", 405, "method_not_allowed"),
         ("PATCH", "/health", 405, "method_not_allowed"),
-        ("BREW", "/health", 405, "method_not_allowed"),
+        ("PROPFIND", "/health", 405, "method_not_allowed"),
         ("GET", "/v1/developers/not-a-uuid/revenue", 400, "invalid_request"),
         ("GET", "/v1/apps/a%00b/usage", 400, "invalid_request"),
         ("GET", f"/v1/apps/{'a' * 129}/usage", 400, "invalid_request"),
     ],
 )
 def test_paths_that_lead_nowhere(
-    client: httpx2.Client, config: Config, method: str, path: str, status: int, code: str
+    client: httpx2.Client, shared_config: Config, method: str, path: str, status: int, code: str
 ) -> None:
     """Lost: the router's own errors have another shape."""
-    headers = {"authorization": f"Bearer {config.admin_token.reveal()}"}
+    headers = {"authorization": f"Bearer {shared_config.admin_token.reveal()}"}
     error = refused(client.request(method, path, headers=headers), status, code)
     assert "details" not in error or error["details"]["fieldErrors"]
 
@@ -167,9 +189,9 @@ def test_bodies_of_another_kind(client: httpx2.Client, kind: str | None) -> None
     assert good.status_code == 200
 
 
-def test_bodies_are_bounded_announced_or_not(client: httpx2.Client, config: Config) -> None:
+def test_bodies_are_bounded_announced_or_not(client: httpx2.Client, shared_config: Config) -> None:
     """Lost: one request fills the memory."""
-    most = config.api_max_body_bytes
+    most = shared_config.api_max_body_bytes
     kind = {"content-type": "application/json"}
     response = client.post(SESSIONS, content=b" " * (most + 1), headers=kind)
     refused(response, 413, "payload_too_large")
@@ -200,9 +222,9 @@ def test_request_ids(client: httpx2.Client) -> None:
     assert error["request_id"] == good
 
 
-def test_head_is_get_without_a_body(api: RunningApi) -> None:
+def test_head_is_get_without_a_body(shared: RunningApi) -> None:
     """Lost: monitors that ask with HEAD, and connections that break after one."""
-    connection = http.client.HTTPConnection(urlsplit(api.base_url).netloc)
+    connection = http.client.HTTPConnection(urlsplit(shared.base_url).netloc)
     for path, status in (("/health", 200), ("/nothing", 404), ("/health", 200)):
         connection.request("HEAD", path)
         response = connection.getresponse()
@@ -253,7 +275,7 @@ def strict(tmp_path: Path) -> dict[str, str]:
 
 def test_production_knows_its_origins(strict: dict[str, str], dsn: str) -> None:
     """Lost: any page reads the API with a user's bearer."""
-    with serve(build_app(load_config(strict), dsn)) as base_url, httpx2.Client(base_url=base_url) as client:
+    with serve(load_config(strict), dsn) as base_url, httpx2.Client(base_url=base_url) as client:
         known = client.get("/health", headers={"origin": "https://other.example"})
         assert known.headers["access-control-allow-origin"] == "https://other.example"
         for origin in ("https://evil.example", "https://app.example.evil", "null", "http://app.example"):
@@ -272,7 +294,7 @@ def test_a_client_is_counted_by_its_own_address(strict: dict[str, str], dsn: str
         "API_RATE_LIMIT_WINDOW_MS": "60000",
         "TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8",
     }
-    with serve(build_app(load_config(strict), dsn)) as base_url, httpx2.Client(base_url=base_url) as client:
+    with serve(load_config(strict), dsn) as base_url, httpx2.Client(base_url=base_url) as client:
 
         def ask(*chain: str) -> httpx2.Response:
             headers = [("x-forwarded-for", value) for value in chain]
@@ -294,7 +316,7 @@ def test_a_client_is_counted_by_its_own_address(strict: dict[str, str], dsn: str
 def test_forwarded_addresses_of_strangers_are_not_believed(strict: dict[str, str], dsn: str) -> None:
     """Lost: whoever writes X-Forwarded-For has no rate limit."""
     strict |= {"API_RATE_LIMIT_MAX_REQUESTS": "2"}
-    with serve(build_app(load_config(strict), dsn)) as base_url, httpx2.Client(base_url=base_url) as client:
+    with serve(load_config(strict), dsn) as base_url, httpx2.Client(base_url=base_url) as client:
         statuses = [
             client.get("/v1/nothing", headers={"x-forwarded-for": f"203.0.113.{i}"}).status_code for i in range(3)
         ]
@@ -304,32 +326,32 @@ def test_forwarded_addresses_of_strangers_are_not_believed(strict: dict[str, str
 # ── health, metrics, faults ──
 
 
-def test_health_and_readiness(client: httpx2.Client, books: Books) -> None:
+def test_health_and_readiness(own: httpx2.Client, books: Books) -> None:
     """Lost: traffic goes to a process that can't serve it."""
-    assert client.get("/health").json() == {"ok": True, "service": "@modelfaucet/api"}
-    ready = client.get("/ready")
+    assert own.get("/health").json() == {"ok": True, "service": "@modelfaucet/api"}
+    ready = own.get("/ready")
     assert (ready.status_code, ready.json()) == (
         200,
         {"ok": True, "service": "@modelfaucet/api", "checks": {"database": True, "schema": True}},
     )
     books.rows("update alembic_version set version_num = '0001_pre_roles'")
-    old = client.get("/ready")
+    old = own.get("/ready")
     assert (old.status_code, old.json()["checks"]) == (503, {"database": True, "schema": False})
     books.rows("update alembic_version set version_num = '9999_post_future'")
-    assert client.get("/ready").status_code == 200
+    assert own.get("/ready").status_code == 200
     books.rows("drop table alembic_version")
-    assert client.get("/ready").json()["checks"] == {"database": True, "schema": False}
-    assert client.get("/health").status_code == 200
+    assert own.get("/ready").json()["checks"] == {"database": True, "schema": False}
+    assert own.get("/health").status_code == 200
 
 
-def test_metrics_have_bounded_labels(client: httpx2.Client) -> None:
+def test_metrics_have_bounded_labels(own: httpx2.Client) -> None:
     """Lost: any caller can grow the monitoring system by asking for new paths."""
     for i in range(5):
-        client.get(f"/v1/apps/app_{i}/usage")
-        client.get(f"/nothing/{i}")
-        client.request("BREW", "/health")
-    client.post(SESSIONS, json=ASK)
-    response = client.get("/metrics")
+        own.get(f"/v1/apps/app_{i}/usage")
+        own.get(f"/nothing/{i}")
+        own.request("PROPFIND", "/health")
+    own.post(SESSIONS, json=ASK)
+    response = own.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = [line for line in response.text.splitlines() if line.startswith("modelfaucet_http_requests_total")]
     labels = {line.rpartition(" ")[0] for line in lines}
@@ -337,14 +359,14 @@ def test_metrics_have_bounded_labels(client: httpx2.Client) -> None:
     usage = [line for line in lines if 'route="/v1/apps/{public_app_id}/usage"' in line]
     assert len(usage) == 1 and usage[0].endswith(" 5.0")
     assert [line for line in lines if 'route="unknown"' in line][0].endswith(" 5.0")
-    assert 'method="other"' in response.text and "BREW" not in response.text
+    assert 'method="other"' in response.text and "PROPFIND" not in response.text
     assert 'modelfaucet_http_request_duration_seconds_count{route="/v1/sessions"' in response.text
 
 
 def test_metrics_may_need_a_token(tmp_path: Path, dsn: str) -> None:
     """Lost: everybody sees the traffic of an operator who asked for a token."""
     config = load_config({"FAUCET_DATA": str(tmp_path / "d"), "METRICS_TOKEN": "m" * 32})
-    with serve(build_app(config, dsn)) as base_url, httpx2.Client(base_url=base_url) as client:
+    with serve(config, dsn) as base_url, httpx2.Client(base_url=base_url) as client:
         refused(client.get("/metrics"), 401, "invalid_session")
         refused(client.get("/metrics", headers={"authorization": "Bearer wrong"}), 401, "invalid_session")
         assert client.get("/metrics", headers={"authorization": f"Bearer {'m' * 32}"}).status_code == 200
@@ -353,7 +375,7 @@ def test_metrics_may_need_a_token(tmp_path: Path, dsn: str) -> None:
 def test_without_a_database_it_starts_and_says_so(config: Config, tmp_path: Path) -> None:
     """Lost: a database that is away is our fault (500), or keeps the process from starting."""
     nowhere = f"postgresql://faucet@/faucet?host={tmp_path}&port=5432"
-    with serve(build_app(config, nowhere)) as base_url, httpx2.Client(base_url=base_url, timeout=30) as client:
+    with serve(config, nowhere) as base_url, httpx2.Client(base_url=base_url, timeout=30) as client:
         assert client.get("/health").status_code == 200
         ready = client.get("/ready")
         assert (ready.status_code, ready.json()["checks"]) == (503, {"database": False, "schema": False})
@@ -362,24 +384,24 @@ def test_without_a_database_it_starts_and_says_so(config: Config, tmp_path: Path
         assert response.headers["retry-after"] == "1"
 
 
-def test_lost_connections_are_replaced(client: httpx2.Client, books: Books) -> None:
+def test_lost_connections_are_replaced(own: httpx2.Client, books: Books) -> None:
     """Lost: every request after a database restart fails until somebody restarts the API."""
-    assert client.post(SESSIONS, json=ASK).status_code == 200
+    assert own.post(SESSIONS, json=ASK).status_code == 200
     killed = books.one(
         "select count(pg_terminate_backend(pid)) from pg_stat_activity"
         " where datname = current_database() and application_name = 'faucet_api'"
     )
     assert killed >= 1
-    assert client.post(SESSIONS, json=ASK).status_code == 200
+    assert own.post(SESSIONS, json=ASK).status_code == 200
 
 
 def test_a_fault_tells_nothing_and_logs_no_secret(
-    client: httpx2.Client, books: Books, capfd: pytest.CaptureFixture[str]
+    own: httpx2.Client, books: Books, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Lost: an error page that shows tables and statements; a log that holds bearers."""
-    session = client.post(SESSIONS, json=ASK).json()["session_token"]
+    session = own.post(SESSIONS, json=ASK).json()["session_token"]
     books.rows("alter table account rename column posted_e8 to gone_e8")
-    response = client.get("/v1/user/wallet", headers={"authorization": f"Bearer {session}"})
+    response = own.get("/v1/user/wallet", headers={"authorization": f"Bearer {session}"})
     error = refused(response, 500, "internal")
     assert "details" not in error and "gone" not in error["message"] and "posted" not in error["message"]
     logged = capfd.readouterr().err
@@ -387,25 +409,40 @@ def test_a_fault_tells_nothing_and_logs_no_secret(
     assert session not in logged
 
 
-def test_odd_bytes_never_make_a_fault(api: RunningApi) -> None:
+def test_odd_bytes_never_make_a_fault(shared: RunningApi) -> None:
     """Lost: a request that breaks the parser kills the connection of others, or the process."""
-    where = urlsplit(api.base_url)
+    where = urlsplit(shared.base_url)
     for raw in (
         b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
         b"POST /v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-length: nonsense\r\n\r\n",
         b"\x00\x01\x02\r\n\r\n",
         b"GET /health HTTP/1.1\r\nhost: x\r\nauthorization: \xff\r\n\r\n",
     ):
-        connection = http.client.HTTPConnection(where.netloc, timeout=5)
-        connection.connect()
-        connection.sock.sendall(raw)
-        assert b" 500 " not in connection.sock.recv(200)
-        connection.close()
-    assert httpx2.get(f"{api.base_url}/health").status_code == 200
+        with socket.create_connection((where.hostname, where.port), timeout=5) as connection:
+            connection.sendall(raw)
+            answer = connection.recv(2_000)
+            while b"\r\n\r\n{" not in answer and (more := connection.recv(2_000)):
+                answer += more
+        assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200")), raw
+        assert b"x-request-id: req_" in answer
+        assert b'{"error"' in answer or b'{"ok":true' in answer
+    assert httpx2.get(f"{shared.base_url}/health").status_code == 200
 
 
-def test_the_process_s_connections_have_only_its_role(client: httpx2.Client, books: Books) -> None:
+def test_a_head_is_bounded(shared: RunningApi) -> None:
+    """Lost: a client that never ends its head keeps a connection's memory for ever."""
+    connection = http.client.HTTPConnection(urlsplit(shared.base_url).netloc, timeout=5)
+    connection.putrequest("GET", "/health")
+    for i in range(80):
+        connection.putheader(f"x-{i}", "v" * 1_000)
+    connection.endheaders()
+    response = connection.getresponse()
+    assert (response.status, json.loads(response.read())["error"]["code"]) == (431, "invalid_request")
+    connection.close()
+
+
+def test_the_process_s_connections_have_only_its_role(own: httpx2.Client, books: Books) -> None:
     """Lost: a hole in the API is a hole with the login's rights."""
-    assert client.post(SESSIONS, json=ASK).status_code == 200
+    assert own.post(SESSIONS, json=ASK).status_code == 200
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         books.rows("update account set posted_e8 = 1", role="faucet_api")

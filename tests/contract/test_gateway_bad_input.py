@@ -18,7 +18,7 @@ from gateway_world import CHAT, EndUser, Gateway, Mock, Reply, World, ask, chat,
 
 MIB = 1 << 20
 DEEP = 100_000
-IMPATIENT = "server.HEAD_SECONDS = server.BODY_SECONDS = server.UNREAD_SECONDS = 0.6"
+IMPATIENT = "server.HEAD_SECONDS = server.BODY_SECONDS = server.UNREAD_SECONDS = server.PARTING_SECONDS = 0.6"
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -229,7 +229,9 @@ def test_what_only_the_provider_knows_is_its_to_refuse(
     """A provider's 400 would be our 500, be retried, or be paid for."""
     body = chat(stop=[7, words], temperature="hot")
     reply = ask(gateway, rich.bearer, body)
-    assert reply.status == 400 and reply.code == "provider_error" and len(reply.json["error"]["details"]["attempts"]) == 1
+    assert (
+        reply.status == 400 and reply.code == "provider_error" and len(reply.json["error"]["details"]["attempts"]) == 1
+    )
     assert wait_for(lambda: world.balance(rich) == (10 * 10**8, 0)) and world.events_of(rich) == []
 
 
@@ -278,7 +280,9 @@ def test_a_stranger_is_turned_away(gateway: Gateway, nothing_booked: None, lines
     """A bearer that is none would reach somebody's wallet, or crash on its way there."""
     with Line(gateway) as line:
         start = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
-        line.send(start + b"".join(one + b"\r\n" for one in [*lines, b"content-length: %d" % len(GOOD)]) + b"\r\n" + GOOD)
+        line.send(
+            start + b"".join(one + b"\r\n" for one in [*lines, b"content-length: %d" % len(GOOD)]) + b"\r\n" + GOOD
+        )
         check_envelope(line.reply(), 401, "invalid_session")
 
 
@@ -307,8 +311,9 @@ def test_another_method_is_405(gateway: Gateway, rich: EndUser, nothing_booked: 
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v1/chat/completions%00", "/v1/./chat/completions", "//v1/models",
-     "/v1/chat/completions;x", "/V1/CHAT/COMPLETIONS", "/%ff%fe", "/" + "a" * 5000, "/v1/models?x", "/health/"],
+    ["/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v1/chat/completions%00", "/v1/./chat/completions",
+     "//v1/models", "/v1/chat/completions;x", "/V1/CHAT/COMPLETIONS", "/%ff%fe", "/" + "a" * 5000,
+     "/v1/models?x", "/health/"],
 )  # fmt: skip
 def test_an_unknown_address_is_404(gateway: Gateway, nothing_booked: None, path: str) -> None:
     """A wrong address would be answered by something that the caller didn't mean."""
@@ -337,7 +342,7 @@ BROKEN: list[tuple[str, bytes]] = [
     ("a length of words", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: ten\r\n\r\n"),
     ("a length of 400 digits", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: " + b"9" * 400 + b"\r\n\r\n"),
     ("two lengths", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab"),
-    ("length and chunks", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ("length and chunks", b"POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
     ("an unknown encoding", b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n"),
     ("a path with a raw space", b"POST /a b HTTP/1.1\r\nhost: x\r\n\r\n"),
     ("a path of no ASCII", b"POST /\xff HTTP/1.1\r\nhost: x\r\n\r\n"),
@@ -534,6 +539,30 @@ def test_a_slow_body_is_given_up(impatient: Gateway, rich: EndUser, nothing_book
         check_envelope(line.reply(), 408, "invalid_request")
         assert line.is_closed()
     assert time.monotonic() - began < 5
+
+
+def test_who_goes_on_sending_after_a_refusal_is_cut_off(impatient: Gateway, nothing_booked: None) -> None:
+    """A stranger could hold a connection by sending, for ever, what was refused long ago."""
+    began = time.monotonic()
+    with Line(impatient) as line:
+        line.send(head("x" * 43, b"content-length: 1000000"))
+        check_envelope(line.reply(), 408, "invalid_request")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while time.monotonic() - began < 8:
+                line.socket.sendall(b"x")
+                time.sleep(0.05)
+    assert 1 < time.monotonic() - began < 5
+
+
+def test_a_huge_body_does_not_cost_the_answer_before_it(gateway: Gateway, world: World, rich: EndUser) -> None:
+    """An answer that is being made, and paid, would be cut off by what its client says next."""
+    body = json.dumps(chat(mock={"delay_ms": 300})).encode()
+    with Line(gateway) as line:
+        line.send(head(rich.bearer, b"content-length: %d" % len(body)) + body)
+        line.send(head(rich.bearer, b"content-length: %d" % (21 * MIB)) + b"x" * 100_000)
+        assert line.reply().json["choices"][0]["message"]["content"]
+        assert line.is_closed()
+    assert len(world.events_of(rich)) == 1
 
 
 def test_a_reader_that_stops_reading_is_given_up(impatient: Gateway, world: World, rich: EndUser) -> None:

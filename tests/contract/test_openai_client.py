@@ -59,7 +59,9 @@ def client(gateway: Gateway, rich: EndUser) -> Iterator[OpenAI]:
         yield made
 
 
-def create(client: OpenAI, *, model: str = "mock-small", messages: Any = MESSAGES, mock: Any = None, **more: Any) -> Any:
+def create(
+    client: OpenAI, *, model: str = "mock-small", messages: Any = MESSAGES, mock: Any = None, **more: Any
+) -> Any:
     body = {} if mock is None else {"mock": mock}
     body |= more.pop("extra_body", {})
     return client.chat.completions.create(model=model, messages=messages, extra_body=body, **more)
@@ -290,7 +292,7 @@ def test_a_callers_own_request_id_is_kept_and_may_come_again(client: OpenAI, wor
     assert [event["request_id"] for event in world.events_of(rich)] == ["order:42.a-b_c"] * 2
 
 
-@pytest.mark.parametrize("bad", ["with space", "x" * 129, "semi;colon", "quote\"d"])
+@pytest.mark.parametrize("bad", ["with space", "x" * 129, "semi;colon", 'quote"d'])
 def test_a_request_id_that_is_none_is_replaced(client: OpenAI, bad: str) -> None:
     """A caller could write into our logs and replies what it likes."""
     assert create(client, extra_headers={"x-request-id": bad})._request_id.startswith("req_")
@@ -511,7 +513,7 @@ def test_models_are_listed_with_their_prices(client: OpenAI) -> None:
 def test_a_policys_models_are_all_there_is(gateway: Gateway, world: World) -> None:
     """An app's policy could be passed by naming another model."""
     tenant = world.books.tenant()
-    world.books.rows("update feature set policy = '{\"models\": [\"mock-large\"]}' where id = %s", tenant.feature)
+    world.books.rows('update feature set policy = \'{"models": ["mock-large"]}\' where id = %s', tenant.feature)
     with client_for(gateway, world.end_user(app_of=tenant).bearer) as client:
         assert [model.id for model in client.models.list()] == ["mock-large"]
         assert create(client, model="auto").model == "mock-large"

@@ -1,0 +1,203 @@
+"""Each difference that the books can have is found, and sound books show none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from books import Books, Settlement, Tenant
+
+from faucet.kit.db import open_pool
+from faucet.kit.ids import uuid7
+from faucet.reports.reconciliation import Finding, begin_snapshot, reconcile
+
+
+def findings(dsn: str, since: datetime | None = None) -> list[Finding]:
+    """What a jobs' process finds."""
+
+    async def work() -> list[Finding]:
+        pool = await open_pool(dsn, "faucet_jobs", size=1)
+        try:
+            async with pool.connection() as connection, connection.transaction():
+                await begin_snapshot(connection)
+                return await reconcile(connection, since=since)
+        finally:
+            await pool.close()
+
+    return asyncio.run(work())
+
+
+@pytest.fixture
+def busy(books: Books) -> Tenant:
+    """Books with everything in them: settled, written off, late, expired, released, held; limits at two scopes."""
+    tenant = books.tenant(1_000_000)
+    books.limit("app", tenant.app, "month", 10**9)
+    books.limit("session", tenant.session, "total", 10**9)
+    for payer in range(4):
+        hold = books.held(tenant, 500)
+        parts = {"cost": 200, "channel": 24, "platform": 36} if payer < 2 else {"channel": 4, "platform": 6}
+        assert books.settle(Settlement(tenant, hold, payer=payer, **parts)) == [0]
+    assert books.settle(Settlement(tenant, books.held(tenant, 100), cost=150, channel=5, platform=5)) == [0]
+    late, gone = books.held(tenant, 300), books.held(tenant, 300)
+    for hold in (late, gone):
+        books.run_out(hold)
+    books.expire()
+    assert books.settle(Settlement(tenant, late, cost=200)) == [0]
+    assert books.release(books.held(tenant, 70)) == [0]
+    books.held(tenant, 40)
+    return tenant
+
+
+def test_sound_books_have_no_findings(busy: Tenant, dsn: str) -> None:
+    """Lost: alarms that mean nothing."""
+    assert findings(dsn) == []
+    assert findings(dsn, since=datetime.now(UTC) - timedelta(hours=1)) == []
+    assert findings(dsn, since=datetime.now(UTC) + timedelta(hours=1)) == []
+
+
+Break = Callable[[Books, Tenant], None]
+
+_EVENT = "(select id from usage_event where payer = 0 order by id limit 1)"
+
+
+def _sql(statement: str) -> Break:
+    def run(books: Books, tenant: Tenant) -> None:
+        books.rows(statement.replace("WALLET", str(tenant.wallet)).replace("COST", str(tenant.cost)))
+
+    return run
+
+
+def _unprotected(statement: str) -> Break:
+    """What only somebody who switched the triggers off can do."""
+
+    def run(books: Books, tenant: Tenant) -> None:
+        books.rows("set session_replication_role = replica")
+        books.rows(statement.replace("WALLET", str(tenant.wallet)).replace("COST", str(tenant.cost)))
+        books.rows("reset session_replication_role")
+
+    return run
+
+
+def _ghost_hold(books: Books, tenant: Tenant) -> None:
+    books.rows(
+        "insert into hold (id, wallet_id, developer_id, app_id, end_user_id, session_id, amount_e8, lease_expires_at)"
+        " values (%s, %s, %s, %s, %s, %s, 5, now() + interval '1 hour')",
+        uuid7(),
+        tenant.wallet,
+        tenant.developer,
+        tenant.app,
+        tenant.end_user,
+        tenant.session,
+    )
+
+
+BREAKS: dict[str, tuple[Break, set[str]]] = {
+    "a balance was changed": (
+        _sql("update account set posted_e8 = posted_e8 + 1 where id = WALLET"),
+        {"account_balance", "trial_balance"},
+    ),
+    "two balances were changed so that their sum is right": (
+        _sql(
+            "update account set posted_e8 = posted_e8 + case id when COST then 1 else -1 end where id in (COST, WALLET)"
+        ),
+        {"account_balance"},
+    ),
+    "a held balance was changed": (
+        _sql("update account set held_e8 = held_e8 + 1 where id = WALLET"),
+        {"held_balance"},
+    ),
+    "a hold that no wallet knows": (_ghost_hold, {"held_balance"}),
+    "a hold that nobody gave back": (
+        _sql("update hold set lease_expires_at = now() - interval '31 seconds'"),
+        {"stale_hold"},
+    ),
+    "a transfer was removed": (
+        _unprotected(f"delete from transfer where code = 2 and event_id = {_EVENT}"),
+        {"usage_channel", "usage_paid", "account_balance"},
+    ),
+    "a transfer was changed": (
+        _unprotected(f"update transfer set amount_e8 = amount_e8 + 1 where code = 1 and event_id = {_EVENT}"),
+        {"usage_cost", "usage_paid", "account_balance"},
+    ),
+    "a transfer was booked to another's wallet": (
+        _unprotected(f"update transfer set debit_id = debit_id + 1000 where code = 1 and event_id = {_EVENT}"),
+        {"usage_wallet", "account_balance", "account_missing"},
+    ),
+    "a usage event was removed": (
+        _unprotected("delete from usage_event where payer = 1"),
+        {"usage_missing", "counter_spent"},
+    ),
+    "a usage event was changed": (
+        _unprotected(
+            "update usage_event set platform_e8 = platform_e8 + 1, write_off_e8 = write_off_e8 + 1 where payer = 1"
+        ),
+        {"usage_platform", "usage_write_off"},
+    ),
+    "a charge without transfers": (
+        _unprotected("update usage_event set platform_e8 = 9, retail_e8 = 13 where payer = 3"),
+        {"usage_platform", "usage_paid", "counter_spent"},
+    ),
+    "a counter's spending was changed": (
+        _sql("update spend_counter set spent_e8 = spent_e8 + 1"),
+        {"counter_spent"},
+    ),
+    "a counter's holds were changed": (
+        _sql("update spend_counter set held_e8 = held_e8 + 1"),
+        {"counter_held"},
+    ),
+    "a hold was released and settled": (
+        _sql("update hold_resolution set settled_late_at = null where settled_late_at is not null"),
+        {"settled_and_expired"},
+    ),
+    "a hold was settled late and there is no answer": (
+        _sql("update hold_resolution set settled_late_at = now() where state = 'expired'"),
+        {"late_without_usage"},
+    ),
+    "a hold is open and settled": (
+        _unprotected("update hold set id = (select id from usage_event where payer = 2)"),
+        {"settled_and_held"},
+    ),
+    "a hold is open and resolved": (
+        _sql("update hold set id = (select id from hold_resolution where state = 'released')"),
+        {"resolved_and_held"},
+    ),
+    "a wallet is below its holds": (
+        _sql(
+            "alter table account drop constraint no_overdraft;"
+            "update account set posted_e8 = held_e8 - 1 where id = WALLET"
+        ),
+        {"overdrawn", "account_balance", "trial_balance"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BREAKS)
+def test_a_difference_is_found(busy: Tenant, books: Books, dsn: str, case: str) -> None:
+    """Lost: books that don't add up and nobody hears of it."""
+    damage, expected = BREAKS[case]
+    damage(books, busy)
+    assert {finding.check for finding in findings(dsn)} == expected
+
+
+def test_a_finding_names_place_and_figures(busy: Tenant, books: Books, dsn: str) -> None:
+    """Lost: an alarm that says that something is wrong and not what."""
+    books.rows("update account set held_e8 = held_e8 + 2 where id = %s", busy.wallet)
+    public_id = books.one("select public_id from account where id = %s", busy.wallet)
+    assert findings(dsn) == [Finding("held_balance", f"wallet {public_id}", 40, 42)]
+
+
+def test_figures_come_from_one_moment(busy: Tenant, dsn: str) -> None:
+    """Lost: traffic while the books are compared looks like a difference."""
+
+    async def work() -> None:
+        pool = await open_pool(dsn, "faucet_jobs", size=1)
+        try:
+            async with pool.connection() as connection, connection.transaction():
+                with pytest.raises(ValueError, match="begin_snapshot"):
+                    await reconcile(connection)
+        finally:
+            await pool.close()
+
+    asyncio.run(work())
