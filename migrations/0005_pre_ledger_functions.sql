@@ -271,7 +271,8 @@ begin
         union all
         select l.id, l.wallet_id, l.developer_id, l.app_id, l.feature_id, l.end_user_id, l.session_id, l.request_id,
             0, greatest(0, least(l.amount_e8, (a.posted_e8 - a.held_e8
-                - (sum(i.rated) over (partition by l.wallet_id order by l.id) - i.rated))::bigint)),
+                - (sum(least(i.rated, l.amount_e8)) over (partition by l.wallet_id order by l.id)
+                    - least(i.rated, l.amount_e8)))::bigint)),
             (select array_agg(k.counter) from unnest(v_late_id, v_late_counter) as k (id, counter) where k.id = l.id)
         from late l join account a on a.id = l.wallet_id join item i on i.id = l.id
     ), booked as materialized (
@@ -666,7 +667,8 @@ end
 $$;
 
 -- Claim an Idempotency-Key for a request that is about to run. Outcome: 'claimed' · 'running' (another request
--- holds the claim) · 'stored' (`sealed` is the reply) · 'mismatch' (the key was used with another body).
+-- holds the claim) · 'stored' (`sealed` is the reply) · 'booked' (charged, but its reply was not kept) · 'mismatch'
+-- (the key was used with another body).
 create function reply_claim_v1(p_end_user uuid, p_key_hash bytea, p_fingerprint bytea, p_hold uuid, p_lease_seconds integer,
     out outcome text, out hold_id uuid, out sealed bytea)
 language plpgsql security definer set search_path = pg_catalog, public as $$
@@ -702,6 +704,8 @@ begin
         outcome := 'stored';
         hold_id := v_row.hold_id;
         sealed := v_row.sealed;
+    elsif exists (select from usage_event u where u.id = v_row.hold_id) then
+        outcome := 'booked';  -- its gateway died with the reply; what it gave was charged once
     else
         outcome := 'running';
     end if;

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,8 +155,7 @@ async def _call(
         if exchange.gone:
             request.close()
             raise ClientGone
-        response = await request
-        exchange.on_gone = None if provider.bills_after_cancel else response.cancel
+        response = await _head(exchange, request, provider.bills_after_cancel)
         if response.status != 200:
             failure = await _read_failure(response)
         elif stream and _is_event_stream(response):
@@ -185,6 +184,26 @@ async def _call(
         raise ClientGone
     tries.failed(product, failure, began)
     return failure
+
+
+async def _head(exchange: Exchange, request: Coroutine[Any, Any, Response], bills_after_cancel: bool) -> Response:
+    """Wait for the response's head. A client that leaves ends the request, then and later, unless it is billed
+    all the same. Raises ClientGone, and what the request raises."""
+    if bills_after_cancel:
+        return await request
+    task = asyncio.current_task()
+    assert task is not None
+    exchange.on_gone = task.cancel
+    try:
+        response = await request
+    except asyncio.CancelledError:
+        if exchange.gone and task.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    finally:
+        exchange.on_gone = None
+    exchange.on_gone = response.cancel
+    return response
 
 
 def _is_event_stream(response: Response) -> bool:

@@ -35,9 +35,12 @@ from faucet.gateway.wire import (
 )
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
-from faucet.kit.tokens import count_chat_input, count_text
+from faucet.kit.tokens import TOKENIZERS, count_chat_input, count_text
 from faucet.rating.usage import usage_from_openai
 from faucet.terms import Outcome, Usage, UsageSource
+
+LIKELY_TOKENIZER = "o200k"
+"""What an answer is counted with whose model's own tokenizer nobody knows: the nearest guess, not the bound."""
 
 
 @dataclass(slots=True)
@@ -74,7 +77,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
         if claim is None:
             return
     try:
-        held = await world.reserver.reserve(exchange, caller, feature, products[0], ask)
+        held = await world.reserver.reserve(exchange, caller, feature, products, ask)
     except BaseException as failure:
         if claim is not None:
             await world.replays.give_up(exchange)
@@ -88,17 +91,29 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             world.pool,
             world.call_rules,
             exchange,
-            products,
-            lambda product: upstream_body(ask, product.model_json, held.output_limit, product.provider.limit_field),
+            held.products,
+            lambda product: upstream_body(
+                ask,
+                product.model_json,
+                min(held.output_limit, product.price.max_output_tokens),
+                product.provider.limit_field,
+            ),
             stream=ask.stream,
         )
     except BaseException as failure:
         _release(world, request, _reason(failure))
         raise
-    if answering.shape is None:
-        await _answer_stream(world, request, answering)
-    else:
-        await _answer_json(world, request, answering)
+    try:
+        if answering.shape is None:
+            await _answer_stream(world, request, answering)
+        else:
+            await _answer_json(world, request, answering)
+    except BaseException as failure:
+        if exchange.hold_id in world.settler.open:
+            # Neither settled nor released: a fault of ours, which nobody pays for.
+            answering.response.cancel()
+            _release(world, request, _reason(failure))
+        raise
 
 
 def _release(world: World, request: Request, reason: str) -> None:
@@ -207,8 +222,12 @@ async def _settle_stream(world: World, request: Request, answering: Answering, s
         outcome = Outcome.COMPLETE if streamed.finished else Outcome.PROVIDER_FAILED
     answer = _rated(request, answering, usage)
     sealed = None
-    if request.claim is not None and outcome is Outcome.COMPLETE:
-        tail = _tail(request, answering, streamed, answer, None)
+    if request.claim is not None:
+        # A stream that broke off is kept too, as it ended: the same key must not be charged a second time.
+        if outcome is Outcome.COMPLETE:
+            tail = _tail(request, answering, streamed, answer, None)
+        else:
+            tail = _error_events(request, _broken(answering))
         sealed = world.replays.seal_events(request.claim, b"".join(streamed.record or []) + tail)
     balance_e8 = await _settle(world, request, answering, answer, streamed.usage, outcome, sealed)
     return answer, balance_e8
@@ -289,6 +308,8 @@ def _raw(report: object) -> str | None:
 async def _counted(request: Request, product: Product, texts: list[str]) -> Usage:
     """Usage by our own count, off the event loop: what we can show was asked and given."""
     tokenizer = product.price.tokenizer
+    if tokenizer not in TOKENIZERS:
+        tokenizer = LIKELY_TOKENIZER
     known = request.held.input_tokens
     body = request.ask.body
 
@@ -336,6 +357,11 @@ async def _end_with_error(exchange: Exchange, refusal: Refusal, request: Request
         raise ClientGone
     if not exchange.started:
         raise refusal
+    await exchange.events(_error_events(request, refusal), last=True)
+
+
+def _error_events(request: Request, refusal: Refusal) -> bytes:
+    """A chunk that finishes with `error`, and the envelope."""
     chunk = {
         "id": request.chat_id,
         "object": "chat.completion.chunk",
@@ -344,8 +370,7 @@ async def _end_with_error(exchange: Exchange, refusal: Refusal, request: Request
         "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}],
     }
     data = json.dumps(chunk, separators=(",", ":")).encode()
-    error = error_body(refusal, exchange.request_id)
-    await exchange.events(b"data: " + data + b"\n\ndata: " + error + b"\n\n", last=True)
+    return b"data: " + data + b"\n\ndata: " + error_body(refusal, request.exchange.request_id) + b"\n\n"
 
 
 async def _let_connection_rest(answering: Answering) -> None:

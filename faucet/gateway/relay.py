@@ -7,6 +7,7 @@ isn't paid for. Not here: what an answer costs, and what to do when the stream b
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -23,8 +24,8 @@ DRAIN_BYTES_MAX = 16 << 20
 class Streamed:
     """What a stream has given so far."""
 
-    texts: dict[int, list[str]] = field(default_factory=dict)
-    """The generated text by choice, for counting where no usage is reported."""
+    texts: dict[Hashable, list[str]] = field(default_factory=dict)
+    """The generated text by choice and part, for counting where no usage is reported."""
     usage: object = None
     usage_event: bytes | None = None
     """The provider's own event that only reports usage."""
@@ -147,10 +148,10 @@ class Relay:
                 streamed.kept.clear()
             out.append(event)
 
-    def _text(self, index: int, text: str) -> None:
-        texts = self.streamed.texts.get(index)
+    def _text(self, part: Hashable, text: str) -> None:
+        texts = self.streamed.texts.get(part)
         if texts is None:
-            self.streamed.texts[index] = [text]
+            self.streamed.texts[part] = [text]
         else:
             texts.append(text)
 
@@ -159,7 +160,7 @@ class Relay:
         for name in ("refusal", "reasoning_content", "reasoning"):
             value = getattr(delta, name)
             if isinstance(value, str) and value:
-                self._text(index, value)
+                self._text((index, name), value)
         calls = getattr(delta, "tool_calls", None)
         call = getattr(delta, "function_call", None)
         for each in [*(calls if isinstance(calls, list) else []), {"function": call}]:
@@ -167,7 +168,7 @@ class Relay:
             if isinstance(function, dict):
                 for word in ("name", "arguments"):
                     if isinstance(function.get(word), str) and function[word]:
-                        self._text(index, function[word])
+                        self._text((index, word, each.get("index") if call is None else None), function[word])
 
     def _renamed(self, event: bytes, old: object) -> bytes:
         """The event under our id. A provider repeats one id, so its spellings are worked out once."""

@@ -67,6 +67,11 @@ class Replays:
             return None
         if outcome == "mismatch":
             raise Refusal("idempotency_conflict", "this Idempotency-Key was used with another body")
+        if outcome == "booked":
+            raise Refusal(
+                "idempotency_conflict",
+                "the request with this Idempotency-Key was charged once, but its reply is lost; use a new key",
+            )
         raise Refusal(
             "idempotency_conflict",
             "a request with this Idempotency-Key is still running",

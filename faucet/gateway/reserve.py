@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -19,7 +20,7 @@ from faucet.gateway.exchange import Exchange
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.money import to_wire
-from faucet.kit.tokens import count_chat_input
+from faucet.kit.tokens import TOKENIZERS, count_chat_input
 from faucet.ledger import lane as ledger_lane
 from faucet.ledger import moves
 from faucet.ledger.lane import HoldAnswer, HoldItem, Lane, LedgerUnavailable
@@ -42,6 +43,8 @@ class Held:
     output_limit: int
     input_tokens: int | None
     """The prompt's counted tokens, where counting was needed."""
+    products: Sequence[Product]
+    """Those of the planned products whose answers it pays for, in their order."""
 
 
 class Reserver:
@@ -54,15 +57,19 @@ class Reserver:
         self.freed = Freed()
 
     async def reserve(
-        self, exchange: Exchange, caller: Caller, feature: Feature, product: Product, ask: ChatAsk
+        self, exchange: Exchange, caller: Caller, feature: Feature, products: Sequence[Product], ask: ChatAsk
     ) -> Held:
-        """Hold the ceiling. Raises Refusal `insufficient_balance`, `budget_exceeded`, `disabled`, `unavailable`."""
-        bid = _Bid(exchange, caller, feature, product, ask)
+        """Hold the ceiling of whichever product answers; of a short wallet only that of the first choice.
+
+        Raises Refusal `insufficient_balance`, `budget_exceeded`, `disabled`, `unavailable`.
+        """
+        bid = _Bid(exchange, caller, feature, products, ask)
         if not self._queues.is_busy(caller.wallet_id):
             answer = await self._try(bid)
             if answer.status == ledger_lane.DONE:
-                return Held(bid.amount_e8, bid.output_limit, None)
+                return bid.held()
             _refuse_unless_short(answer)
+        bid.drop_dearer()
         return await self._wait_in_line(bid)
 
     async def _wait_in_line(self, bid: _Bid) -> Held:
@@ -86,7 +93,7 @@ class Reserver:
         while True:
             answer = await self._try(bid)
             if answer.status == ledger_lane.DONE:
-                return Held(bid.amount_e8, bid.output_limit, bid.input_tokens)
+                return bid.held()
             _refuse_unless_short(answer)
             left = deadline - time.monotonic()
             if answer.busy_e8 > 0 and left > 0 and not bid.exchange.gone:
@@ -108,13 +115,15 @@ class Reserver:
 class _Bid:
     """What one request asks the ledger for; gets smaller as more is known."""
 
-    def __init__(self, exchange: Exchange, caller: Caller, feature: Feature, product: Product, ask: ChatAsk) -> None:
+    def __init__(
+        self, exchange: Exchange, caller: Caller, feature: Feature, products: Sequence[Product], ask: ChatAsk
+    ) -> None:
         self.exchange = exchange
         self.caller = caller
         self.feature = feature
-        self.product = product
+        self.products = products
         self.ask = ask
-        price = product.price
+        price = products[0].price
         most = price.max_output_tokens
         if feature.max_output_tokens is not None:
             most = min(most, feature.max_output_tokens)
@@ -125,18 +134,43 @@ class _Bid:
             most = min(most, ask.max_tokens)
         self.output_limit = most
         self.input_tokens: int | None = None
-        self._input_bound = input_bound_tokens(ask.body_bytes, ask.images, ask.opaque_parts, price)
+        self._input_counted: int | None = None
         self.amount_e8 = self._ceiling()
 
+    def held(self) -> Held:
+        """The hold that was granted."""
+        return Held(self.amount_e8, self.output_limit, self.input_tokens, self.products)
+
+    def drop_dearer(self) -> None:
+        """Do without the fallbacks that could cost more than the first choice."""
+        if len(self.products) > 1:
+            most = self._ceiling_of(self.products[0])
+            self.products = [product for product in self.products if self._ceiling_of(product) <= most]
+            self.amount_e8 = most
+
     def _ceiling(self) -> int:
+        products = self.products
+        if len(products) == 1:
+            return self._ceiling_of(products[0])
+        return max(self._ceiling_of(product) for product in products)
+
+    def _ceiling_of(self, product: Product) -> int:
         return ceiling(
-            self.product.price,
+            product.price,
             self.feature.plan,
             Payer.PLATFORM,
-            input_tokens_max=self._input_bound,
+            input_tokens_max=self._input_bound(product),
             output_tokens_max=self.output_limit + self.ask.extra_output_bytes,
             n=self.ask.n,
         ).retail_e8
+
+    def _input_bound(self, product: Product) -> int:
+        ask = self.ask
+        bound = input_bound_tokens(ask.body_bytes, ask.images, ask.opaque_parts, product.price)
+        # What was counted with the first choice's tokenizer bounds only those that share it.
+        if self._input_counted is None or product.price.tokenizer != self.products[0].price.tokenizer:
+            return bound
+        return min(bound, self._input_counted)
 
     def item(self) -> HoldItem:
         caller = self.caller
@@ -154,27 +188,30 @@ class _Bid:
 
     async def count_input(self) -> None:
         """Replace the byte bound by a count, where everything in the prompt can be counted."""
-        if self.input_tokens is not None or self.ask.images or self.ask.opaque_parts:
+        tokenizer = self.products[0].price.tokenizer
+        if self.input_tokens is not None or self.ask.images or self.ask.opaque_parts or tokenizer not in TOKENIZERS:
             return
-        tokenizer = self.product.price.tokenizer
         body = self.ask.body
         counted = await asyncio.to_thread(lambda: count_chat_input(msgspec.json.decode(body), tokenizer))
         self.input_tokens = counted
         margin = 0 if tokenizer in EXACT_TOKENIZERS else counted // 20 + 16
-        self._input_bound = min(self._input_bound, counted + margin)
+        self._input_counted = counted + margin
         self.amount_e8 = self._ceiling()
 
     def shrink_to(self, room_e8: int) -> bool:
         """Shrink the output limit to what `room_e8` pays for; False where that is too little or not allowed."""
         if not self.feature.fit_to_wallet or self.ask.extra_output_bytes or room_e8 <= 0:
             return False
-        affordable = afford_output_tokens(
-            self.product.price,
-            self.feature.plan,
-            Payer.PLATFORM,
-            input_tokens=self._input_bound,
-            n=self.ask.n,
-            budget_e8=room_e8,
+        affordable = min(
+            afford_output_tokens(
+                product.price,
+                self.feature.plan,
+                Payer.PLATFORM,
+                input_tokens=self._input_bound(product),
+                n=self.ask.n,
+                budget_e8=room_e8,
+            )
+            for product in self.products
         )
         if affordable >= self.output_limit or affordable < SMALLEST_ANSWER_TOKENS:
             return False
