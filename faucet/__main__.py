@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from faucet.cli.main import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        # Imported here, because somebody may press Ctrl-C while it loads.
+        from faucet.cli.main import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

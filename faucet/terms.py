@@ -5,10 +5,11 @@ One meaning per word, in code, SQL, docs and talk; see the glossary in ARCHITECT
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NewType
 from uuid import UUID
+
+import msgspec
 
 AccountId = NewType("AccountId", int)
 """A ledger account's row id."""
@@ -42,8 +43,7 @@ class Outcome(IntEnum):
     """The provider failed after its first byte; what was delivered is charged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Tokens of one answer, by kind, disjoint: the total input is the sum of the three input kinds.
 
     `reasoning_tokens` is the part of `output_tokens` that was thinking; it is not added again.
@@ -62,8 +62,7 @@ class Usage:
         return self.input_tokens + self.cached_read_tokens + self.cached_write_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True):
     """What one answer costs and who gets what, in e8. `cost + channel + platform == retail`."""
 
     cost_e8: int

@@ -360,8 +360,7 @@ class World:
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
-        self.connection = psycopg.connect(dsn, autocommit=True)
-        self.books = Books(self.connection)
+        self.connect()
         self.tenant = self.books.tenant()
         self.books.rows(
             "update feature set feature_key = %s, pricing = %s where id = %s",
@@ -369,6 +368,11 @@ class World:
             json.dumps({"mode": "usage_markup", "markup_percent": MARKUP_PERCENT, "channel_share_bps": SHARE_BPS}),
             self.tenant.feature,
         )
+
+    def connect(self) -> None:
+        """Connect, for the first time or after the server was killed."""
+        self.connection = psycopg.connect(self.dsn, autocommit=True)
+        self.books = Books(self.connection)
 
     def close(self) -> None:
         self.connection.close()

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -40,8 +40,7 @@ class CallRules:
     retry_delay_seconds: float
 
 
-@dataclass(slots=True)
-class Answering:
+class Answering(msgspec.Struct):
     """A provider that has begun to answer."""
 
     product: Product
@@ -61,13 +60,11 @@ class _Failure:
     public: str | None = None
 
 
-@dataclass(slots=True)
-class Tries:
+class Tries(msgspec.Struct):
     """The attempts of one request so far."""
 
     exchange: Exchange
-    started: float = field(default_factory=time.monotonic)
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt] = []
     last: _Failure | None = None
 
     def failed(self, product: Product, failure: _Failure, began: float) -> None:
@@ -193,7 +190,11 @@ async def _head(exchange: Exchange, request: Coroutine[Any, Any, Response], bill
         return await request
     task = asyncio.current_task()
     assert task is not None
-    exchange.on_gone = task.cancel
+
+    def leave() -> None:
+        task.cancel()
+
+    exchange.on_gone = leave
     try:
         response = await request
     except asyncio.CancelledError:

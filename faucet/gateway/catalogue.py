@@ -9,7 +9,9 @@ from datetime import datetime
 from faucet.gateway.wire import quoted
 from faucet.providers.base import Provider
 from faucet.rating.price import Price, PriceBook
-from faucet.routing.plan import Offer
+from faucet.routing.plan import Offer, RoutePolicy, plan
+
+ROUTES_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Catalogue:
         self.offers: dict[str, list[Offer]] = {}
         self.auto: list[Offer] = []
         self._products: dict[tuple[str, str], Product] = {}
+        self._routes: dict[tuple[int, str | None], tuple[RoutePolicy, list[Product]]] = {}
         for provider in providers:
             sold_auto = []
             for model in book.models(at=now):
@@ -45,6 +48,18 @@ class Catalogue:
             # The operator's first provider that can answer `auto` does; others are there when named.
             self.auto = self.auto or sold_auto
         self.known_unpriced = frozenset(m for p in providers for m in p.auto_models if m not in self.offers)
+
+    def route(self, policy: RoutePolicy, model: str | None) -> list[Product]:
+        """The products that a plan gives for this policy and model, best first; worked out once a snapshot."""
+        key = (id(policy), model)
+        known = self._routes.get(key)
+        if known is not None and known[0] is policy:
+            return known[1]
+        planned = plan(policy, model, self.offers, self.auto)
+        products = [self.product(attempt.provider, attempt.model) for attempt in planned]
+        if products and len(self._routes) < ROUTES_MAX:
+            self._routes[key] = (policy, products)
+        return products
 
     def product(self, provider: str, model: str) -> Product:
         """The product of a planned attempt, which always came from this snapshot."""

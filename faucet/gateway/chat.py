@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -43,8 +42,7 @@ LIKELY_TOKENIZER = "o200k"
 """What an answer is counted with whose model's own tokenizer nobody knows: the nearest guess, not the bound."""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """A held request, as the rest of the story needs it."""
 
     exchange: Exchange
@@ -307,9 +305,8 @@ def _raw(report: object) -> str | None:
 
 async def _counted(request: Request, product: Product, texts: list[str]) -> Usage:
     """Usage by our own count, off the event loop: what we can show was asked and given."""
-    tokenizer = product.price.tokenizer
-    if tokenizer not in TOKENIZERS:
-        tokenizer = LIKELY_TOKENIZER
+    own = product.price.tokenizer
+    tokenizer = own if own in TOKENIZERS else LIKELY_TOKENIZER
     known = request.held.input_tokens
     body = request.ask.body
 

@@ -166,9 +166,11 @@ class Relay:
         for each in [*(calls if isinstance(calls, list) else []), {"function": call}]:
             function = each.get("function") if isinstance(each, dict) else None
             if isinstance(function, dict):
+                place = each.get("index")
+                place = place if isinstance(place, int) else None
                 for word in ("name", "arguments"):
                     if isinstance(function.get(word), str) and function[word]:
-                        self._text((index, word, each.get("index") if call is None else None), function[word])
+                        self._text((index, word, place), function[word])
 
     def _renamed(self, event: bytes, old: object) -> bytes:
         """The event under our id. A provider repeats one id, so its spellings are worked out once."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -25,7 +24,7 @@ from faucet.ledger import lane as ledger_lane
 from faucet.ledger import moves
 from faucet.ledger.lane import HoldAnswer, HoldItem, Lane, LedgerUnavailable
 from faucet.ledger.queue import Freed, WalletQueues
-from faucet.rating.rate import afford_output_tokens, ceiling, input_bound_tokens
+from faucet.rating.rate import afford_output_tokens, ceiling_e8, input_bound_tokens
 from faucet.terms import Payer
 
 SMALLEST_ANSWER_TOKENS = 1
@@ -35,8 +34,7 @@ EXACT_TOKENIZERS = frozenset({"words"})
 """Tokenizers whose count is the provider's own; for others templates differ a little, and a margin covers it."""
 
 
-@dataclass(slots=True)
-class Held:
+class Held(msgspec.Struct):
     """A durable hold: how much, and the output limit that it pays for."""
 
     amount_e8: int
@@ -155,14 +153,14 @@ class _Bid:
         return max(self._ceiling_of(product) for product in products)
 
     def _ceiling_of(self, product: Product) -> int:
-        return ceiling(
+        return ceiling_e8(
             product.price,
             self.feature.plan,
             Payer.PLATFORM,
             input_tokens_max=self._input_bound(product),
             output_tokens_max=self.output_limit + self.ask.extra_output_bytes,
             n=self.ask.n,
-        ).retail_e8
+        )
 
     def _input_bound(self, product: Product) -> int:
         ask = self.ask

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from uuid import UUID
+
+import msgspec
 
 from faucet.gateway.admit import Caller
 from faucet.gateway.catalogue import Product
@@ -29,8 +30,7 @@ from faucet.terms import Charge, Outcome, Payer, Usage
 _INT_MAX = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Rated:
+class Rated(msgspec.Struct, frozen=True):
     """An answer's usage with its charge: what the wallet pays of it, and what its hold doesn't cover."""
 
     usage: Usage

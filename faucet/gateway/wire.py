@@ -7,7 +7,6 @@ decides anything about money; it only says what was asked.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -53,8 +52,7 @@ _known = msgspec.json.Decoder(_Known)
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class ChatAsk:
+class ChatAsk(msgspec.Struct):
     """A chat request as asked: what we read of it, and the raw fields to forward."""
 
     fields: dict[str, Raw]

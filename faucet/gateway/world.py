@@ -31,7 +31,6 @@ from faucet.limits.bucket import Bucket
 from faucet.providers.base import Provider
 from faucet.rating.price import PriceBook
 from faucet.rating.store import load_confirmed
-from faucet.routing.plan import plan
 
 ROLE = "faucet_gateway"
 CATALOGUE_SECONDS = 5.0
@@ -132,9 +131,9 @@ class World:
     def route(self, feature: Feature, model: str | None) -> list[Product]:
         """The products that may answer, best first. Raises Refusal `not_found` or `no_available_route`."""
         catalogue = self.catalogue
-        planned = plan(feature.policy, model, catalogue.offers, catalogue.auto)
-        if planned:
-            return [catalogue.product(attempt.provider, attempt.model) for attempt in planned]
+        products = catalogue.route(feature.policy, model)
+        if products:
+            return products
         if model is None:
             raise Refusal("no_available_route", "no provider is available for this feature's policy")
         if model in catalogue.offers and feature.policy.allows_platform:

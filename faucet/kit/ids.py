@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import re
 import time
+from typing import cast
 from uuid import UUID
+
+from asyncpg.pgproto.pgproto import UUID as FastUUID
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _last_ms = 0
@@ -39,7 +42,8 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 def uuid7() -> UUID:
     """A new UUIDv7, larger than every one made before it in this process."""
-    return UUID(bytes=uuid7_bytes())
+    # asyncpg's UUID is one (it passes isinstance and compares equal), made in a tenth of the time.
+    return cast(UUID, FastUUID(uuid7_bytes()))
 
 
 def uuid7_bytes() -> bytes:

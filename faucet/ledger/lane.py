@@ -12,11 +12,11 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from faucet.kit.errors import FaucetError, InvariantBroken
 from faucet.kit.log import logger
@@ -82,8 +82,7 @@ class SettleItem(NamedTuple):
     raw_usage: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class HoldAnswer:
+class HoldAnswer(msgspec.Struct, frozen=True):
     """What the ledger said to a hold. `room_e8` is what is posted (or left of a limit), `busy_e8` what others hold."""
 
     status: int

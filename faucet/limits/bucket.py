@@ -6,13 +6,13 @@ A key may send `burst` requests at once and then one per emission interval. Stat
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 KEYS_MAX = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """Whether a request may pass, how many more may follow at once, and when."""
 
     allowed: bool

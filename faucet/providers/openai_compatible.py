@@ -70,6 +70,4 @@ def _trusted(
 ) -> Provider:
     probe = Endpoint.parse(base_url, trusted=True)
     trusted = not config.is_production or f"{probe.host}:{probe.port}" in config.trusted_upstreams
-    return openai_compatible(
-        name, base_url, api_key, trusted=trusted, auto_models=models, limit_field=limit_field
-    )
+    return openai_compatible(name, base_url, api_key, trusted=trusted, auto_models=models, limit_field=limit_field)

@@ -7,7 +7,7 @@ settlement does with the amounts (`ledger`), counting tokens, and reading a prov
 from __future__ import annotations
 
 from faucet.kit.errors import InvariantBroken
-from faucet.kit.money import div_half_even
+from faucet.kit.money import bps, div_half_even
 from faucet.rating.price import TOKENS_MAX, Price, PricePlan
 from faucet.rating.share import cost_within, split, split_fee
 from faucet.terms import Charge, Payer, Usage
@@ -55,6 +55,22 @@ def ceiling(
         payer,
         input_tokens_max * price.input_worst_e8_per_m + n * output_tokens_max * price.output_worst_e8_per_m,
     )
+
+
+def ceiling_e8(
+    price: Price, plan: PricePlan, payer: Payer, *, input_tokens_max: int, output_tokens_max: int, n: int
+) -> int:
+    """The `retail_e8` of `ceiling`: what a hold reserves. Raises ValueError as it does."""
+    if payer is Payer.PLATFORM or payer is Payer.DEVELOPER:
+        _check_bounds(input_tokens_max, output_tokens_max, n)
+        numerator = (
+            input_tokens_max * price.input_worst_e8_per_m
+            + n * output_tokens_max * price.output_worst_e8_per_m
+            + price.request_e8 * _MILLION
+        )
+        cost_e8 = div_half_even(numerator, _MILLION)
+        return cost_e8 + bps(cost_e8, plan.markup_bps)
+    return plan.gateway_fee_e8
 
 
 def rate(price: Price, plan: PricePlan, payer: Payer, usage: Usage) -> Charge:

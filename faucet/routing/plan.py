@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from faucet.terms import Payer
 
 
@@ -18,8 +20,7 @@ class Offer:
     is_auto: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(msgspec.Struct, frozen=True):
     """One attempt: who answers, with what, on whose bill."""
 
     provider: str

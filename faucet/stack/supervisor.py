@@ -277,6 +277,7 @@ class Stack:
     async def _watch(self) -> None:
         """Keep the database up and the logs small."""
         worried = False
+        postmaster = None if self._running is None else self._running.pid
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for child in self._children.values():
@@ -286,6 +287,10 @@ class Stack:
             try:
                 await asyncio.to_thread(self._running.ensure)
                 worried = False
+                if self._running.pid != postmaster:
+                    postmaster = self._running.pid
+                    self.voice.note("The database was started again.")
+                    self._write_record()
             except DatabaseUnavailable as error:
                 if not worried:
                     self.voice.note(f"The database is down: {error}")

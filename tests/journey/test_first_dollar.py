@@ -135,6 +135,18 @@ def ask(card: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return token, post(f"{card['gateway']}/v1/chat/completions", token, body)
 
 
+def faucet(data: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """A command about a data dir, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "faucet", *arguments, "--data", str(data)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=START_SECONDS,
+    )
+
+
 def test_the_first_dollar(data: Path) -> None:
     """One command brings up everything, a cent moves and is accounted for, and SIGTERM leaves nothing running; the
     same data serves again."""
@@ -157,22 +169,36 @@ def test_the_first_dollar(data: Path) -> None:
         books = get(f"{card['api']}/v1/admin/reconciliation/ledger", card["admin_token"])
         assert books["summary"]["mismatch_count"] == 0
         assert books["findings"] == []
+        check_commands(data)
 
         up.process.send_signal(signal.SIGTERM)
         assert up.wait() == 0, up.told()
         assert [name for name, pid in up.pids.items() if is_alive(pid)] == []
 
-    with running(data) as again:
-        assert again.card["admin_token"] == card["admin_token"]
-        _, reply = ask(again.card)
-        assert reply["modelfaucet"]["wallet_balance_usd"] < told["wallet_balance_usd"]
-        again.process.send_signal(signal.SIGINT)
-        assert again.wait() == 0, again.told()
-        assert [name for name, pid in again.pids.items() if is_alive(pid)] == []
+    show = faucet(data, "demo", "--once", "--api-port", "0", "--gateway-port", "0", "--mock-port", "0")
+    assert show.returncode == 0, show.stderr
+    assert show.stdout.count("✓") == 3, show.stdout
+    assert "✗" not in show.stdout
 
 
-def test_a_killed_supervisor_leaves_nothing_and_a_killed_gateway_comes_back(data: Path) -> None:
-    """A process that dies is started again; and nothing outlives a supervisor that could not say goodbye."""
+def check_commands(data: Path) -> None:
+    """What a stranger is told to run beside a running stack: each finds it, does what it says and ends with 0."""
+    smoke = faucet(data, "smoke")
+    assert smoke.returncode == 0, smoke.stdout + smoke.stderr
+    assert "11 of 11 checks hold" in smoke.stdout
+    chat = faucet(data, "chat", stdin="Where is my parcel?")
+    assert chat.returncode == 0, chat.stderr
+    assert len(chat.stdout.split()) > 10
+    assert "$0.0000" in chat.stderr
+    assert " left" in chat.stderr
+    books = faucet(data, "reconcile", "--json")
+    assert books.returncode == 0, books.stderr
+    assert json.loads(books.stdout)["findings"] == []
+
+
+def test_what_dies_comes_back_and_nothing_outlives_its_supervisor(data: Path) -> None:
+    """A process that dies is started again; a supervisor that could not say goodbye leaves nothing behind that
+    runs, nor anything that keeps the next one from starting."""
     with running(data) as up:
         killed = up.pids["gateway-1"]
         os.kill(killed, signal.SIGKILL)
@@ -191,53 +217,14 @@ def test_a_killed_supervisor_leaves_nothing_and_a_killed_gateway_comes_back(data
         up.process.wait()
         assert wait_until(lambda: not any(is_alive(pid) for pid in pids.values()), GONE_SECONDS), pids
 
-    # What it left in the data dir must not keep the next one from starting, nor be taken for a running stack.
     with running(data) as again:
-        told = subprocess.run(
-            [sys.executable, "-m", "faucet", "up", "--data", str(data)],
-            capture_output=True,
-            text=True,
-            env=environment(),
-            timeout=START_SECONDS,
-        )
-        assert told.returncode == 1
-        assert told.stdout == ""
-        assert f"process {again.pids['supervisor']}" in told.stderr
+        assert again.card["admin_token"] == up.card["admin_token"]
+        _, second = ask(again.card)
+        assert second["modelfaucet"]["wallet_balance_usd"] < reply["modelfaucet"]["wallet_balance_usd"]
+        told = faucet(data, "up")
+        assert (told.returncode, told.stdout) == (1, "")
         assert "a stack already runs" in told.stderr
-        again.process.send_signal(signal.SIGTERM)
+        assert f"process {again.pids['supervisor']}" in told.stderr
+        again.process.send_signal(signal.SIGINT)
         assert again.wait() == 0, again.told()
-
-
-def test_the_show_the_smoke_test_and_a_chat(data: Path) -> None:
-    """What a stranger is told to run works: the demo adds up, the smoke test holds, and chat answers and says what
-    it cost."""
-    faucet = [sys.executable, "-m", "faucet"]
-    ports = ["--api-port", "0", "--gateway-port", "0", "--mock-port", "0"]
-
-    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*faucet, *arguments, "--data", str(data)],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            env=environment(),
-            timeout=START_SECONDS,
-        )
-
-    show = run("demo", "--once", *ports)
-    assert show.returncode == 0, show.stderr
-    assert show.stdout.count("✓") == 3
-    assert "✗" not in show.stdout
-
-    with running(data):
-        smoke = run("smoke")
-        assert smoke.returncode == 0, smoke.stdout + smoke.stderr
-        assert "11 of 11 checks hold" in smoke.stdout
-        chat = run("chat", stdin="Where is my parcel?")
-        assert chat.returncode == 0, chat.stderr
-        assert len(chat.stdout.split()) > 10
-        assert "$0.0000" in chat.stderr
-        assert " left" in chat.stderr
-        books = run("reconcile", "--json")
-        assert books.returncode == 0, books.stderr
-        assert json.loads(books.stdout)["findings"] == []
+        assert [name for name, pid in again.pids.items() if is_alive(pid)] == []

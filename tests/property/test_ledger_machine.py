@@ -18,6 +18,8 @@ from faucet.kit.ids import uuid7
 DONE, INSUFFICIENT, BUDGET, RESOLVED, CONFLICT, UNFIT, NO_HOLD = 0, 1, 2, 4, 5, 6, 7
 WALLETS = 3
 EXAMPLES, STEPS = 400, 40
+LEASE_SECONDS = 86_400
+"""Only holds that are told to run out do, however long the whole test takes."""
 
 amounts = st.integers(0, 120)
 wallets = st.integers(0, WALLETS - 1)
@@ -126,7 +128,7 @@ class Machine(RuleBasedStateMachine):
     def hold(self, items: list[tuple[int, int]]) -> None:
         holds = [Hold(self.tenants[wallet], amount) for wallet, amount in items]
         expected = [self.model.hold(h.id, w, a) for h, (w, a) in zip(holds, items, strict=True)]
-        assert [status for status, _, _ in self.books.hold(*holds)] == expected
+        assert [status for status, _, _ in self.books.hold(*holds, lease=LEASE_SECONDS)] == expected
 
     @rule(pick=picks, wallet=wallets, amount=amounts)
     def hold_again(self, pick: int, wallet: int, amount: int) -> None:
@@ -134,7 +136,7 @@ class Machine(RuleBasedStateMachine):
         if hold in self.model.open and pick % 2:
             wallet, amount = self.model.open[hold]
         expected = self.model.hold(hold, wallet, amount)
-        assert self.books.hold(Hold(self.tenants[wallet], amount, id=hold))[0][0] == expected
+        assert self.books.hold(Hold(self.tenants[wallet], amount, id=hold), lease=LEASE_SECONDS)[0][0] == expected
 
     @rule(items=st.lists(st.tuples(picks, amounts, amounts, amounts), min_size=1, max_size=4))
     def settle(self, items: list[tuple[int, int, int, int]]) -> None:
@@ -155,10 +157,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(picks_=st.lists(picks, max_size=3))
     def expire(self, picks_: list[int]) -> None:
-        dead = {id_ for id_ in map(self._known, picks_) if id_ in self.model.open}
+        dead = sorted({id_ for id_ in map(self._known, picks_) if id_ in self.model.open})
         for id_ in dead:
             self.books.run_out(id_)
-        assert set(self.books.expire()) == dead
+        assert sorted(self.books.expire()) == dead
         for id_ in dead:
             self.model.expired[id_] = self.model.open.pop(id_)
             self.model.ended[id_] = "expired"
