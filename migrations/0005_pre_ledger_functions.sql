@@ -702,6 +702,11 @@ begin
         -- request that turns up later, in a spool, is not charged any more.
         update hold_resolution r set state = 'released', reason = 'its Idempotency-Key was used again'
         where r.id = v_row.hold_id and r.state = 'expired' and r.settled_late_at is null;
+        if v_row.sealed is null and v_row.expires_at >= now()
+            and exists (select from usage_event u where u.id = v_row.hold_id) then
+            outcome := 'running';  -- it was settled late while we waited for its resolution
+            return;
+        end if;
         update idempotent_reply r set fingerprint = p_fingerprint, hold_id = p_hold, sealed = null,
             claimed_until = now() + make_interval(secs => p_lease_seconds), created_at = now(),
             expires_at = now() + interval '24 hours'

@@ -292,13 +292,15 @@ begin
             g.session_id, g.amount_e8, g.request_id, g.created_at
         from gone g join (select distinct on (id) * from unnest(p_id, p_state, p_reason) as u (id, state, reason))
             i on i.id = g.id
+        returning hold_resolution.id, hold_resolution.state
     ), counted as (
         update spend_counter c set held_e8 = c.held_e8 - d.held
         from (select u.counter, sum(g.amount_e8) as held from gone g cross join lateral unnest(g.counters) u (counter)
             group by u.counter) d
         where c.id = d.counter
-    ), unclaimed as (
-        delete from idempotent_reply r using gone g where r.hold_id = g.id and r.sealed is null
+    ), unclaimed as (  -- the claim of one that ran out stays: until the key is used again, its answer may turn up
+        delete from idempotent_reply r using kept k
+        where r.hold_id = k.id and k.state = 'released' and r.sealed is null
     )
     update account a set held_e8 = a.held_e8 - d.held, updated_at = now()
     from (select wallet_id, sum(amount_e8) as held from gone group by wallet_id) d
@@ -334,6 +336,7 @@ CREATE FUNCTION public.reply_claim_v1(p_end_user uuid, p_key_hash bytea, p_finge
     AS $$
 declare
     v_row idempotent_reply%rowtype;
+    v_hold uuid;
 begin
     insert into idempotent_reply (end_user_id, key_hash, fingerprint, hold_id, claimed_until, expires_at)
     values (p_end_user, p_key_hash, p_fingerprint, p_hold, now() + make_interval(secs => p_lease_seconds),
@@ -343,16 +346,27 @@ begin
         outcome := 'claimed';
         return;
     end if;
+    -- First what a late settlement locks first, then the claim: of the two that meet, one sees what the other did.
+    select r.hold_id into v_hold from idempotent_reply r where r.end_user_id = p_end_user and r.key_hash = p_key_hash;
+    perform from hold_resolution r where r.id = v_hold for update;
     select * into v_row from idempotent_reply r where r.end_user_id = p_end_user and r.key_hash = p_key_hash for update;
-    if v_row.end_user_id is null then
-        outcome := 'running';  -- released between our two statements: the caller tries again
-    elsif v_row.hold_id = p_hold then
+    if v_row.hold_id = p_hold then
         outcome := 'claimed';
+    elsif v_row.hold_id is distinct from v_hold or v_hold is null then
+        outcome := 'running';  -- freed or taken between our statements: the caller tries again
     elsif v_row.expires_at < now()
         or (v_row.sealed is null and v_row.claimed_until < now()
             and not exists (select from hold h where h.id = v_row.hold_id)
             and not exists (select from usage_event u where u.id = v_row.hold_id)) then
-        -- Its request died before it was settled, or a day has passed: the key is free again.
+        -- Its request died before it was settled, or a day has passed: the key is free again. An answer of that
+        -- request that turns up later, in a spool, is not charged any more.
+        update hold_resolution r set state = 'released', reason = 'its Idempotency-Key was used again'
+        where r.id = v_row.hold_id and r.state = 'expired' and r.settled_late_at is null;
+        if v_row.sealed is null and v_row.expires_at >= now()
+            and exists (select from usage_event u where u.id = v_row.hold_id) then
+            outcome := 'running';  -- it was settled late while we waited for its resolution
+            return;
+        end if;
         update idempotent_reply r set fingerprint = p_fingerprint, hold_id = p_hold, sealed = null,
             claimed_until = now() + make_interval(secs => p_lease_seconds), created_at = now(),
             expires_at = now() + interval '24 hours'
