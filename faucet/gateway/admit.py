@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from faucet.gateway.wire import quoted
-from faucet.kit.db import Tx
+from faucet.kit.db import Tx, in_time
 from faucet.kit.errors import Refusal
 from faucet.limits.bucket import Bucket, Verdict
 from faucet.rating.price import PricePlan
@@ -181,14 +181,17 @@ class Admission:
         )
 
     async def _query(self, query: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
-        try:
+        async def rows() -> list[dict[str, Any]]:
             async with (
                 self._pool.connection() as connection,
                 connection.cursor(row_factory=dict_row) as cursor,
             ):
                 await cursor.execute(query.encode(), values)
                 return await cursor.fetchall()
-        except (psycopg.OperationalError, PoolTimeout) as error:
+
+        try:
+            return await in_time(rows())
+        except (psycopg.OperationalError, PoolTimeout, TimeoutError) as error:
             raise Refusal(
                 "unavailable", "the service can't reach its database; try again", retry_after_seconds=1
             ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from faucet.gateway.exchange import Exchange, idempotency_key_of
-from faucet.kit.db import Tx
+from faucet.kit.db import Tx, in_time
 from faucet.kit.errors import Refusal
 
 _KIND_JSON, _KIND_EVENTS = b"J", b"E"
@@ -47,13 +48,8 @@ class Replays:
         key_hash = hashlib.sha256(idempotency_key_of(exchange.idempotency_key)).digest()
         fingerprint = hashlib.sha256(body).digest()
         try:
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(
-                    "select outcome, sealed from reply_claim_v1(%s, %s, %s, %s, %s)",
-                    (end_user_id, key_hash, fingerprint, exchange.hold_id, self._lease_seconds),
-                )
-                row = await cursor.fetchone()
-        except (psycopg.OperationalError, PoolTimeout) as error:
+            row = await in_time(self._claimed(end_user_id, key_hash, fingerprint, exchange.hold_id))
+        except (psycopg.OperationalError, PoolTimeout, TimeoutError) as error:
             raise Refusal(
                 "unavailable", "the ledger can't be reached; nothing was charged", retry_after_seconds=1
             ) from error
@@ -78,13 +74,23 @@ class Replays:
             retry_after_seconds=1,
         )
 
+    async def _claimed(self, *wanted: object) -> tuple[Any, ...] | None:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "select outcome, sealed from reply_claim_v1(%s, %s, %s, %s, %s)", (*wanted, self._lease_seconds)
+            )
+            return await cursor.fetchone()
+
     async def give_up(self, exchange: Exchange) -> None:
         """Free the key of a request that ended before it was held. Its lease frees it if this can't."""
         try:
-            async with self._pool.connection() as connection:
-                await connection.execute("select reply_unclaim_v1(%s)", (exchange.hold_id,))
-        except (psycopg.OperationalError, PoolTimeout):
+            await in_time(self._unclaim(exchange.hold_id))
+        except (psycopg.OperationalError, PoolTimeout, TimeoutError):
             pass
+
+    async def _unclaim(self, hold_id: UUID) -> None:
+        async with self._pool.connection() as connection:
+            await connection.execute("select reply_unclaim_v1(%s)", (hold_id,))
 
     def seal_json(self, claim: Claim, body: bytes) -> bytes:
         """A JSON reply, sealed for keeping."""

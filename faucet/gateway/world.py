@@ -22,7 +22,7 @@ from faucet.gateway.settle import Settler
 from faucet.gateway.spool import Spool
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
-from faucet.kit.db import connect_hot, open_pool
+from faucet.kit.db import connect_hot, in_time, open_pool
 from faucet.kit.errors import Refusal
 from faucet.kit.log import logger
 from faucet.kit.upstream import Deadlines, Pool
@@ -156,15 +156,18 @@ class World:
             if key in self._cost_accounts:
                 continue
             try:
-                async with self.db.connection() as connection:
-                    cursor = await connection.execute("select provider_cost_account_v1(%s, %s)", key)
-                    row = await cursor.fetchone()
-            except (psycopg.OperationalError, PoolTimeout) as error:
+                row = await in_time(self._cost_account_row(*key))
+            except (psycopg.OperationalError, PoolTimeout, TimeoutError) as error:
                 raise Refusal(
                     "unavailable", "the ledger can't be reached; nothing was charged", retry_after_seconds=1
                 ) from error
             assert row is not None
             self._cost_accounts[key] = row[0]
+
+    async def _cost_account_row(self, developer_id: UUID, provider: str) -> tuple[Any, ...] | None:
+        async with self.db.connection() as connection:
+            cursor = await connection.execute("select provider_cost_account_v1(%s, %s)", (developer_id, provider))
+            return await cursor.fetchone()
 
     def cost_account(self, developer_id: UUID, provider: str) -> int:
         """The account that `open_cost_accounts` found."""

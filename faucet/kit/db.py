@@ -6,8 +6,10 @@ door may do is decided by the grants in `migrations/`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
@@ -16,6 +18,11 @@ from psycopg_pool import AsyncConnectionPool
 
 Tx = psycopg.AsyncConnection
 """An open transaction. Nothing below the doors opens one."""
+
+T = TypeVar("T")
+
+HANGS_SECONDS = 5.0
+"""A database that takes longer to answer a small question is as good as away."""
 
 ROLES = ("faucet_gateway", "faucet_api", "faucet_jobs")
 
@@ -93,6 +100,22 @@ async def connect_hot(dsn: str, role: str, *, timeout_seconds: float = 5) -> asy
             "enable_mergejoin": "off",
         },
     )
+
+
+async def in_time(asking: Coroutine[Any, Any, T]) -> T:
+    """What a question to the database gives. Raises TimeoutError when that takes too long.
+
+    One that hangs is cancelled and left to itself: a driver that cancels a query waits for the same server.
+    """
+    task = asyncio.create_task(asking)
+    try:
+        await asyncio.wait((task,), timeout=HANGS_SECONDS)
+    finally:
+        if not task.done():
+            task.cancel()
+    if not task.done():
+        raise TimeoutError
+    return task.result()
 
 
 def _known(role: str) -> str:

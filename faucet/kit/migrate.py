@@ -9,11 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alembic import command, op
-from alembic.config import Config
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
-
 from faucet.kit.db import ROLES, sqlalchemy_url
 from faucet.kit.errors import Fault
 
@@ -25,6 +20,12 @@ _LOCK = 7_219_001
 
 def migrate(dsn: str) -> None:
     """Apply what is missing. Raises Fault when the server is older than PostgreSQL 15."""
+    # Imported here: the doors only ask for the newest revision, and start faster without these.
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
     engine = create_engine(sqlalchemy_url(dsn), poolclass=NullPool)
     try:
         with engine.begin() as connection:
@@ -49,6 +50,8 @@ def newest_revision() -> str:
 
 def run_sql_file(revision: str) -> None:
     """Execute one migration file on Alembic's connection, as the owner unless it makes the roles."""
+    from alembic import op
+
     cursor = op.get_bind().connection.cursor()
     if revision != FIRST:
         cursor.execute("set local role faucet_owner")

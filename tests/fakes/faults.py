@@ -34,10 +34,13 @@ _DELIVERED, _POINTS, _WHOLE = b"D", b"P", b"W"
 class Fate:
     """Counts the points of a process's life, and ends it at one of them."""
 
-    def __init__(self, dies_at: int | None = None, *, ledger_goes_at: int | None = None) -> None:
+    def __init__(
+        self, dies_at: int | None = None, *, ledger_goes_at: int | None = None, ledger_stalls_seconds: float = 0
+    ) -> None:
         self.points: list[str] = []
         self._dies_at = dies_at
         self._ledger_goes_at = ledger_goes_at
+        self._ledger_stalls_seconds = ledger_stalls_seconds
         self._ledger_calls = 0
         self._counts = False
 
@@ -59,9 +62,14 @@ class Fate:
         self.point(f"{name} has happened")
         return result
 
-    def reach_ledger(self) -> None:
-        """Raises ConnectionResetError from that call of the ledger on at which the database is to be away."""
+    async def reach_ledger(self) -> None:
+        """Stall at the first call of the ledger, where that is to be.
+
+        Raises ConnectionResetError from that call on at which the database is to be away.
+        """
         self._ledger_calls += self._counts
+        if self._ledger_calls == 1:
+            await asyncio.sleep(self._ledger_stalls_seconds)
         if self._ledger_goes_at is not None and self._ledger_calls >= self._ledger_goes_at:
             raise ConnectionResetError("the database is away")
 
@@ -82,7 +90,7 @@ class FatedWorld(World):
 
     async def _connect(self) -> Any:
         self.fate.point("ledger: connecting")
-        self.fate.reach_ledger()
+        await self.fate.reach_ledger()
         return _Ledger(await super()._connect(), self.fate)
 
 
@@ -99,7 +107,7 @@ class _Port:
 
 class _Ledger(_Port):
     async def fetchrow(self, *values: Any, **options: Any) -> Any:
-        self._fate.reach_ledger()
+        await self._fate.reach_ledger()
         return await self._fate.call("ledger: a group", self._real.fetchrow(*values, **options))
 
 
@@ -211,31 +219,41 @@ class Life:
 
 def live(dsn: str, config: Config, ask: Ask, fate: Fate) -> Life:
     """Serve one request in a process of its own, until it is answered or fate strikes."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.close(reader)
-            asyncio.run(_serve(dsn, config, ask, fate, writer))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(writer)
-    told = _read_all(reader, child)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code not in (0, -signal.SIGKILL):
-        raise AssertionError(f"the process ended by itself with {code}; its words are on standard error")
-    parts = [(part[:1], part[1:]) for part in told]
-    return Life(
-        died=code != 0,
-        delivered=b"".join(content for kind, content in parts if kind == _DELIVERED),
-        is_whole=any(kind == _WHOLE for kind, _ in parts),
-        points=tuple(content.decode() for kind, content in parts if kind == _POINTS),
-    )
+    return Living(dsn, config, ask, fate).end()
+
+
+class Living:
+    """A life that goes on while the test does something else."""
+
+    def __init__(self, dsn: str, config: Config, ask: Ask, fate: Fate) -> None:
+        self._reader, writer = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            code = 1
+            try:
+                os.close(self._reader)
+                asyncio.run(_serve(dsn, config, ask, fate, writer))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(writer)
+
+    def end(self) -> Life:
+        """Wait for its end. Raises AssertionError where that was not fate's doing."""
+        told = _read_all(self._reader, self._child)
+        _, status = os.waitpid(self._child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code not in (0, -signal.SIGKILL):
+            raise AssertionError(f"the process ended by itself with {code}; its words are on standard error")
+        parts = [(part[:1], part[1:]) for part in told]
+        return Life(
+            died=code != 0,
+            delivered=b"".join(content for kind, content in parts if kind == _DELIVERED),
+            is_whole=any(kind == _WHOLE for kind, _ in parts),
+            points=tuple(content.decode() for kind, content in parts if kind == _POINTS),
+        )
 
 
 async def _serve(dsn: str, config: Config, ask: Ask, fate: Fate, writer: int) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from fakes.faults import Ask, Fate, Life, live
-from gateway_world import EndUser, Mock, World
+from fakes.faults import Ask, Fate, Life, Living, live
+from gateway_world import EndUser, Mock, World, wait_for
 
 from faucet.kit.config import Config, load_config
 from faucet.reports.reconciliation import begin_snapshot, reconcile
@@ -232,6 +232,23 @@ def test_one_key_is_charged_once_even_when_its_hold_ran_out(
     key = ("idempotency-key", dict(ask.headers)["idempotency-key"])
     other.live(replace(again, body=ask.body, headers=(*again.headers, key)), Fate())
     case.live(case.ask(None)[1], Fate())  # the spool is adopted now, if it was not before
+    assert len(case.billed(first_id, second_id)) == 1
+    case.let_time_pass()
+    case.check_books()
+
+
+def test_one_key_is_charged_once_even_when_its_hold_comes_late(world: World, mock: Mock, tmp_path: Path) -> None:
+    """Lost: the ledger stalls between claim and hold for longer than the lease, the key is taken over, both pay."""
+    case = Case(world, mock, tmp_path, Kind("", has_key=True), HOLD_LEASE_SECONDS="5")
+    first_id, ask = case.ask("key-of-a-stall")
+    stalled = Living(world.dsn, case.config, ask, Fate(ledger_stalls_seconds=5.8))
+    overdue = "select count(*) from idempotent_reply where end_user_id = %s and claimed_until < now()"
+    wait_for(lambda: world.books.one(overdue, case.end_user.tenant.end_user))
+    second_id, again = case.ask(None)
+    key = ("idempotency-key", "key-of-a-stall")
+    second = case.live(replace(again, body=ask.body, headers=(*again.headers, key)), Fate())
+    first = stalled.end()
+    assert second.is_answer and not first.is_answer
     assert len(case.billed(first_id, second_id)) == 1
     case.let_time_pass()
     case.check_books()

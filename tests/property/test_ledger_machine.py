@@ -17,7 +17,7 @@ from faucet.kit.ids import uuid7
 
 DONE, INSUFFICIENT, BUDGET, RESOLVED, CONFLICT, UNFIT, NO_HOLD = 0, 1, 2, 4, 5, 6, 7
 WALLETS = 3
-EXAMPLES, STEPS = 400, 40
+EXAMPLES, STEPS = 100, 20
 LEASE_SECONDS = 86_400
 """Only holds that are told to run out do, however long the whole test takes."""
 

@@ -19,7 +19,8 @@ from faucet.rating.price import (
     Price,
     PricePlan,
 )
-from faucet.rating.rate import afford_output_tokens, ceiling, input_bound_tokens, rate
+from faucet.rating.rate import afford_output_tokens, ceiling, ceiling_e8, input_bound_tokens, rate
+from faucet.rating.seed import seed_rows
 from faucet.rating.share import capped, cost_within, split
 from faucet.rating.usage import usage_from_openai
 from faucet.terms import Charge, Payer, Usage
@@ -297,3 +298,17 @@ def test_whatever_a_provider_reports_is_refused_or_can_be_charged(
     assert usage.output_tokens == (report.get("completion_tokens") or 0)
     assert usage.reasoning_tokens <= usage.output_tokens
     assert 0 <= rate(price, plan, payer, usage).retail_e8 <= BIGINT_MAX
+
+
+MOCK_REASONER = next(row for row in seed_rows(providers={"openai"}).rows if row.model == "mock-reasoner")
+
+
+@given(
+    st.integers(0, 200_000), st.integers(0, 200_000), st.integers(1, 128), st.sampled_from([Payer.PLATFORM, Payer.BYOK])
+)
+def test_the_hold_is_the_ceilings_retail(asked: int, given_tokens: int, n: int, payer: Payer) -> None:
+    """A hold that is less than the ceiling would let an answer cost more than was reserved."""
+    book = MOCK_REASONER
+    plan = PricePlan(markup_bps=3_333, share_bps=4_000, gateway_fee_e8=12_345)
+    bounds = {"input_tokens_max": asked, "output_tokens_max": given_tokens, "n": n}
+    assert ceiling_e8(book, plan, payer, **bounds) == ceiling(book, plan, payer, **bounds).retail_e8

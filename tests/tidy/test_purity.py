@@ -19,10 +19,10 @@ PURE = (
     "faucet/terms.py",
 )
 MAY_IMPORT = frozenset(
-    "__future__ collections.abc dataclasses datetime enum math re typing uuid"
+    "__future__ collections.abc dataclasses datetime enum math msgspec re typing uuid"
     " faucet.terms faucet.kit.money faucet.kit.errors".split()
 )
-"""Besides each other: parts of the standard library that only compute, and the ground's values."""
+"""Besides each other: parts of the standard library that only compute, msgspec's structs, and the ground's values."""
 CLOCKS = frozenset({"now", "utcnow", "today", "monotonic", "perf_counter", "time_ns"})
 
 
