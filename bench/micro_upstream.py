@@ -35,9 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from faucet.kit.upstream import Deadlines, Endpoint, Pool
 
 EVENTS = 20
-EVENT = (
-    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"delta":{"content":"a "}}]}\n\n'
-)
+EVENT = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"delta":{"content":"a "}}]}\n\n'
 REPLY_HEADERS = (
     b"date: Thu, 01 Jan 2026 00:00:00 GMT\r\nserver: raw\r\nx-request-id: req_0123456789\r\n"
     b"openai-processing-ms: 12\r\nx-ratelimit-remaining: 1000\r\ncache-control: no-store\r\n"
@@ -47,9 +45,7 @@ REQUEST_HEADERS = b"authorization: Bearer sk-0123456789\r\ncontent-type: applica
 
 
 def _json_reply() -> bytes:
-    body = json.dumps(
-        {"choices": [{"message": {"content": "word " * 60}}], "usage": {"total_tokens": 60}}
-    ).encode()
+    body = json.dumps({"choices": [{"message": {"content": "word " * 60}}], "usage": {"total_tokens": 60}}).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%scontent-length: %d\r\n\r\n%s" % (
         REPLY_HEADERS,
         len(body),
@@ -58,10 +54,7 @@ def _json_reply() -> bytes:
 
 
 def _stream_pieces() -> list[bytes]:
-    head = (
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n%stransfer-encoding: chunked\r\n\r\n"
-        % REPLY_HEADERS
-    )
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n%stransfer-encoding: chunked\r\n\r\n" % REPLY_HEADERS
     chunk = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
     return [head, *([chunk] * EVENTS), b"0\r\n\r\n"]
 
@@ -222,11 +215,7 @@ def main() -> None:
         os.sched_setaffinity(0, {cores[0]})
     else:
         print("one core only: client and server share it")
-    clients = (
-        {"raw bytes": raw, "ours": ours}
-        if options.ours
-        else {"raw bytes": raw, "ours": ours, "aiohttp": theirs}
-    )
+    clients = {"raw bytes": raw, "ours": ours} if options.ours else {"raw bytes": raw, "ours": ours, "aiohttp": theirs}
     print(f"CPU µs per request, {options.concurrency} at a time")
     try:
         for kind in (options.only,) if options.only else ("json", "stream", "trickle"):

@@ -85,6 +85,8 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
     world.settler.open[exchange.hold_id] = began
     request = Request(exchange, caller, feature, ask, held, claim, began)
     try:
+        if claim is not None:
+            claim.require()
         answering = await first_answer(
             world.pool,
             world.call_rules,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,15 @@ class Claim:
     """This request owns its Idempotency-Key."""
 
     binding: bytes
+    sure_until: float
+    """On the monotonic clock; later, only a hold that was durable before keeps others from the key."""
+
+    def require(self) -> None:
+        """Once the hold is there: the key can't be another's. Raises Refusal `unavailable`."""
+        if time.monotonic() > self.sure_until:
+            raise Refusal(
+                "unavailable", "the ledger took too long for this request; nothing was charged", retry_after_seconds=1
+            )
 
 
 class Replays:
@@ -47,6 +57,7 @@ class Replays:
         assert exchange.idempotency_key is not None
         key_hash = hashlib.sha256(idempotency_key_of(exchange.idempotency_key)).digest()
         fingerprint = hashlib.sha256(body).digest()
+        sure_until = time.monotonic() + self._lease_seconds
         try:
             row = await in_time(self._claimed(end_user_id, key_hash, fingerprint, exchange.hold_id))
         except (psycopg.OperationalError, PoolTimeout, TimeoutError) as error:
@@ -57,7 +68,7 @@ class Replays:
         outcome, sealed = row
         binding = end_user_id.bytes + key_hash
         if outcome == "claimed":
-            return Claim(binding)
+            return Claim(binding, sure_until)
         if outcome == "stored":
             await self._again(exchange, binding, bytes(sealed))
             return None

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,39 @@ from faucet.kit.migrate import migrate
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 TEN = 10 * E8
 SLOW = {"delay_ms": 400}
+HASTY = "from faucet.kit import db; from faucet.ledger import lane; db.HANGS_SECONDS = lane.STATEMENT_SECONDS = 2"
+
+
+@dataclass(frozen=True)
+class Wired:
+    """A gateway that reaches its database through a cable."""
+
+    cable: Cable
+    dsn: str
+    gateway: Gateway
+
+
+@pytest.fixture(scope="module")
+def laid(world: World, mock: Mock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
+    """A gateway behind a cable, with little patience for an absent database."""
+    with database_cable(world.dsn) as (cable, dsn):
+        gateway = Gateway(dsn, mock.url, tmp_path_factory.mktemp("wired"), before=HASTY, SETTLE_DEADLINE_SECONDS=2)
+        yield Wired(cable, dsn, gateway)
+        gateway.stop()
 
 
 @pytest.fixture
-def cable(world: World) -> Iterator[Cable]:
-    """The cable that this test's gateway reaches the database through."""
-    with database_cable(world.dsn) as (laid, dsn):
-        laid.dsn = dsn  # type: ignore[attr-defined]
-        yield laid
+def wired(laid: Wired) -> Iterator[Wired]:
+    """The gateway behind the cable, which is whole before and after each test."""
+    yield laid
+    laid.cable.mend()
+    wait_for(lambda: request(laid.gateway, "GET", "/ready").status == 200)
 
 
 @pytest.fixture
-def wired(start_gateway: StartGateway, cable: Cable) -> Gateway:
-    """A gateway behind the cable, with little patience for an absent database."""
-    return start_gateway(dsn=cable.dsn, SETTLE_DEADLINE_SECONDS=1, PROVIDER_TIMEOUT_MS=5000)  # type: ignore[attr-defined]
+def doomed(start_gateway: StartGateway, wired: Wired) -> Gateway:
+    """A gateway of the test's own behind the same cable."""
+    return start_gateway(dsn=wired.dsn, SETTLE_DEADLINE_SECONDS=2)
 
 
 class Asking:
@@ -114,53 +134,50 @@ def check_no_end(reply: Reply, stream: bool) -> None:
 # ── at the hold ──
 
 
-def test_without_the_ledger_nobody_is_asked(wired: Gateway, cable: Cable, world: World, mock: Mock) -> None:
+def test_without_the_ledger_nobody_is_asked(wired: Wired, world: World, mock: Mock) -> None:
     """A provider would work for who may have no money."""
     known, unknown = world.end_user(), world.end_user()
-    assert ask(wired, known.bearer, chat(), seconds=5).status == 200
+    assert ask(wired.gateway, known.bearer, chat(), seconds=5).status == 200
     before = mock.calls()
-    cable.cut()
+    wired.cable.cut()
     for end_user in (known, known, unknown):
-        reply = ask(wired, end_user.bearer, chat(), seconds=15)
+        reply = ask(wired.gateway, end_user.bearer, chat(), seconds=15)
         assert (reply.status, reply.code) == (503, "unavailable") and int(reply.headers["retry-after"]) >= 1
-    assert mock.calls() == before and request(wired, "GET", "/health").status == 200
-    cable.mend()
-    wait_for(lambda: request(wired, "GET", "/ready").status == 200)
-    assert ask(wired, known.bearer, chat()).status == 200 and ask(wired, unknown.bearer, chat()).status == 200
+    assert mock.calls() == before and request(wired.gateway, "GET", "/health").status == 200
+    wired.cable.mend()
+    wait_for(lambda: request(wired.gateway, "GET", "/ready").status == 200)
+    assert (
+        ask(wired.gateway, known.bearer, chat()).status == 200
+        and ask(wired.gateway, unknown.bearer, chat()).status == 200
+    )
     assert len(world.events_of(known)) == 2 and world.balance(known)[1] == 0
 
 
-def test_a_database_that_hangs_is_not_waited_for_without_end(
-    start_gateway: StartGateway, cable: Cable, world: World, mock: Mock
-) -> None:
+def test_a_database_that_hangs_is_not_waited_for_without_end(wired: Wired, world: World, mock: Mock) -> None:
     """Every client would hang as long as the database does."""
-    hasty = "from faucet.kit import db; from faucet.ledger import lane; db.HANGS_SECONDS = lane.STATEMENT_SECONDS = 1"
-    wired = start_gateway(dsn=cable.dsn, before=hasty)
     known, unknown = world.end_user(), world.end_user()
-    assert ask(wired, known.bearer, chat()).status == 200
+    assert ask(wired.gateway, known.bearer, chat()).status == 200
     before = mock.calls()
-    cable.freeze()
-    first = Asking(lambda: ask(wired, known.bearer, chat(), seconds=30))
-    second = Asking(lambda: ask(wired, unknown.bearer, chat(), seconds=30))
+    wired.cable.freeze()
+    first = Asking(lambda: ask(wired.gateway, known.bearer, chat(), seconds=30))
+    second = Asking(lambda: ask(wired.gateway, unknown.bearer, chat(), seconds=30))
     for asking in (first, second):
         reply = asking.reply()
         assert (reply.status, reply.code) == (503, "unavailable")
     assert mock.calls() == before
-    cable.mend()
-    wait_for(lambda: request(wired, "GET", "/ready").status == 200)
+    wired.cable.mend()
+    wait_for(lambda: request(wired.gateway, "GET", "/ready").status == 200)
     assert wait_for(lambda: world.balance(known)[1] == 0), "what was held without an answer is given back"
-    assert ask(wired, unknown.bearer, chat()).status == 200
+    assert ask(wired.gateway, unknown.bearer, chat()).status == 200
 
 
-def test_a_hold_whose_confirmation_is_lost_is_given_back(
-    wired: Gateway, cable: Cable, world: World, mock: Mock, rich: EndUser
-) -> None:
+def test_a_hold_whose_confirmation_is_lost_is_given_back(wired: Wired, world: World, mock: Mock, rich: EndUser) -> None:
     """Money would stay reserved for a request that was refused."""
-    assert ask(wired, rich.bearer, chat()).status == 200
+    assert ask(wired.gateway, rich.bearer, chat()).status == 200
     before, credit = mock.calls(), world.balance(rich)[0]
-    cable.lose_next_answer(hot_only=True)
-    reply = ask(wired, rich.bearer, chat())
-    assert cable.lost.is_set() and (reply.status, reply.code) == (503, "unavailable")
+    wired.cable.lose_next_answer(hot_only=True)
+    reply = ask(wired.gateway, rich.bearer, chat())
+    assert wired.cable.lost.is_set() and (reply.status, reply.code) == (503, "unavailable")
     assert mock.calls() == before
     row = wait_for(lambda: world.row("select * from hold_resolution where wallet_id = %s", rich.wallet))
     assert (row["state"], row["reason"]) == ("released", "hold was never confirmed")
@@ -171,17 +188,15 @@ def test_a_hold_whose_confirmation_is_lost_is_given_back(
 
 
 @BOTH
-def test_an_answer_waits_for_a_ledger_that_comes_back(
-    start_gateway: StartGateway, cable: Cable, world: World, rich: EndUser, stream: bool
-) -> None:
+def test_an_answer_waits_for_a_ledger_that_comes_back(wired: Wired, world: World, rich: EndUser, stream: bool) -> None:
     """A short outage would cost end users their answers, or us our money."""
-    gateway = start_gateway(dsn=cable.dsn)  # type: ignore[attr-defined]
+    gateway = wired.gateway
     asking = Asking(lambda: ask(gateway, rich.bearer, chat(stream=stream, mock=SLOW)))
     hold = held(world, rich, asking)
-    cable.cut()
+    wired.cable.cut()
     wait_for(lambda: gateway.spooled() == 1)
     assert world.event(hold) is None
-    cable.mend()
+    wired.cable.mend()
     reply = asking.reply()
     assert reply.status == 200 and (b"[DONE]" in reply.body) == stream
     assert check_billed_once(world, rich)["id"] == hold
@@ -190,38 +205,38 @@ def test_an_answer_waits_for_a_ledger_that_comes_back(
 
 @BOTH
 def test_an_answer_without_a_ledger_is_withheld_and_billed_once_later(
-    wired: Gateway, cable: Cable, world: World, rich: EndUser, stream: bool
+    doomed: Gateway, wired: Wired, world: World, rich: EndUser, stream: bool
 ) -> None:
     """A whole answer would be given away, or one that was withheld be lost or billed twice."""
-    asking = Asking(lambda: ask(wired, rich.bearer, chat(stream=stream, mock=SLOW)))
+    asking = Asking(lambda: ask(doomed, rich.bearer, chat(stream=stream, mock=SLOW)))
     hold = held(world, rich, asking)
-    cable.cut()
+    wired.cable.cut()
     check_no_end(asking.reply(), stream)
-    assert wired.spooled() == 1 and world.event(hold) is None and world.balance(rich)[1] > 0
-    cable.mend()
+    assert doomed.spooled() == 1 and world.event(hold) is None and world.balance(rich)[1] > 0
+    wired.cable.mend()
     assert check_billed_once(world, rich)["id"] == hold
-    wait_for(lambda: wired.spooled() == 0)
-    wired.stop()
-    assert list((wired.data_dir / "spool").iterdir()) == []
+    wait_for(lambda: doomed.spooled() == 0)
+    doomed.stop()
+    assert list((doomed.data_dir / "spool").iterdir()) == []
     assert len(world.events_of(rich)) == 1
 
 
 @BOTH
 def test_the_spool_of_a_gateway_that_died_is_adopted(
-    wired: Gateway, start_gateway: StartGateway, cable: Cable, world: World, rich: EndUser, stream: bool
+    doomed: Gateway, wired: Wired, start_gateway: StartGateway, world: World, rich: EndUser, stream: bool
 ) -> None:
     """Answers that were made during an outage would be lost with the process that made them."""
-    asking = Asking(lambda: ask(wired, rich.bearer, chat(stream=stream, mock=SLOW)))
+    asking = Asking(lambda: ask(doomed, rich.bearer, chat(stream=stream, mock=SLOW)))
     held(world, rich, asking)
-    cable.cut()
-    wait_for(lambda: wired.spooled() == 1)
-    wired.kill()
+    wired.cable.cut()
+    wait_for(lambda: doomed.spooled() == 1)
+    doomed.kill()
     assert asking.is_broken() or stream
-    kept = next((wired.data_dir / "spool").iterdir()).read_bytes()
+    kept = next((doomed.data_dir / "spool").iterdir()).read_bytes()
     assert b"order" not in kept, "no word of the answer is in it"
-    cable.mend()
+    wired.cable.mend()
     assert world.events_of(rich) == []
-    heirs = [start_gateway(data_dir=wired.data_dir) for _ in "12"]
+    heirs = [start_gateway(data_dir=doomed.data_dir) for _ in "12"]
     check_billed_once(world, rich)
     wait_for(lambda: sum(heir.spooled() for heir in heirs) == 0)
     time.sleep(0.3)
@@ -230,25 +245,25 @@ def test_the_spool_of_a_gateway_that_died_is_adopted(
 
 @BOTH
 def test_a_settlement_whose_confirmation_is_lost_is_not_repeated(
-    wired: Gateway, cable: Cable, world: World, rich: EndUser, stream: bool
+    wired: Wired, world: World, rich: EndUser, stream: bool
 ) -> None:
     """An answer would be billed a second time because nobody heard of the first."""
-    asking = Asking(lambda: ask(wired, rich.bearer, chat(stream=stream, mock=SLOW)))
+    asking = Asking(lambda: ask(wired.gateway, rich.bearer, chat(stream=stream, mock=SLOW)))
     hold = held(world, rich, asking)
-    cable.lose_next_answer(hot_only=True)
+    wired.cable.lose_next_answer(hot_only=True)
     reply = asking.reply()
-    assert cable.lost.is_set() and reply.status == 200 and (b"[DONE]" in reply.body) == stream
+    assert wired.cable.lost.is_set() and reply.status == 200 and (b"[DONE]" in reply.body) == stream
     event = check_billed_once(world, rich)
-    assert event["id"] == hold and wired.spooled() == 0
+    assert event["id"] == hold and wired.gateway.spooled() == 0
 
 
-def test_a_release_waits_for_the_ledger_too(wired: Gateway, cable: Cable, world: World, rich: EndUser) -> None:
+def test_a_release_waits_for_the_ledger_too(wired: Wired, world: World, rich: EndUser) -> None:
     """Money would stay reserved when a provider and the database fail together."""
-    asking = Asking(lambda: ask(wired, rich.bearer, chat(model="fail-500", mock=SLOW)))
+    asking = Asking(lambda: ask(wired.gateway, rich.bearer, chat(model="fail-500", mock=SLOW)))
     held(world, rich, asking)
-    cable.cut()
+    wired.cable.cut()
     assert asking.reply().status == 502
-    cable.mend()
+    wired.cable.mend()
     assert wait_for(lambda: world.balance(rich) == (TEN, 0)) and world.events_of(rich) == []
 
 

@@ -85,9 +85,11 @@ class Machine(RuleBasedStateMachine):
     """Random calls, in groups and alone, of both."""
 
     books: Books
+    begun = 0
 
     @initialize()
     def begin(self) -> None:
+        type(self).begun += 1
         first = self.books.tenant()
         self.tenants: list[Tenant] = [first, *(self.books.end_user(first) for _ in range(WALLETS - 1))]
         self.model = Model()
@@ -212,3 +214,4 @@ def test_the_ledger_is_its_model(quick: Books) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert Bound.begun >= EXAMPLES

