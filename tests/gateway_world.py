@@ -7,7 +7,6 @@ in their `conftest.py`. Not here: cutting and losing connections (`cable`).
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import http.client
 import itertools
@@ -36,8 +35,7 @@ from psycopg.rows import dict_row
 import faucet
 from faucet.kit.config import NAMES
 from faucet.kit.db import with_database
-from faucet.rating import store
-from faucet.rating.seed import seed_rows
+from faucet.providers.fake_ask import FAILURES
 
 CHAT = "/v1/chat/completions"
 FEATURE = "customer_reply"
@@ -288,8 +286,10 @@ def posted(bearer: str, body: dict[str, Any], headers: dict[str, str] | None = N
 class Hanging:
     """A chat request whose response is read, or not, when the test wants to."""
 
-    def __init__(self, gateway: Gateway, bearer: str, body: dict[str, Any]) -> None:
-        content, headers = posted(bearer, body)
+    def __init__(
+        self, gateway: Gateway, bearer: str, body: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
+        content, headers = posted(bearer, body, headers)
         self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=30)
         self.connection.request("POST", CHAT, content, headers)
 
@@ -442,14 +442,18 @@ def hold_of(reply: Reply) -> UUID:
 
 
 def add_prices(dsn: str) -> None:
-    """Confirmed prices for the mock provider's models."""
-
-    async def insert() -> None:
-        async with await psycopg.AsyncConnection.connect(dsn) as connection:
-            await store.insert_drafts(connection, seed_rows(providers=()).rows)
-            await connection.execute("update price set status = 'confirmed', decided_at = now(), decided_by = 'test'")
-
-    asyncio.run(insert())
+    """Confirmed prices for the mock provider's models, in e8 per million tokens."""
+    cheap = {name: (INPUT_E8 * 1_000_000, OUTPUT_E8 * 1_000_000) for name in ("mock-small", *FAILURES)}
+    prices = cheap | {"mock-large": (250_000_000, 1_000_000_000), "mock-reasoner": (110_000_000, 440_000_000)}
+    with psycopg.connect(dsn) as connection:
+        for model, (input_e8, output_e8) in prices.items():
+            connection.execute(
+                "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
+                " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source,"
+                " status) values ('mock', %s, 'words', 128000, 16384, %s, %s, %s, %s, 1000, '2026-01-01', 'test',"
+                " 'confirmed')",
+                (model, input_e8, input_e8 // 2, input_e8, output_e8),
+            )
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Chunk(msgspec.Struct):
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
 DONE = b"[DONE]"
+_BLANK_LINES = (b"\r\n\r\n", b"\n\n", b"\r\r", b"\n\r\n")
 
 
 class EventTooLong(Exception):
@@ -75,9 +76,7 @@ class EventSplitter:
         events = []
         start = 0
         while True:
-            ends = [
-                (at, at + len(mark)) for mark in (b"\r\n\r\n", b"\n\n", b"\r\r") if (at := data.find(mark, start)) >= 0
-            ]
+            ends = [(at, at + len(mark)) for mark in _BLANK_LINES if (at := data.find(mark, start)) >= 0]
             if not ends:
                 break
             end = min(ends)[1]
@@ -99,7 +98,7 @@ class EventSplitter:
 
 def payload(event: bytes) -> bytes | None:
     """The data of an event; None for a comment or an event without data."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and event[-3] != 13:
         return event[6:-2]
     lines = []
     for line in event.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):

@@ -192,7 +192,7 @@ def _strip_our_metadata(fields: dict[str, Raw], metadata: dict[str, Any]) -> Non
 
 def upstream_body(ask: ChatAsk, model_json: bytes, limit: int, limit_field: str) -> bytes:
     """The request as the provider gets it: the model named, the output bounded, usage asked for in streams."""
-    fields = ask.fields
+    fields = dict(ask.fields)
     fields["model"] = Raw(model_json)
     if ask.max_tokens_field is not None:
         if limit != ask.max_tokens or (ask.max_tokens_field != "max_tokens" and "max_tokens" in fields):

@@ -145,7 +145,7 @@ async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], 
     probe = None if config.port_jobs is None else Probe(config, config.port_jobs, metrics, working.is_set)
     watched = None if probe is None else asyncio.create_task(probe.serve(), name="probe")
     try:
-        await _keep_working(lambda: queue_of(dsn, sweeps), stop, working, on_ready, config.drain_seconds)
+        await _keep_working(pool, lambda: queue_of(dsn, sweeps), stop, working, on_ready, config.drain_seconds)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
@@ -156,6 +156,7 @@ async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], 
 
 
 async def _keep_working(
+    pool: AsyncConnectionPool[Tx],
     new_queue: Callable[[], procrastinate.App],
     stop: asyncio.Event,
     working: asyncio.Event,
@@ -167,6 +168,8 @@ async def _keep_working(
     while not stop.is_set():
         queue = new_queue()
         try:
+            async with pool.connection():
+                pass  # so that the queue's own pool, which waits long for a database, finds one
             async with queue.open_async():
                 await _clear_stalled(queue)
                 working.set()

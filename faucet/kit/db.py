@@ -65,6 +65,9 @@ async def open_pool(dsn: str, role: str, *, size: int = 8) -> AsyncConnectionPoo
         max_size=size,
         open=False,
         timeout=5,
+        # Give a try to reconnect up soon: whoever asks next begins a fresh one, instead of waiting out a pause that
+        # doubled all through an outage.
+        reconnect_timeout=2,
         configure=configure,
         check=AsyncConnectionPool.check_connection,
         kwargs={"application_name": role},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 from books import Books
@@ -9,6 +11,13 @@ from books import Books
 from faucet.kit.ids import uuid7
 from faucet.ledger import book
 from faucet.ledger.chart import CHART, MOVES, Code, Kind, Owner
+
+
+@pytest.fixture(scope="module")
+def books(module_dsn: str) -> Iterator[Books]:
+    """One database for the whole file: nothing here changes what another test reads."""
+    with psycopg.connect(module_dsn, autocommit=True) as connection:
+        yield Books(connection)
 
 
 def test_moves_equal_the_table(books: Books) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 from books import Books
@@ -41,6 +43,13 @@ _FUNCTIONS = {
     "faucet_api": {"transfer_v1", "account_open_v1", "spend_limit_set_v1"},
     "faucet_jobs": {"transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1"},
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def books(module_dsn: str) -> Iterator[Books]:
+    """One database for the whole file: nothing here changes what another test reads."""
+    with psycopg.connect(module_dsn, autocommit=True) as connection:
+        yield Books(connection)
 
 
 def _tables(books: Books) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 from books import Books, Settlement
@@ -9,7 +11,14 @@ from books import Books, Settlement
 ROLES = (None, "faucet_owner", "faucet_gateway", "faucet_api", "faucet_jobs")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def books(module_dsn: str) -> Iterator[Books]:
+    """One database for the whole file: nothing here changes what another test reads."""
+    with psycopg.connect(module_dsn, autocommit=True) as connection:
+        yield Books(connection)
+
+
+@pytest.fixture(scope="module")
 def booked(books: Books) -> Books:
     """Books with one answer in them."""
     tenant = books.tenant(1_000)

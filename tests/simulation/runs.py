@@ -1,0 +1,62 @@
+"""One economy per seed, each in a database of its own; and the seeds that are kept for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+from books import Books
+
+from faucet.kit.db import with_database
+from faucet.kit.migrate import migrate
+from faucet.reports.reconciliation import begin_snapshot, reconcile
+from simulation.economy import Broken, Economy
+
+TEMPLATE = "simulation_template"
+SEEDS = Path(__file__).with_name("seeds.txt")
+_copies = itertools.count()
+
+
+def seeds_kept() -> list[int]:
+    """Seeds that once found something, and a few that reach every event."""
+    lines = [line.partition("#")[0].strip() for line in SEEDS.read_text(encoding="utf-8").splitlines()]
+    return [int(line) for line in lines if line]
+
+
+def template_of(dsn: str) -> str:
+    """Make a migrated database to copy; its name."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f'create database "{TEMPLATE}"'.encode())
+    migrate(with_database(dsn, TEMPLATE))
+    return TEMPLATE
+
+
+def run_seed(dsn: str, template: str, seed: int, steps: int) -> Counter[str]:
+    """Let an economy live for so many events; what happened in it. Raises Broken, which names the event."""
+    name = f"{template}_{next(_copies)}"
+    with psycopg.connect(dsn, autocommit=True) as server:
+        server.execute(f'create database "{name}" template "{template}"'.encode())
+        try:
+            with psycopg.connect(with_database(dsn, name), autocommit=True) as connection:
+                economy = Economy(Books(connection), seed)
+                for step in range(steps):
+                    try:
+                        economy.step()
+                    except (Broken, psycopg.Error) as broken:
+                        raise Broken(f"at event {step}: {broken}") from broken
+            findings = asyncio.run(_findings(with_database(dsn, name)))
+            if findings:
+                raise Broken(f"reconcile found {findings}")
+        finally:
+            server.execute(f'drop database "{name}" with (force)'.encode())
+    return economy.happened
+
+
+async def _findings(dsn: str) -> list[str]:
+    """What the product's own report says. Holds that were told to be overdue are no news."""
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        await begin_snapshot(connection)
+        return [str(finding) for finding in await reconcile(connection) if finding.check != "stale_hold"]
