@@ -449,9 +449,9 @@ def add_prices(dsn: str) -> None:
         for model, (input_e8, output_e8) in prices.items():
             connection.execute(
                 "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
-                " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source,"
-                " status) values ('mock', %s, 'words', 128000, 16384, %s, %s, %s, %s, 1000, '2026-01-01', 'test',"
-                " 'confirmed')",
+                " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from,"
+                " source, status) values ('mock', %s, 'words', 128000, 16384, %s, %s, %s, %s, 1000, '2026-01-01',"
+                " 'test', 'confirmed')",
                 (model, input_e8, input_e8 // 2, input_e8, output_e8),
             )
 

@@ -57,3 +57,16 @@ def run_sql_file(revision: str) -> None:
         cursor.execute("set local role faucet_owner")
     cursor.execute((MIGRATIONS / f"{revision}.sql").read_text(encoding="utf-8"))
     cursor.execute("reset role")
+
+
+def run_sql(statements: str, *, schema: str) -> None:
+    """Execute a package's own SQL as the owner, with everything it makes in `schema` and callable by no one else."""
+    from alembic import op
+
+    cursor = op.get_bind().connection.cursor()
+    cursor.execute("set local role faucet_owner")
+    cursor.execute(f"set local search_path = {schema}")
+    cursor.execute(statements)
+    cursor.execute(f"revoke execute on all functions in schema {schema} from public")
+    cursor.execute("reset search_path")
+    cursor.execute("reset role")

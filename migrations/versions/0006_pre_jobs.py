@@ -1,6 +1,8 @@
-"""Runs `migrations/0006_pre_jobs.sql`."""
+"""Runs `migrations/0006_pre_jobs.sql`, then the job queue's own schema as its package ships it."""
 
-from faucet.kit.migrate import run_sql_file
+from procrastinate.schema import SchemaManager
+
+from faucet.kit.migrate import run_sql, run_sql_file
 
 revision = "0006_pre_jobs"
 down_revision = "0005_pre_ledger_functions"
@@ -10,6 +12,7 @@ depends_on = None
 
 def upgrade() -> None:
     run_sql_file(revision)
+    run_sql(SchemaManager.get_schema(), schema="procrastinate")
 
 
 def downgrade() -> None:

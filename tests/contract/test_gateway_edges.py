@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ PREFLIGHT = {"origin": ORIGIN, "access-control-request-method": "POST"}
 SECRETS = {
     "SECRET_ENCRYPTION_KEY": "q8Zr3vT1kLw6Yb0Nf5Hs9Dx2Gj7Mc4Pa",
     "ADMIN_TOKEN": "Vn2Xc8Bk5Rt1Ym7Qw4Ez9Uo3Ai6Sd0Fh",
+    "METRICS_TOKEN": "Tz6Nb1Wq8Hs3Lx9Gm5Pd2Rk7Cv4Fy0Ej",
     "DEVELOPER_ADMIN_TOKEN": "Jp4Kd7Lf1Wg9Ze3Xr6Cv0Bt8Ny2Mu5Qi",
 }
 
@@ -56,16 +58,26 @@ def test_a_preflight_is_answered(gateway: Gateway, path: str) -> None:
     assert "content-length" not in reply.headers, "RFC 9110 §8.6: none with 204"
 
 
-def test_production_answers_its_own_origins_only(world: World, start_gateway: StartGateway) -> None:
-    """Any page could use, and pay with, a session that it got hold of."""
+@pytest.fixture(scope="module")
+def production(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway as in production, without a provider yet."""
     origins = f"{ORIGIN},https://other.example.com"
-    gateway = start_gateway(
-        mock_url="",
+    running = Gateway(
+        world.dsn,
+        "",
+        tmp_path_factory.mktemp("production"),
         MODELFAUCET_ENV="production",
         GATEWAY_CORS_ORIGINS=origins,
         API_CORS_ORIGINS=origins,
         **SECRETS,
     )
+    yield running
+    running.stop()
+
+
+def test_production_answers_its_own_origins_only(production: Gateway) -> None:
+    """Any page could use, and pay with, a session that it got hold of."""
+    gateway = production
     allowed = request(gateway, "OPTIONS", CHAT, None, PREFLIGHT)
     assert allowed.status == 204 and allowed.headers["access-control-allow-origin"] == ORIGIN
     for stranger in ("https://app.example.com.evil.test", "http://app.example.com", "null", "https://APP.example.com"):
@@ -117,9 +129,9 @@ def test_ready_follows_the_database(world: World, start_gateway: StartGateway, r
         cable.mend()
 
 
-def test_without_prices_nothing_is_ready(world: World, start_gateway: StartGateway) -> None:
+def test_without_a_provider_nothing_is_ready(production: Gateway) -> None:
     """A gateway that has nothing to sell would be sent requests."""
-    reply = request(start_gateway(mock_url=""), "GET", "/ready")
+    reply = request(production, "GET", "/ready")
     assert reply.status == 503 and reply.json["checks"] == {
         "database": "ok",
         "ledger": "ok",
@@ -185,10 +197,8 @@ def test_metrics_count_what_happened(world: World, start_gateway: StartGateway) 
     assert not any(text * 50 in shown for text in "xyz"), "a caller's text became a label"
 
 
-def test_metrics_may_need_a_bearer(start_gateway: StartGateway) -> None:
+def test_metrics_may_need_a_bearer(production: Gateway) -> None:
     """Figures of a whole business would be open to whoever finds the address."""
-    token = "metrics-" + "k3jT9q" * 4
-    gateway = start_gateway(METRICS_TOKEN=token)
-    refused: list[Any] = [request(gateway, "GET", "/metrics", None, h) for h in ({}, {"authorization": "Bearer no"})]
+    refused: list[Any] = [request(production, "GET", "/metrics", None, h) for h in ({}, {"authorization": "Bearer no"})]
     assert [(reply.status, reply.code) for reply in refused] == [(403, "forbidden")] * 2
-    assert samples(gateway, {"authorization": f"Bearer {token}"})
+    assert samples(production, {"authorization": f"Bearer {SECRETS['METRICS_TOKEN']}"})

@@ -12,7 +12,7 @@ from uuid import UUID
 import openai
 import pytest
 from cable import Cable
-from gateway_world import FEATURE, Charged, EndUser, Gateway, Mock, StartGateway, World, wait_for
+from gateway_world import FEATURE, Charged, EndUser, Gateway, Mock, World, wait_for
 from openai import AsyncOpenAI, OpenAI
 
 from faucet.kit.money import to_wire
@@ -220,12 +220,9 @@ def test_unknown_fields_pass_and_our_words_do_not(client: OpenAI, mock: Mock) ->
     assert "metadata" not in mock.last()["body"]
 
 
-def test_the_provider_gets_its_own_credential_and_no_trace_of_ours(
-    world: World, rich: EndUser, start_gateway: StartGateway, mock: Mock
-) -> None:
+def test_the_provider_gets_its_own_credential_and_no_trace_of_ours(strict: Gateway, rich: EndUser, mock: Mock) -> None:
     """A session's bearer would leak to a provider."""
-    gateway = start_gateway(MOCK_PROVIDER_API_KEY="the-operators-own")
-    with client_for(gateway, rich.bearer) as client:
+    with client_for(strict, rich.bearer) as client:
         create(client, extra_headers={"x-secret": "mine", "OpenAI-Organization": "org-1"})
     seen = mock.last()
     assert seen["headers"]["authorization"].startswith("sha256:")
@@ -357,9 +354,9 @@ def test_what_is_not_there_is_not_found(client: OpenAI, asked: dict[str, Any], c
     assert check_error(caught.value, 404, code, "not_found_error")
 
 
-def test_too_many_requests_are_429_with_when_to_come_back(start_gateway: StartGateway, world: World) -> None:
+def test_too_many_requests_are_429_with_when_to_come_back(strict: Gateway, world: World) -> None:
     """One session could take everybody's capacity, and well-behaved clients could not tell when to return."""
-    gateway = start_gateway(GATEWAY_RATE_LIMIT_MAX_REQUESTS=3, GATEWAY_RATE_LIMIT_WINDOW_MS=60_000)
+    gateway = strict
     busy, calm = world.end_user(), world.end_user()
     with client_for(gateway, busy.bearer) as client:
         raws = [client.chat.completions.with_raw_response.create(model="mock-small", messages=MESSAGES) for _ in "123"]

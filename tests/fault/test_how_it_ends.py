@@ -184,7 +184,7 @@ def test_the_try_that_works_is_the_one_that_is_paid(
 
 
 @pytest.fixture(scope="module")
-def other_provider(world: World) -> str:
+def prices_elsewhere(world: World) -> None:
     """Prices of another provider, `litellm`: cheap for `mock-large`, and its tokenizer unknown for `no-usage`."""
     for model, tokenizer, e8_per_m in (("mock-large", "words", 25_000_000), ("no-usage", "bytes", 250_000_000)):
         world.books.rows(
@@ -196,11 +196,20 @@ def other_provider(world: World) -> str:
             *[e8_per_m] * 3,
             4 * e8_per_m,
         )
-    return "litellm"
+
+
+@pytest.fixture(scope="module")
+def two_providers(
+    world: World, mock: Mock, prices_elsewhere: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway with two providers, both of which answer: `litellm` is asked first."""
+    running = Gateway(world.dsn, mock.url, tmp_path_factory.mktemp("two"), LITELLM_BASE_URL=mock.url)
+    yield running
+    running.stop()
 
 
 def test_the_next_provider_answers_and_its_price_is_held_too(
-    start_gateway: StartGateway, world: World, rich: EndUser, other_provider: str
+    start_gateway: StartGateway, world: World, rich: EndUser, prices_elsewhere: None
 ) -> None:
     """The second choice would cost more than was held, at our expense or at the wallet's."""
     gateway = start_gateway(LITELLM_BASE_URL="http://127.0.0.1:9/v1", PROVIDER_MAX_RETRIES=0)
@@ -214,30 +223,29 @@ def test_the_next_provider_answers_and_its_price_is_held_too(
 
 
 def test_a_wallet_that_cannot_pay_for_the_dearer_choice_still_gets_the_first(
-    start_gateway: StartGateway, world: World, mock: Mock, other_provider: str
+    two_providers: Gateway, world: World
 ) -> None:
     """A fallback that is never needed would make an answer that the wallet can pay impossible, or shorter."""
-    gateway = start_gateway(LITELLM_BASE_URL=mock.url)
     body = chat(model="mock-large", max_tokens=48)
     poor = world.end_user((asked(body) * 25 + 48 * 100) * 130 // 100)
-    reply = ask(gateway, poor.bearer, body)
-    assert reply.status == 200 and reply.json["modelfaucet"]["provider"] == other_provider
+    reply = ask(two_providers, poor.bearer, body)
+    assert reply.status == 200 and reply.json["modelfaucet"]["provider"] == "litellm"
     assert reply.json["usage"]["completion_tokens"] == 48 and world.balance(poor) == (0, 0)
 
 
 @BOTH
 def test_a_model_whose_tokenizer_nobody_knows_is_counted_all_the_same(
-    start_gateway: StartGateway, world: World, mock: Mock, other_provider: str, stream: bool
+    two_providers: Gateway, world: World, rich: EndUser, stream: bool
 ) -> None:
     """An answer without a report would end in a fault; so would a wallet that is short, whose prompt is counted."""
-    gateway = start_gateway(LITELLM_BASE_URL=mock.url, mock_url="")
-    rich, poor = world.end_user(), world.end_user(100_000)
     body = chat(model="no-usage", stream=stream, mock={"tokens": 100})
-    reply = ask(gateway, rich.bearer, body)
+    reply = ask(two_providers, rich.bearer, body)
     event = world.event(hold_of(reply))
-    assert reply.status == 200 and event is not None and event["usage_source"] == 1
+    assert reply.status == 200 and event is not None
+    assert (event["provider"], event["usage_source"]) == ("litellm", 1)
     assert event["output_tokens"] == count_text(reply.text, "o200k")
-    shorter = ask(gateway, poor.bearer, body)
+    poor = world.end_user(100_000)
+    shorter = ask(two_providers, poor.bearer, body)
     assert shorter.status == 200 and 0 < words(shorter.text) < 100 and world.balance(poor)[0] >= 0
 
 
@@ -335,13 +343,20 @@ def test_a_client_that_hangs_up_while_it_waits_in_line_is_forgotten(gateway: Gat
 # ── the edges of a hold ──
 
 
+def above_hold(gateway: Gateway) -> float:
+    """How often a gateway has settled above a hold."""
+    lines = request(gateway, "GET", "/metrics").body.decode().splitlines()
+    [line] = [line for line in lines if line.startswith("modelfaucet_settlements_above_hold_total ")]
+    return float(line.split()[1])
+
+
 @BOTH
 def test_a_report_above_the_ceiling_takes_the_hold_and_not_more(
-    start_gateway: StartGateway, world: World, rich: EndUser, stream: bool
+    gateway: Gateway, world: World, rich: EndUser, stream: bool
 ) -> None:
     """A provider that reports too much could empty a wallet, or its invoice would be missing in the books."""
-    gateway = start_gateway()
     body = chat(model="lies-about-usage", max_tokens=10, stream=stream)
+    alarms = above_hold(gateway)
     reply = ask(gateway, rich.bearer, body)
     assert reply.status == 200
     due = Charged(10 * asked(body), 100)
@@ -355,8 +370,9 @@ def test_a_report_above_the_ceiling_takes_the_hold_and_not_more(
     assert sum(moved.get(code, 0) for code in (4, 5, 6)) == event["write_off_e8"]
     for paid, written_off, part in ((1, 4, due.cost), (2, 5, due.channel), (3, 6, due.margin - due.channel)):
         assert moved.get(paid, 0) + moved.get(written_off, 0) == part
-    assert b"modelfaucet_settlements_above_hold_total 1.0" in request(gateway, "GET", "/metrics").body
-    assert "settle.above_hold" in gateway.log.read_text()
+    assert above_hold(gateway) == alarms + 1
+    [line] = [line for line in gateway.log.read_text().splitlines() if str(hold_of(reply)) in line]
+    assert json.loads(line)["event"] == "settle.above_hold" and json.loads(line)["level"] == "error"
     shown = json.loads(reply.body)["modelfaucet"] if not stream else {"price_usd": to_wire(event["held_e8"])}
     assert shown["price_usd"] == to_wire(event["held_e8"])
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from books import E8
@@ -104,12 +105,14 @@ class Asking:
         return isinstance(self._reply, OSError | EOFError) or "IncompleteRead" in repr(self._reply)
 
 
-def held(world: World, end_user: EndUser, asking: Asking | None = None) -> Any:
-    """The id of an end user's only hold, as soon as there is one."""
-    wait_for(lambda: world.open_holds(end_user) or (asking is not None and asking.is_done()))
+def begun(world: World, mock: Mock, gateway: Gateway, end_user: EndUser, body: dict[str, Any]) -> tuple[Asking, UUID]:
+    """A request of which the provider knows already, and its hold."""
+    before = mock.calls()
+    asking = Asking(lambda: ask(gateway, end_user.bearer, body))
+    wait_for(lambda: mock.calls() > before or asking.is_done())
     holds = world.open_holds(end_user)
-    assert holds, asking and asking.reply()
-    return holds[0]
+    assert len(holds) == 1, asking.reply()
+    return asking, holds[0]
 
 
 def check_billed_once(world: World, end_user: EndUser) -> dict[str, Any]:
@@ -188,11 +191,12 @@ def test_a_hold_whose_confirmation_is_lost_is_given_back(wired: Wired, world: Wo
 
 
 @BOTH
-def test_an_answer_waits_for_a_ledger_that_comes_back(wired: Wired, world: World, rich: EndUser, stream: bool) -> None:
+def test_an_answer_waits_for_a_ledger_that_comes_back(
+    wired: Wired, world: World, mock: Mock, rich: EndUser, stream: bool
+) -> None:
     """A short outage would cost end users their answers, or us our money."""
     gateway = wired.gateway
-    asking = Asking(lambda: ask(gateway, rich.bearer, chat(stream=stream, mock=SLOW)))
-    hold = held(world, rich, asking)
+    asking, hold = begun(world, mock, gateway, rich, chat(stream=stream, mock=SLOW))
     wired.cable.cut()
     wait_for(lambda: gateway.spooled() == 1)
     assert world.event(hold) is None
@@ -205,11 +209,10 @@ def test_an_answer_waits_for_a_ledger_that_comes_back(wired: Wired, world: World
 
 @BOTH
 def test_an_answer_without_a_ledger_is_withheld_and_billed_once_later(
-    doomed: Gateway, wired: Wired, world: World, rich: EndUser, stream: bool
+    doomed: Gateway, wired: Wired, world: World, mock: Mock, rich: EndUser, stream: bool
 ) -> None:
     """A whole answer would be given away, or one that was withheld be lost or billed twice."""
-    asking = Asking(lambda: ask(doomed, rich.bearer, chat(stream=stream, mock=SLOW)))
-    hold = held(world, rich, asking)
+    asking, hold = begun(world, mock, doomed, rich, chat(stream=stream, mock=SLOW))
     wired.cable.cut()
     check_no_end(asking.reply(), stream)
     assert doomed.spooled() == 1 and world.event(hold) is None and world.balance(rich)[1] > 0
@@ -223,11 +226,10 @@ def test_an_answer_without_a_ledger_is_withheld_and_billed_once_later(
 
 @BOTH
 def test_the_spool_of_a_gateway_that_died_is_adopted(
-    doomed: Gateway, wired: Wired, start_gateway: StartGateway, world: World, rich: EndUser, stream: bool
+    doomed: Gateway, wired: Wired, start_gateway: StartGateway, world: World, mock: Mock, rich: EndUser, stream: bool
 ) -> None:
     """Answers that were made during an outage would be lost with the process that made them."""
-    asking = Asking(lambda: ask(doomed, rich.bearer, chat(stream=stream, mock=SLOW)))
-    held(world, rich, asking)
+    asking, _ = begun(world, mock, doomed, rich, chat(stream=stream, mock=SLOW))
     wired.cable.cut()
     wait_for(lambda: doomed.spooled() == 1)
     doomed.kill()
@@ -236,7 +238,7 @@ def test_the_spool_of_a_gateway_that_died_is_adopted(
     assert b"order" not in kept, "no word of the answer is in it"
     wired.cable.mend()
     assert world.events_of(rich) == []
-    heirs = [start_gateway(data_dir=doomed.data_dir) for _ in "12"]
+    heirs = [start_gateway(data_dir=doomed.data_dir) for _ in range(1 + stream)]
     check_billed_once(world, rich)
     wait_for(lambda: sum(heir.spooled() for heir in heirs) == 0)
     time.sleep(0.3)
@@ -245,11 +247,10 @@ def test_the_spool_of_a_gateway_that_died_is_adopted(
 
 @BOTH
 def test_a_settlement_whose_confirmation_is_lost_is_not_repeated(
-    wired: Wired, world: World, rich: EndUser, stream: bool
+    wired: Wired, world: World, mock: Mock, rich: EndUser, stream: bool
 ) -> None:
     """An answer would be billed a second time because nobody heard of the first."""
-    asking = Asking(lambda: ask(wired.gateway, rich.bearer, chat(stream=stream, mock=SLOW)))
-    hold = held(world, rich, asking)
+    asking, hold = begun(world, mock, wired.gateway, rich, chat(stream=stream, mock=SLOW))
     wired.cable.lose_next_answer(hot_only=True)
     reply = asking.reply()
     assert wired.cable.lost.is_set() and reply.status == 200 and (b"[DONE]" in reply.body) == stream
@@ -257,10 +258,9 @@ def test_a_settlement_whose_confirmation_is_lost_is_not_repeated(
     assert event["id"] == hold and wired.gateway.spooled() == 0
 
 
-def test_a_release_waits_for_the_ledger_too(wired: Wired, world: World, rich: EndUser) -> None:
+def test_a_release_waits_for_the_ledger_too(wired: Wired, world: World, mock: Mock, rich: EndUser) -> None:
     """Money would stay reserved when a provider and the database fail together."""
-    asking = Asking(lambda: ask(wired.gateway, rich.bearer, chat(model="fail-500", mock=SLOW)))
-    held(world, rich, asking)
+    asking, _ = begun(world, mock, wired.gateway, rich, chat(model="fail-500", mock=SLOW))
     wired.cable.cut()
     assert asking.reply().status == 502
     wired.cable.mend()
@@ -312,12 +312,9 @@ def test_a_hold_without_its_gateway_ends_with_its_lease(
     doomed, healthy = start_gateway(HOLD_LEASE_SECONDS=5), start_gateway(HOLD_LEASE_SECONDS=5)
     patient = world.end_user()
     left = Hanging(doomed, rich.bearer, chat(mock={"delay_ms": 60_000}))
-    stream = Asking(
-        lambda: ask(
-            healthy, patient.bearer, chat(stream=True, mock={"tokens": 48, "chunks": 24, "chunk_delay_ms": 300})
-        )
-    )
-    orphan, alive = held(world, rich), held(world, patient)
+    slow = {"tokens": 48, "chunks": 24, "chunk_delay_ms": 300}
+    stream, alive = begun(world, mock, healthy, patient, chat(stream=True, mock=slow))
+    (orphan,) = wait_for(lambda: world.open_holds(rich))
     doomed.kill()
     left.hang_up()
     amount = world.balance(rich)[1]
@@ -339,12 +336,10 @@ def test_a_hold_without_its_gateway_ends_with_its_lease(
 
 @BOTH
 def test_an_answer_that_ends_after_its_hold_ran_out_is_booked_once(
-    start_gateway: StartGateway, world: World, rich: EndUser, stream: bool
+    gateway: Gateway, world: World, mock: Mock, rich: EndUser, stream: bool
 ) -> None:
     """A process that stood still longer than its lease would give its answers away, or crash on them."""
-    gateway = start_gateway()
-    asking = Asking(lambda: ask(gateway, rich.bearer, chat(stream=stream, mock=SLOW)))
-    hold = held(world, rich, asking)
+    asking, hold = begun(world, mock, gateway, rich, chat(stream=stream, mock=SLOW))
     os.kill(gateway.pid, signal.SIGSTOP)
     world.books.run_out(hold)
     assert world.books.expire() == [hold] and world.balance(rich) == (TEN, 0)

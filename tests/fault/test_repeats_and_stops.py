@@ -6,7 +6,6 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from books import E8
@@ -106,10 +105,10 @@ def test_a_key_is_free_again_where_nothing_was_charged(gateway: Gateway, world: 
 
 
 def test_two_gateways_know_each_others_keys(
-    start_gateway: StartGateway, world: World, mock: Mock, rich: EndUser, tmp_path: Path
+    gateway: Gateway, start_gateway: StartGateway, world: World, mock: Mock, rich: EndUser
 ) -> None:
     """A retry that reaches another process would be paid again."""
-    one, two = (start_gateway(data_dir=tmp_path / "shared") for _ in "12")
+    one, two = gateway, start_gateway(data_dir=gateway.data_dir)
     before = mock.calls()
     with ThreadPoolExecutor(16) as threads:
         asking = [threads.submit(ask, (one, two)[place % 2], rich.bearer, chat(), KEY) for place in range(16)]

@@ -107,9 +107,10 @@ class Economy:
             (self.grant, 12),
             (self.place_holds, 30),
             (self.settle, 30),
-            (self.settle_into_spool, 8),
-            (self.adopt_spool, 4),
+            (self.settle_into_spool, 5),
+            (self.adopt_spool, 3),
             (self.release, 8),
+            (self.outage, 5),
             (self.gateway_dies, 3),
             (self.leases_run_out, 8),
             (self.sweep, 8),
@@ -117,7 +118,7 @@ class Economy:
             (self.lift_limit, 3),
             (self.freeze, 3),
             (self.repeat, 8),
-            (self.refund, 2),
+            (self.refund, 5),
             (self.adjust, 2),
             (self.pay_out, 3),
         ]
@@ -169,15 +170,20 @@ class Economy:
                 self.plans[tenant.developer],
                 payer,
                 input_tokens_max=self.chance.randint(1, 200),
-                output_tokens_max=self.chance.randint(1, 60),
+                output_tokens_max=self.chance.choice((5, 60, 60, 500)),
                 n=self.chance.choice((1, 1, 2)),
             )
             key = self.chance.choice((None, f"key {self.chance.randint(1, 4)}"))
-            request = Request(uuid7(), tenant, bound.retail_e8, payer, key)
+            amount_e8 = bound.retail_e8
+            if self.chance.random() < 0.15:  # shrunk to what is there
+                amount_e8 = min(amount_e8, self.available(tenant.wallet)) or amount_e8
+            request = Request(uuid7(), tenant, amount_e8, payer, key)
             if key is None or self._claim(request):
                 wanted.append(request)
-        if not wanted:
-            return
+        if wanted:
+            self._place(wanted)
+
+    def _place(self, wanted: list[Request]) -> None:
         told = self.books.hold(*[Hold(r.tenant, r.amount_e8, r.id) for r in wanted], lease=LEASE_SECONDS)
         for request, (status, _, _) in zip(wanted, told, strict=True):
             expected = self._expected_hold(request)
@@ -271,6 +277,7 @@ class Economy:
             expected, room = DONE, request.amount_e8
             if request.state == "expired":
                 room = max(0, min(room, self.available(request.tenant.wallet)))
+                self.happened["settled late from too little"] += room < min(answer.due, request.amount_e8)
             self._book(request, answer, min(answer.due, room))
             request.is_kept = keeps
         else:
@@ -311,12 +318,28 @@ class Economy:
         """What it had in flight is nobody's any more; its spool stays."""
         self.chance.choice(self.gateways).flying.clear()
 
+    def outage(self) -> None:
+        """The database is away for longer than a lease: all that a gateway answers goes to its spool, and expires."""
+        gateway = self.chance.choice(self.gateways)
+        for request in gateway.flying:
+            request.answer = self._answer(request)
+            self._run_out(request)
+        gateway.spool += gateway.flying
+        gateway.flying.clear()
+        self.sweep()
+        for tenant in {request.tenant.wallet: request.tenant for request in gateway.spool}.values():
+            if self.chance.random() < 0.5 and self.available(tenant.wallet):  # what came back is spent elsewhere
+                self._place([Request(uuid7(), tenant, self.available(tenant.wallet), Payer.PLATFORM, None)])
+
     def leases_run_out(self) -> None:
         """Time passes: some holds, and the claims of their keys, are overdue."""
         held = [r for r in self.requests if r.state == "held"]
         for request in self.chance.sample(held, min(len(held), self.chance.randint(1, 4))):
-            self.books.run_out(request.id)
-            self.books.rows("update idempotent_reply set claimed_until = '-infinity' where hold_id = %s", request.id)
+            self._run_out(request)
+
+    def _run_out(self, request: Request) -> None:
+        self.books.run_out(request.id)
+        self.books.rows("update idempotent_reply set claimed_until = '-infinity' where hold_id = %s", request.id)
 
     def sweep(self) -> None:
         """Overdue holds are given back."""
@@ -331,7 +354,7 @@ class Economy:
     # ── the office ──
 
     def grant(self) -> None:
-        self._grant(self.chance.choice(self.tenants).wallet, self.chance.choice((1, 500, 8_000, 30_000)))
+        self._grant(self.chance.choice(self.tenants).wallet, self.chance.choice((1, 500, 8_000, 20_000)))
 
     def _grant(self, wallet: int, amount_e8: int) -> None:
         event = uuid7()
@@ -349,7 +372,8 @@ class Economy:
 
     def refund(self) -> None:
         """Money goes back from a wallet, but only what nobody holds."""
-        wallet, amount = self.chance.choice(self.tenants).wallet, self.chance.randint(1, 20_000)
+        wallet = self.chance.choice(self.tenants).wallet
+        amount = self.chance.choice((self.available(wallet), self.available(wallet) + 1, 5_000)) or 1
         expected = DONE if self.available(wallet) >= amount else INSUFFICIENT
         self._transfer(20, wallet, self.platform["stripe_clearing"], amount, expected)
 

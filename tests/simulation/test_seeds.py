@@ -8,7 +8,7 @@ from simulation.runs import run_seed, seeds_kept
 
 STEPS = 250
 EVENTS = (
-    "grant place_holds settle settle_into_spool adopt_spool release gateway_dies leases_run_out sweep set_limit"
+    "grant place_holds settle settle_into_spool adopt_spool release outage gateway_dies leases_run_out sweep set_limit"
     " lift_limit freeze repeat refund adjust pay_out"
 ).split()
 TURNS = (
@@ -24,6 +24,7 @@ TURNS = (
     "settlement: 7",
     "expired",
     "settled late",
+    "settled late from too little",
     "written off",
 )
 
