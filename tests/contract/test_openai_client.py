@@ -59,6 +59,21 @@ def client(gateway: Gateway, rich: EndUser) -> Iterator[OpenAI]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def strict(world: World, mock: Mock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with a credential for its provider and few requests a session."""
+    running = Gateway(
+        world.dsn,
+        mock.url,
+        tmp_path_factory.mktemp("strict"),
+        MOCK_PROVIDER_API_KEY="the-operators-own",
+        GATEWAY_RATE_LIMIT_MAX_REQUESTS=3,
+        GATEWAY_RATE_LIMIT_WINDOW_MS=60_000,
+    )
+    yield running
+    running.stop()
+
+
 def create(
     client: OpenAI, *, model: str = "mock-small", messages: Any = MESSAGES, mock: Any = None, **more: Any
 ) -> Any:
