@@ -285,7 +285,7 @@ class Client:
                 await self._with_key(bearer, model, stream, body)
             else:
                 await self._try(bearer, model, stream, body, None)
-            await asyncio.sleep(chance.random() * chance.choice((0.05, 0.3)))
+            await asyncio.sleep(chance.random() * chance.choice((0.02, 0.2)))
 
     async def _with_key(self, bearer: str, model: str, stream: bool, body: bytes) -> None:
         """Ask with an Idempotency-Key, again and again, until there is an answer or patience ends."""
@@ -369,7 +369,7 @@ def ask_for(chance: random.Random) -> tuple[str, bool, bytes]:
         mock["delay_ms"] = chance.choice((100, 700, 1_500))
     if stream:
         body["stream"] = True
-        mock |= {"chunks": chance.randint(2, 20), "chunk_delay_ms": chance.choice((0, 0, 0, 5, 20, 150))}
+        mock |= {"chunks": chance.randint(2, 12), "chunk_delay_ms": chance.choice((0, 0, 0, 5, 20, 150))}
         if chance.random() < 0.6:
             body["stream_options"] = {"include_usage": True}
     elif chance.random() < 0.3:

@@ -38,7 +38,7 @@ PAUSE_SECONDS = (0.5, 5.0)
 SWEEP_SECONDS = 1.0
 OFFICE_SECONDS = 0.25
 POOR_E8 = 50_000
-GRANT_CHANCE = 0.3
+GRANT_CHANCE = 0.4
 """A wallet with so little is given some more, but not at once: most of the time it pays for a few answers."""
 
 
@@ -209,7 +209,7 @@ class Office:
             [("end_user", end_user.id), ("session", end_user.session_id), ("app", end_user.app_id)]
         )
         amount_e8 = None
-        if chance.random() < 0.5:
+        if chance.random() < 0.4:
             # Little beyond what was spent, so that it bites; an app's is wider, or nobody would be served.
             column = {"end_user": "end_user_id", "session": "session_id", "app": "app_id"}[scope]
             query = f"select coalesce(sum(retail_e8), 0)::bigint from usage_event where {column} = %s"

@@ -102,6 +102,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
         )
     except BaseException as failure:
         _release(world, request, _reason(failure))
+        METRICS.hang_ups += isinstance(failure, ClientGone)
         raise
     try:
         if answering.shape is None:

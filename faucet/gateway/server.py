@@ -170,10 +170,10 @@ class Connection(asyncio.Protocol):
         )
         self._reading = exchange
         self._due = self._loop.time() + BODY_SECONDS
-        if exchange.expects_continue and self._current is None and self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if exchange.content_length > self._app.max_body_bytes:
             self._refuse_body(exchange)
+        elif exchange.expects_continue and self._current is None and self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         if self._deaf or self._reading is None:

@@ -71,6 +71,13 @@ def check_released(world: World, end_user: EndUser, *, reason: str | None = None
     assert reason is None or row["reason"] == reason, row["reason"]
 
 
+def counter(gateway: Gateway, name: str) -> float:
+    """A gateway's count of something."""
+    lines = request(gateway, "GET", "/metrics").body.decode().splitlines()
+    [line] = [line for line in lines if line.startswith(f"modelfaucet_{name}_total ")]
+    return float(line.split()[1])
+
+
 # ── a full answer ──
 
 
@@ -301,7 +308,7 @@ def test_a_client_that_hangs_up_before_the_first_byte_pays_nothing(
     gateway: Gateway, world: World, mock: Mock, rich: EndUser, stream: bool
 ) -> None:
     """An end user would pay for an answer of which no byte was sent; or the provider would go on for nobody."""
-    before = mock.hung_up()
+    before, counted = mock.hung_up(), counter(gateway, "client_hang_ups")
     client = Hanging(gateway, rich.bearer, chat(stream=stream, mock={"delay_ms": 1500}))
     wait_for(lambda: world.open_holds(rich))
     wait_for(lambda: mock.last()["body"]["mock"]["delay_ms"] == 1500)
@@ -309,6 +316,7 @@ def test_a_client_that_hangs_up_before_the_first_byte_pays_nothing(
     began = time.monotonic()
     check_released(world, rich, reason="client hung up")
     assert time.monotonic() - began < 1, "the hold waited for the provider"
+    assert counter(gateway, "client_hang_ups") == counted + 1
     assert wait_for(lambda: mock.hung_up() == before + 1), "the provider works on"
 
 
@@ -343,20 +351,13 @@ def test_a_client_that_hangs_up_while_it_waits_in_line_is_forgotten(gateway: Gat
 # ── the edges of a hold ──
 
 
-def above_hold(gateway: Gateway) -> float:
-    """How often a gateway has settled above a hold."""
-    lines = request(gateway, "GET", "/metrics").body.decode().splitlines()
-    [line] = [line for line in lines if line.startswith("modelfaucet_settlements_above_hold_total ")]
-    return float(line.split()[1])
-
-
 @BOTH
 def test_a_report_above_the_ceiling_takes_the_hold_and_not_more(
     gateway: Gateway, world: World, rich: EndUser, stream: bool
 ) -> None:
     """A provider that reports too much could empty a wallet, or its invoice would be missing in the books."""
     body = chat(model="lies-about-usage", max_tokens=10, stream=stream)
-    alarms = above_hold(gateway)
+    alarms = counter(gateway, "settlements_above_hold")
     reply = ask(gateway, rich.bearer, body)
     assert reply.status == 200
     due = Charged(10 * asked(body), 100)
@@ -370,7 +371,7 @@ def test_a_report_above_the_ceiling_takes_the_hold_and_not_more(
     assert sum(moved.get(code, 0) for code in (4, 5, 6)) == event["write_off_e8"]
     for paid, written_off, part in ((1, 4, due.cost), (2, 5, due.channel), (3, 6, due.margin - due.channel)):
         assert moved.get(paid, 0) + moved.get(written_off, 0) == part
-    assert above_hold(gateway) == alarms + 1
+    assert counter(gateway, "settlements_above_hold") == alarms + 1
     [line] = [line for line in gateway.log.read_text().splitlines() if str(hold_of(reply)) in line]
     assert json.loads(line)["event"] == "settle.above_hold" and json.loads(line)["level"] == "error"
     shown = json.loads(reply.body)["modelfaucet"] if not stream else {"price_usd": to_wire(event["held_e8"])}

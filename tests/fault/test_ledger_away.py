@@ -6,7 +6,6 @@ The database is cut off by a cable between it and the gateway, or is killed; the
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -178,13 +177,15 @@ def test_a_hold_whose_confirmation_is_lost_is_given_back(wired: Wired, world: Wo
     """Money would stay reserved for a request that was refused."""
     assert ask(wired.gateway, rich.bearer, chat()).status == 200
     before, credit = mock.calls(), world.balance(rich)[0]
+    key = {"Idempotency-Key": "k"}
     wired.cable.lose_next_answer(hot_only=True)
-    reply = ask(wired.gateway, rich.bearer, chat())
+    reply = ask(wired.gateway, rich.bearer, chat(), key)
     assert wired.cable.lost.is_set() and (reply.status, reply.code) == (503, "unavailable")
     assert mock.calls() == before
     row = wait_for(lambda: world.row("select * from hold_resolution where wallet_id = %s", rich.wallet))
     assert (row["state"], row["reason"]) == ("released", "hold was never confirmed")
     assert world.balance(rich) == (credit, 0) and len(world.events_of(rich)) == 1
+    assert ask(wired.gateway, rich.bearer, chat(), key).status == 200, "the key is free again"
 
 
 # ── at the settlement ──
@@ -267,11 +268,17 @@ def test_a_release_waits_for_the_ledger_too(wired: Wired, world: World, mock: Mo
     assert wait_for(lambda: world.balance(rich) == (TEN, 0)) and world.events_of(rich) == []
 
 
-def test_a_crash_of_the_database_costs_nobody_an_answer(mock: Mock, tmp_path: Path) -> None:
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A folder that every account may pass through: as root, PostgreSQL runs as another one."""
+    with tempfile.TemporaryDirectory(prefix="fpg-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_crash_of_the_database_costs_nobody_an_answer(mock: Mock, tmp_path: Path, passable: Path) -> None:
     """A PostgreSQL that is killed while answers are made would lose some of them, or bill some twice."""
-    folder = Path(tempfile.mkdtemp(prefix="fpg-"))
-    folder.chmod(0o755)  # for the account that PostgreSQL runs as if this is root
-    with EmbeddedPostgres(folder / "data") as running:
+    with EmbeddedPostgres(passable / "data") as running:
         migrate(running.dsn)
         add_prices(running.dsn)
         world = World(running.dsn)
@@ -299,7 +306,6 @@ def test_a_crash_of_the_database_costs_nobody_an_answer(mock: Mock, tmp_path: Pa
             world.close()
         finally:
             gateway.stop()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 # ── the gateway dies, or sleeps ──
@@ -311,10 +317,12 @@ def test_a_hold_without_its_gateway_ends_with_its_lease(
     """A crash would keep an end user's money for ever; or the sweep would take it from who still streams."""
     doomed, healthy = start_gateway(HOLD_LEASE_SECONDS=5), start_gateway(HOLD_LEASE_SECONDS=5)
     patient = world.end_user()
+    before = mock.calls()
     left = Hanging(doomed, rich.bearer, chat(mock={"delay_ms": 60_000}))
+    wait_for(lambda: mock.calls() > before)
+    (orphan,) = world.open_holds(rich)
     slow = {"tokens": 48, "chunks": 24, "chunk_delay_ms": 300}
     stream, alive = begun(world, mock, healthy, patient, chat(stream=True, mock=slow))
-    (orphan,) = wait_for(lambda: world.open_holds(rich))
     doomed.kill()
     left.hang_up()
     amount = world.balance(rich)[1]
