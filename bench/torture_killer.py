@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 
@@ -38,6 +39,7 @@ PAUSE_SECONDS = (0.5, 5.0)
 SWEEP_SECONDS = 1.0
 OFFICE_SECONDS = 0.25
 POOR_E8 = 50_000
+LIMITS_MAX = 6
 GRANT_CHANCE = 0.4
 """A wallet with so little is given some more, but not at once: most of the time it pays for a few answers."""
 
@@ -131,6 +133,7 @@ class Office:
         self.granted_e8: Counter[int] = Counter()
         """By wallet, what the ledger has confirmed."""
         self._due: list[tuple[str, int, int]] = []
+        self._limits: list[tuple[str, UUID, str]] = []
         self.counts: Counter[str] = Counter()
         self._swept = 0.0
         self._thread = threading.Thread(target=self._run, name="office")
@@ -198,30 +201,31 @@ class Office:
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self.sweep()
             self._swept = time.monotonic()
-        if chance.random() < 0.08:
-            self._set_limit()
+        if chance.random() < 0.1:
+            self._move_limit()
 
-    def _set_limit(self) -> None:
-        """Put a limit on somebody, or lift one."""
+    def _move_limit(self) -> None:
+        """Put a limit on somebody, or lift one that is there; there are never many."""
         chance = self._chance
-        end_user = chance.choice(self._stage.end_users)
-        scope, scope_id = chance.choice(
-            [("end_user", end_user.id), ("session", end_user.session_id), ("app", end_user.app_id)]
-        )
-        amount_e8 = None
-        if chance.random() < 0.4:
-            # Little beyond what was spent, so that it bites; an app's is wider, or nobody would be served.
-            column = {"end_user": "end_user_id", "session": "session_id", "app": "app_id"}[scope]
-            query = f"select coalesce(sum(retail_e8), 0)::bigint from usage_event where {column} = %s"
-            spent = self._ask(query, (scope_id,), role="faucet_jobs")[0][0]
-            amount_e8 = spent + chance.choice((20_000, 100_000)) * (20 if scope == "app" else 1)
-        self._ask(
-            "select spend_limit_set_v1(%s, %s, %s, %s)",
-            (scope, scope_id, chance.choice(("month", "total")), amount_e8),
-            role="faucet_api",
-        )
-        self.counts["limits set"] += amount_e8 is not None
-        self.counts["limits lifted"] += amount_e8 is None
+        if len(self._limits) >= chance.randint(1, LIMITS_MAX):
+            scope, scope_id, period = self._limits[0]
+            self._put_limit(scope, scope_id, period, None)
+            del self._limits[0]
+            return
+        end_user, period = chance.choice(self._stage.end_users), chance.choice(("month", "total"))
+        scopes = {"end_user": end_user.id, "session": end_user.session_id, "app": end_user.app_id}
+        scope = chance.choices(list(scopes), (4, 4, 1))[0]
+        # Little beyond what was spent, so that it bites; an app's is wider, or nobody would be served.
+        column = {"end_user": "end_user_id", "session": "session_id", "app": "app_id"}[scope]
+        query = f"select coalesce(sum(retail_e8), 0)::bigint from usage_event where {column} = %s"
+        spent = self._ask(query, (scopes[scope],), role="faucet_jobs")[0][0]
+        room = chance.choice((20_000, 100_000)) * (10 if scope == "app" else 1)
+        self._put_limit(scope, scopes[scope], period, spent + room)
+        self._limits.append((scope, scopes[scope], period))
+
+    def _put_limit(self, scope: str, scope_id: UUID, period: str, amount_e8: int | None) -> None:
+        self._ask("select spend_limit_set_v1(%s, %s, %s, %s)", (scope, scope_id, period, amount_e8), role="faucet_api")
+        self.counts["limits set" if amount_e8 is not None else "limits lifted"] += 1
 
     def _ask(self, query: str, values: tuple[object, ...], *, role: str) -> list[tuple]:
         if self._connection is None:

@@ -425,8 +425,6 @@ def _is_lost(error: Exception) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return state.startswith(("08", "57", "53", "58"))
-    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
-        return False  # the driver can't encode an argument: that item's fault alone
     # The driver's internal errors are those of a connection that died while it was in use.
     return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
