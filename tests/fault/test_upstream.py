@@ -72,6 +72,10 @@ async def serving(script: Callable[[Provider], Handler] | bytes) -> AsyncIterato
             await handler(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
+        except RuntimeError:
+            # uvloop's word for a write to a transport that our client has just closed; asyncio only warns.
+            if not writer.is_closing():
+                raise
         finally:
             provider.closed += 1
             writer.close()
