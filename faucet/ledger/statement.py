@@ -1,4 +1,4 @@
-"""Reading the ledger: what an account has, what of it is held, what is left.
+"""Reading the ledger: what an account has, what of it is held, what is left, and what moved it.
 
 Only reads; what changes a balance is in `moves`.
 """
@@ -60,3 +60,52 @@ async def _wallet(tx: Tx, query: LiteralString, key: AccountId | UUID) -> Wallet
     async with tx.cursor(row_factory=class_row(Wallet)) as cursor:
         await cursor.execute(query, (key,))
         return await cursor.fetchone()
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """One line of a wallet's statement. Credits are positive, what was paid is negative."""
+
+    id: UUID
+    created_at: datetime
+    kind: str
+    """`usage` for an answer, else the name of the move."""
+    amount_e8: int
+
+
+async def movements_of(
+    tx: Tx, wallet: Wallet, *, limit: int, after: tuple[datetime, UUID] | None = None
+) -> list[Movement]:
+    """The newest movements of a wallet, or those before the one that a caller has seen. Newest first."""
+    async with tx.cursor(row_factory=class_row(Movement)) as cursor:
+        await cursor.execute(
+            """
+            with answers as (
+                select u.id, u.created_at, 'usage' as kind, -u.retail_e8 as amount_e8 from usage_event u
+                 where u.end_user_id = %(owner)s and u.wallet_id = %(wallet)s
+                   and (%(at)s::timestamptz is null or (u.created_at, u.id) < (%(at)s, %(id)s))
+                 order by u.end_user_id, u.id desc limit %(limit)s
+            ), others as (
+                select t.event_id as id, t.created_at, t.code, t.amount_e8 from transfer t
+                 where t.credit_id = %(wallet)s and t.code >= 10
+                union all
+                select t.event_id, t.created_at, t.code, -t.amount_e8 from transfer t
+                 where t.debit_id = %(wallet)s and t.code >= 10
+            )
+            select id, created_at, kind, amount_e8 from (
+                select id, created_at, kind, amount_e8 from answers
+                union all
+                select o.id, o.created_at, (select m.name from move m where m.code = o.code limit 1), o.amount_e8
+                  from others o where %(at)s::timestamptz is null or (o.created_at, o.id) < (%(at)s, %(id)s)
+            ) line
+            order by created_at desc, id desc limit %(limit)s
+            """,
+            {
+                "owner": wallet.owner_id,
+                "wallet": wallet.id,
+                "at": None if after is None else after[0],
+                "id": None if after is None else after[1],
+                "limit": limit,
+            },
+        )
+        return await cursor.fetchall()

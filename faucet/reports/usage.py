@@ -1,4 +1,4 @@
-"""What an app's answers used and cost: totals of all time and the newest rows.
+"""What answers used and cost: an app's totals of all time and newest rows, and a person's own list.
 
 Amounts in e8. Input tokens are all input, cached or not.
 """
@@ -76,5 +76,42 @@ async def app_newest(tx: Tx, app_id: UUID, *, limit: int = ROWS_MAX) -> list[Usa
              where u.app_id = %s order by u.created_at desc, u.id desc limit %s
             """,
             (app_id, min(limit, ROWS_MAX)),
+        )
+        return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnUsageRow:
+    """One answer, as the end user who asked sees it: what it cost them, and not what others earned."""
+
+    id: UUID
+    request_id: str | None
+    feature_key: str | None
+    payer: int
+    provider: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    retail_e8: int
+    usage_source: int
+    outcome: int
+    created_at: datetime
+
+
+async def end_user_page(
+    tx: Tx, end_user_id: UUID, *, limit: int, after: tuple[datetime, UUID] | None = None
+) -> list[OwnUsageRow]:
+    """The newest answers that an end user got, or those before the one that a caller has seen. Newest first."""
+    async with tx.cursor(row_factory=class_row(OwnUsageRow)) as cursor:
+        await cursor.execute(
+            """
+            select u.id, u.request_id, f.feature_key, u.payer, u.provider, u.model,
+                   u.input_tokens + u.cached_read_tokens + u.cached_write_tokens as input_tokens, u.output_tokens,
+                   u.retail_e8, u.usage_source, u.outcome, u.created_at
+              from usage_event u left join feature f on f.id = u.feature_id
+             where u.end_user_id = %(user)s and (%(id)s::uuid is null or u.id < %(id)s)
+             order by u.id desc limit %(limit)s
+            """,
+            {"user": end_user_id, "id": None if after is None else after[1], "limit": limit},
         )
         return await cursor.fetchall()
