@@ -139,6 +139,8 @@ create table usage_event (
     constraint never_above_the_hold check (retail_e8 <= held_e8)
 );
 create index usage_event_app_idx on usage_event (app_id, created_at desc);
+-- What a person's own list needs; ids are in the order of time.
+create index usage_event_end_user_idx on usage_event (end_user_id, id desc);
 
 create table transfer (
     event_id uuid not null,
@@ -153,6 +155,9 @@ create table transfer (
     constraint two_sides check (debit_id <> credit_id)
 );
 create unique index transfer_key on transfer (key) where key is not null;
+-- For statements. Movements other than requests' are few, and only they are in these.
+create index transfer_credit_idx on transfer (credit_id, created_at desc) where code >= 10;
+create index transfer_debit_idx on transfer (debit_id, created_at desc) where code >= 10;
 
 create table spend_limit (
     id bigint generated always as identity primary key,

@@ -1,11 +1,4 @@
--- What end users see of themselves: their answers, the movements of their wallet, and the models on their own
--- machines. Local endpoints are notes: no process of ours ever connects to one.
-
--- The one index that a person's own list needs; ids are in the order of time.
-create index usage_event_user_idx on usage_event (end_user_id, id desc);
--- Movements other than requests' are few, and only they are in these.
-create index transfer_credit_idx on transfer (credit_id, created_at desc) where code >= 10;
-create index transfer_debit_idx on transfer (debit_id, created_at desc) where code >= 10;
+-- The models on end users' own machines, as notes: no process of ours ever connects to one.
 
 create table local_endpoint (
     id uuid primary key,

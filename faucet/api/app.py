@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from faucet.api import health, reports, sessions, wallets
+from faucet.api import end_users, health, reports, sessions, wallets
 from faucet.api.edge import Edge
 from faucet.api.errors import respond
 from faucet.api.health import SERVICE
@@ -81,7 +81,7 @@ def _assemble(lifespan: Any) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    for router in (health.router, sessions.router, wallets.router, reports.router):
+    for router in (health.router, sessions.router, wallets.router, end_users.router, reports.router):
         app.include_router(router)
     for kind in (Refusal, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)

@@ -27,7 +27,7 @@ _SOURCES = ("reported", "counted")
 _OUTCOMES = ("complete", "client_hung_up", "provider_failed")
 
 
-@router.get("/v1/user/usage", response_model=PageReply[OwnUsageReply])
+@router.get("/v1/user/usage", response_model=PageReply[OwnUsageReply], response_model_exclude_none=True)
 async def list_own_usage(caller: TheEndUser, world: TheWorld, page: ThePage) -> PageReply[OwnUsageReply]:
     """The end user's own answers, newest first: what each used and what it cost them."""
     session = caller.session
@@ -55,7 +55,7 @@ async def list_own_usage(caller: TheEndUser, world: TheWorld, page: ThePage) -> 
     )
 
 
-@router.get("/v1/user/statement", response_model=StatementReply)
+@router.get("/v1/user/statement", response_model=StatementReply, response_model_exclude_none=True)
 async def read_own_statement(caller: TheEndUser, world: TheWorld, page: ThePage) -> StatementReply:
     """Everything that moved the end user's wallet, newest first, and what is in it now."""
     session = caller.session
@@ -130,7 +130,7 @@ async def note_local_endpoint(
     )
 
 
-@router.get("/v1/local/endpoints", response_model=PageReply[LocalEndpointReply])
+@router.get("/v1/local/endpoints", response_model=PageReply[LocalEndpointReply], response_model_exclude_none=True)
 async def list_local_endpoints(caller: TheEndUser, world: TheWorld, page: ThePage) -> PageReply[LocalEndpointReply]:
     """The end user's local endpoints, newest first."""
     session = caller.session

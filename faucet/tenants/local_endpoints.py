@@ -84,9 +84,7 @@ async def note(
     return noted
 
 
-async def page_of(
-    tx: Tx, end_user_id: UUID, *, limit: int, after: tuple[datetime, UUID] | None
-) -> list[LocalEndpoint]:
+async def page_of(tx: Tx, end_user_id: UUID, *, limit: int, after: tuple[datetime, UUID] | None) -> list[LocalEndpoint]:
     """An end user's endpoints, newest first."""
     async with tx.cursor(row_factory=class_row(LocalEndpoint)) as cursor:
         await cursor.execute(
