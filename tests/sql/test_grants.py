@@ -22,6 +22,7 @@ _WRITABLE = {
     ("faucet_api", "end_user"): {"INSERT"},
     ("faucet_api", "session"): {"INSERT"},
     ("faucet_api", "price"): {"INSERT"},
+    ("faucet_api", "credential"): {"INSERT"},
     ("faucet_jobs", "price"): {"INSERT"},
     ("faucet_jobs", "session"): {"DELETE"},
     ("faucet_jobs", "idempotent_reply"): {"DELETE"},
@@ -31,8 +32,13 @@ _WRITABLE = {
 _COLUMNS = {
     ("faucet_api", "session"): {"revoked_at"},
     ("faucet_api", "price"): {"status", "decided_at", "decided_by"},
+    ("faucet_api", "credential"): {
+        "sealed", "key_id", "mask", "models_allowed", "priority", "weight", "budget_limit_e8",
+        "fallback_to_platform", "status", "last_validated_at", "updated_at",
+    },
+    ("faucet_gateway", "credential"): {"last_used_at"},
     ("faucet_jobs", "price"): {"status", "decided_at", "decided_by"},
-}
+}  # fmt: skip
 """Columns that a door may update where it may not update the table."""
 
 _FUNCTIONS = {
