@@ -836,6 +836,18 @@ ALTER TABLE public.account ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.api_idempotency (
+    principal text NOT NULL,
+    key_hash bytea NOT NULL,
+    fingerprint bytea NOT NULL,
+    status integer,
+    sealed bytea,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT api_idempotency_fingerprint_check CHECK ((length(fingerprint) = 32)),
+    CONSTRAINT api_idempotency_key_hash_check CHECK ((length(key_hash) = 32))
+);
+
 CREATE TABLE public.app (
     id uuid NOT NULL,
     developer_id uuid NOT NULL,
@@ -854,6 +866,20 @@ CREATE TABLE public.app (
     CONSTRAINT app_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT app_public_app_id_check CHECK ((public_app_id ~ '^[a-zA-Z0-9_:-]{1,128}$'::text)),
     CONSTRAINT app_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'archived'::text])))
+);
+
+CREATE TABLE public.audit_log (
+    id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    developer_id uuid,
+    actor_scope text NOT NULL,
+    actor_id text,
+    action text NOT NULL,
+    resource_type text NOT NULL,
+    resource_id text,
+    request_id text,
+    before jsonb,
+    after jsonb
 );
 
 CREATE TABLE public.credential (
@@ -908,6 +934,24 @@ CREATE TABLE public.developer (
     CONSTRAINT developer_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text])))
 );
 
+CREATE TABLE public.developer_token (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    name text NOT NULL,
+    token_hash bytea NOT NULL,
+    token_prefix text NOT NULL,
+    scopes text[] NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    CONSTRAINT developer_token_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT developer_token_scopes_check CHECK (((cardinality(scopes) >= 1) AND (cardinality(scopes) <= 50))),
+    CONSTRAINT developer_token_token_hash_check CHECK ((length(token_hash) = 32))
+);
+
 CREATE TABLE public.end_user (
     id uuid NOT NULL,
     developer_id uuid NOT NULL,
@@ -928,9 +972,23 @@ CREATE TABLE public.feature (
     status text DEFAULT 'active'::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
     CONSTRAINT feature_display_name_check CHECK (((length(display_name) >= 1) AND (length(display_name) <= 200))),
     CONSTRAINT feature_feature_key_check CHECK ((feature_key ~ '^[a-zA-Z0-9_:-]{1,128}$'::text)),
-    CONSTRAINT feature_status_check CHECK ((status = ANY (ARRAY['active'::text, 'archived'::text])))
+    CONSTRAINT feature_status_check CHECK ((status = ANY (ARRAY['active'::text, 'archived'::text]))),
+    CONSTRAINT feature_version_check CHECK ((version >= 1))
+);
+
+CREATE TABLE public.feature_version (
+    feature_id uuid NOT NULL,
+    version integer NOT NULL,
+    developer_id uuid NOT NULL,
+    display_name text NOT NULL,
+    policy jsonb NOT NULL,
+    pricing jsonb NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT feature_version_version_check CHECK ((version >= 1))
 );
 
 CREATE TABLE public.hold (
@@ -979,6 +1037,17 @@ CREATE TABLE public.idempotent_reply (
     expires_at timestamp with time zone NOT NULL,
     CONSTRAINT idempotent_reply_fingerprint_check CHECK ((length(fingerprint) = 32)),
     CONSTRAINT idempotent_reply_key_hash_check CHECK ((length(key_hash) = 32))
+);
+
+CREATE TABLE public.kill_switch (
+    target text NOT NULL,
+    target_id text DEFAULT ''::text NOT NULL,
+    reason text NOT NULL,
+    thrown_by text NOT NULL,
+    thrown_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT everything_has_no_id CHECK (((target = 'everything'::text) = (target_id = ''::text))),
+    CONSTRAINT kill_switch_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+    CONSTRAINT kill_switch_target_check CHECK ((target = ANY (ARRAY['app'::text, 'provider'::text, 'everything'::text])))
 );
 
 CREATE TABLE public.move (
@@ -1213,6 +1282,9 @@ ALTER TABLE ONLY public.account
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_public_id_key UNIQUE (public_id);
 
+ALTER TABLE ONLY public.api_idempotency
+    ADD CONSTRAINT api_idempotency_pkey PRIMARY KEY (principal, key_hash);
+
 ALTER TABLE ONLY public.app
     ADD CONSTRAINT app_id_developer_id_key UNIQUE (id, developer_id);
 
@@ -1222,11 +1294,20 @@ ALTER TABLE ONLY public.app
 ALTER TABLE ONLY public.app
     ADD CONSTRAINT app_public_app_id_key UNIQUE (public_app_id);
 
+ALTER TABLE ONLY public.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.developer
     ADD CONSTRAINT developer_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.developer_token
+    ADD CONSTRAINT developer_token_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.developer_token
+    ADD CONSTRAINT developer_token_token_hash_key UNIQUE (token_hash);
 
 ALTER TABLE ONLY public.end_user
     ADD CONSTRAINT end_user_app_id_external_id_hash_key UNIQUE (app_id, external_id_hash);
@@ -1240,6 +1321,9 @@ ALTER TABLE ONLY public.feature
 ALTER TABLE ONLY public.feature
     ADD CONSTRAINT feature_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.feature_version
+    ADD CONSTRAINT feature_version_pkey PRIMARY KEY (feature_id, version);
+
 ALTER TABLE ONLY public.hold
     ADD CONSTRAINT hold_pkey PRIMARY KEY (id);
 
@@ -1251,6 +1335,9 @@ ALTER TABLE ONLY public.idempotent_reply
 
 ALTER TABLE ONLY public.idempotent_reply
     ADD CONSTRAINT idempotent_reply_pkey PRIMARY KEY (end_user_id, key_hash);
+
+ALTER TABLE ONLY public.kill_switch
+    ADD CONSTRAINT kill_switch_pkey PRIMARY KEY (target, target_id);
 
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
@@ -1290,7 +1377,15 @@ ALTER TABLE ONLY public.vault_key
 
 CREATE INDEX account_owner_idx ON public.account USING btree (owner_id) WHERE (owner_id IS NOT NULL);
 
+CREATE INDEX api_idempotency_expiry_idx ON public.api_idempotency USING btree (expires_at);
+
 CREATE INDEX app_developer_idx ON public.app USING btree (developer_id);
+
+CREATE INDEX audit_log_developer_idx ON public.audit_log USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE INDEX audit_log_list_idx ON public.audit_log USING btree (created_at DESC, id DESC);
+
+CREATE INDEX audit_log_resource_idx ON public.audit_log USING btree (resource_type, resource_id, created_at DESC);
 
 CREATE INDEX credential_developer_idx ON public.credential USING btree (developer_id, created_at DESC, id DESC) WHERE (owner = 'developer'::text);
 
@@ -1300,6 +1395,8 @@ CREATE INDEX credential_key_idx ON public.credential USING btree (key_id, id) WH
 
 CREATE UNIQUE INDEX developer_email_key ON public.developer USING btree (lower(email));
 
+CREATE INDEX developer_token_list_idx ON public.developer_token USING btree (developer_id, created_at DESC, id DESC);
+
 CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree (expires_at);
 
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
@@ -1307,6 +1404,14 @@ CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
 CREATE UNIQUE INDEX transfer_key ON public.transfer USING btree (key) WHERE (key IS NOT NULL);
 
 CREATE INDEX usage_event_app_idx ON public.usage_event USING btree (app_id, created_at DESC);
+
+CREATE TRIGGER audit_log_is_immutable BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER audit_log_is_kept BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER feature_version_is_history BEFORE DELETE OR UPDATE ON public.feature_version FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER feature_version_is_kept BEFORE TRUNCATE ON public.feature_version FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER move_is_fixed BEFORE INSERT OR DELETE OR UPDATE ON public.move FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -1340,11 +1445,17 @@ ALTER TABLE ONLY public.credential
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_key_id_fkey FOREIGN KEY (key_id) REFERENCES public.vault_key(id);
 
+ALTER TABLE ONLY public.developer_token
+    ADD CONSTRAINT developer_token_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
 ALTER TABLE ONLY public.end_user
     ADD CONSTRAINT end_user_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
 
 ALTER TABLE ONLY public.feature
     ADD CONSTRAINT feature_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.feature_version
+    ADD CONSTRAINT feature_version_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES public.feature(id);
 
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
@@ -1358,11 +1469,83 @@ ALTER TABLE ONLY public.session
 ALTER TABLE ONLY public.spend_counter
     ADD CONSTRAINT spend_counter_limit_id_fkey FOREIGN KEY (limit_id) REFERENCES public.spend_limit(id);
 
+ALTER TABLE public.account ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.audit_log ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.credential ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.developer ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.developer_token ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.end_user ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY everybody ON public.account TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.app TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.audit_log TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.credential TO faucet_gateway USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.developer TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.developer_token TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.end_user TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.feature TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.feature_version TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+ALTER TABLE public.feature ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.feature_version ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.hold ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.session ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY tenant ON public.account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.app TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.audit_log TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.credential TO faucet_api USING (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.developer TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (id)::text)));
+
+CREATE POLICY tenant ON public.developer_token TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.end_user TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.feature TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.feature_version TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.hold TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+ALTER TABLE public.usage_event ENABLE ROW LEVEL SECURITY;
 
 GRANT ALL ON SCHEMA public TO faucet_owner;
 GRANT USAGE ON SCHEMA public TO faucet_gateway;
@@ -1431,9 +1614,21 @@ GRANT SELECT ON TABLE public.account TO faucet_api;
 GRANT SELECT ON TABLE public.account TO faucet_jobs;
 GRANT SELECT ON TABLE public.account TO faucet_gateway;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.api_idempotency TO faucet_api;
+GRANT DELETE ON TABLE public.api_idempotency TO faucet_jobs;
+
+GRANT SELECT(principal) ON TABLE public.api_idempotency TO faucet_jobs;
+
+GRANT SELECT(key_hash) ON TABLE public.api_idempotency TO faucet_jobs;
+
+GRANT SELECT(expires_at) ON TABLE public.api_idempotency TO faucet_jobs;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE public.app TO faucet_api;
 GRANT SELECT ON TABLE public.app TO faucet_gateway;
 GRANT SELECT ON TABLE public.app TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.credential TO faucet_gateway;
 GRANT INSERT ON TABLE public.credential TO faucet_api;
@@ -1483,12 +1678,22 @@ GRANT SELECT,INSERT,UPDATE ON TABLE public.developer TO faucet_api;
 GRANT SELECT ON TABLE public.developer TO faucet_gateway;
 GRANT SELECT ON TABLE public.developer TO faucet_jobs;
 
+GRANT SELECT,INSERT ON TABLE public.developer_token TO faucet_api;
+
+GRANT UPDATE(updated_at) ON TABLE public.developer_token TO faucet_api;
+
+GRANT UPDATE(last_used_at) ON TABLE public.developer_token TO faucet_api;
+
+GRANT UPDATE(revoked_at) ON TABLE public.developer_token TO faucet_api;
+
 GRANT SELECT,INSERT ON TABLE public.end_user TO faucet_api;
 GRANT SELECT ON TABLE public.end_user TO faucet_jobs;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE public.feature TO faucet_api;
 GRANT SELECT ON TABLE public.feature TO faucet_gateway;
 GRANT SELECT ON TABLE public.feature TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.feature_version TO faucet_api;
 
 GRANT SELECT ON TABLE public.hold TO faucet_api;
 GRANT SELECT ON TABLE public.hold TO faucet_jobs;
@@ -1503,6 +1708,10 @@ GRANT SELECT(end_user_id) ON TABLE public.idempotent_reply TO faucet_jobs;
 GRANT SELECT(key_hash) ON TABLE public.idempotent_reply TO faucet_jobs;
 
 GRANT SELECT(expires_at) ON TABLE public.idempotent_reply TO faucet_jobs;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kill_switch TO faucet_api;
+GRANT SELECT ON TABLE public.kill_switch TO faucet_gateway;
+GRANT SELECT ON TABLE public.kill_switch TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;

@@ -7,7 +7,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Request
 
-from faucet.api.auth import OptionalStaffScheme, TheOperator, TheStaff, staff
+from faucet.api.auth import DeveloperBearer, DeveloperScope, TheOperator, UsageReader, principal, scope_of
+from faucet.api.tenant import tenant_tx
 from faucet.api.wire import (
     Identifier,
     ReconciliationFinding,
@@ -18,12 +19,13 @@ from faucet.api.wire import (
     UsageLine,
     UsageReply,
 )
-from faucet.api.world import TheWorld
+from faucet.api.world import TheWorld, World
 from faucet.kit.db import tx
 from faucet.kit.errors import Refusal
 from faucet.kit.ids import request_id
 from faucet.reports import reconciliation, revenue, usage
 from faucet.tenants import store
+from faucet.tenants.tenancy import see_all, see_only
 
 RECONCILIATION_ITEMS_MAX = 1_000
 ROUTE_MODES = ("platform", "developer_key", "byok", "local")
@@ -36,16 +38,19 @@ router = APIRouter()
     "/v1/apps/{public_app_id}/usage",
     tags=["reports"],
     response_model=UsageReply,
-    dependencies=[OptionalStaffScheme],
+    dependencies=[DeveloperBearer],
 )
 async def read_app_usage(public_app_id: Annotated[Identifier, Path()], request: Request, world: TheWorld) -> UsageReply:
     """An app's totals and its last 100 answers. Without a token only for an app that is a public demo."""
-    async with tx(world.db) as t:
+    caller = await _usage_reader(request, world)
+    async with tenant_tx(world, None) as t:
         app = await store.find_app(t, public_app_id)
         if app is None or not app.is_public_demo:
-            await staff(request, world)
-        if app is None:
-            raise Refusal("invalid_app", "there is no app with this public_app_id")
+            if caller is None:
+                raise Refusal("invalid_session", "this needs a developer's token with the scope developer:usage:read")
+            if app is None or caller.developer_id not in (None, app.developer_id):
+                raise Refusal("invalid_app", "there is no app with this public_app_id")
+        await see_only(t, app.developer_id)
         totals = await usage.app_totals(t, app.id)
         newest = await usage.app_newest(t, app.id)
     return UsageReply(
@@ -74,10 +79,24 @@ async def read_app_usage(public_app_id: Annotated[Identifier, Path()], request: 
     )
 
 
+async def _usage_reader(request: Request, world: World) -> DeveloperScope | None:
+    """Whose usage the caller may read; None for somebody without a bearer of ours, who may see demos.
+
+    Raises Refusal `forbidden`, `expired_session`, `disabled`.
+    """
+    try:
+        caller = await principal(request, world)
+    except Refusal as refusal:
+        if refusal.code == "invalid_session":
+            return None
+        raise
+    return scope_of(caller, "developer:usage:read")
+
+
 @router.get("/v1/developers/{developer_id}/revenue", tags=["reports"], response_model=RevenueReply)
-async def read_developer_revenue(developer_id: UUID, caller: TheStaff, world: TheWorld) -> RevenueReply:
+async def read_developer_revenue(developer_id: UUID, caller: UsageReader, world: TheWorld) -> RevenueReply:
     """What a developer has earned, what of it is being paid out, and what it was in all."""
-    async with tx(world.db) as t:
+    async with tenant_tx(world, caller.developer_id) as t:
         if not await store.developer_exists(t, developer_id):
             raise Refusal("not_found", "there is no such developer")
         figures = await revenue.developer_revenue(t, developer_id)
@@ -94,6 +113,7 @@ async def reconcile_ledger(caller: TheOperator, world: TheWorld) -> Reconciliati
     """Every wallet beside the sum of its transfers, those that differ first, and whatever else doesn't add up."""
     async with tx(world.db) as t:
         await reconciliation.begin_snapshot(t)
+        await see_all(t)
         summary = await reconciliation.wallet_summary(t)
         lines = await reconciliation.wallet_lines(t, limit=RECONCILIATION_ITEMS_MAX)
         findings = await reconciliation.reconcile(t)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from faucet.api.auth import TheEndUser
+from faucet.api.tenant import tenant_tx
 from faucet.api.wire import SessionAsk, SessionReply
 from faucet.api.world import TheWorld
-from faucet.kit.db import tx
 from faucet.tenants import sessions
 
 router = APIRouter(tags=["sessions"])
@@ -17,7 +17,7 @@ router = APIRouter(tags=["sessions"])
 async def create_session(body: SessionAsk, request: Request, world: TheWorld) -> SessionReply:
     """Mint a short-lived session for one end user of one app."""
     config = world.config
-    async with tx(world.db) as t:
+    async with tenant_tx(world, None) as t:  # the app says whose
         minted = await sessions.mint(
             t,
             sessions.Ask(
@@ -43,6 +43,6 @@ async def create_session(body: SessionAsk, request: Request, world: TheWorld) ->
 @router.delete("/v1/sessions/current", status_code=204, response_class=Response)
 async def revoke_current_session(caller: TheEndUser, world: TheWorld) -> Response:
     """End the session that asks; gateways refuse it within five seconds."""
-    async with tx(world.db) as t:
+    async with tenant_tx(world, caller.session.developer_id) as t:
         await sessions.revoke(t, caller.session, now=world.clock.now())
     return Response(status_code=204)

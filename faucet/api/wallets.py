@@ -8,9 +8,9 @@ from uuid import UUID
 from fastapi import APIRouter, Header
 
 from faucet.api.auth import TheEndUser, TheOperator
+from faucet.api.tenant import tenant_tx
 from faucet.api.wire import IdempotencyKey, TestCreditAsk, WalletReply
 from faucet.api.world import TheRequestId, TheWorld
-from faucet.kit.db import tx
 from faucet.kit.errors import InvariantBroken, Refusal, field_error
 from faucet.ledger import moves, statement
 from faucet.ledger.statement import Wallet
@@ -34,7 +34,7 @@ def wallet_reply(wallet: Wallet) -> WalletReply:
 @router.get("/v1/user/wallet", tags=["end user"], response_model=WalletReply)
 async def read_own_wallet(caller: TheEndUser, world: TheWorld) -> WalletReply:
     """The wallet of the session's end user: what is booked, what requests in flight hold, what is left."""
-    async with tx(world.db) as t:
+    async with tenant_tx(world, caller.session.developer_id) as t:
         wallet = await statement.wallet_of_end_user(t, caller.session.end_user_id)
     if wallet is None:
         raise InvariantBroken(f"the end user {caller.session.end_user_id} has a session but no wallet")
@@ -56,7 +56,7 @@ async def credit_test_balance(
     if idempotency_key and body.idempotency_key and idempotency_key != body.idempotency_key:
         raise field_error("idempotency_key", "differs from the header Idempotency-Key")
     key = idempotency_key or body.idempotency_key
-    async with tx(world.db) as t:
+    async with tenant_tx(world, None) as t:
         wallet = await statement.wallet_by_public_id(t, wallet_id)
         if wallet is None:
             raise Refusal("not_found", "there is no such wallet")

@@ -21,6 +21,10 @@ _REPLIES: LiteralString = """
 delete from idempotent_reply where (end_user_id, key_hash) in (
     select end_user_id, key_hash from idempotent_reply where expires_at < now() order by expires_at limit %(batch)s)
 """
+_API_REPLIES: LiteralString = """
+delete from api_idempotency where (principal, key_hash) in (
+    select principal, key_hash from api_idempotency where expires_at < now() order by expires_at limit %(batch)s)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,9 @@ class Purged:
 
 async def purge(connection: Tx, *, batch: int = BATCH) -> Purged:
     """Delete sessions that ended a week ago and replies older than their day, on a connection without an open tx."""
-    purged = Purged(await _sweep(connection, _SESSIONS, batch), await _sweep(connection, _REPLIES, batch))
+    sessions = await _sweep(connection, _SESSIONS, batch)
+    replies = await _sweep(connection, _REPLIES, batch) + await _sweep(connection, _API_REPLIES, batch)
+    purged = Purged(sessions, replies)
     if purged.sessions or purged.replies:
         logger.info("purged", sessions=purged.sessions, replies=purged.replies)
     return purged

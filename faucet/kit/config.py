@@ -4,9 +4,10 @@ Settings are environment variables; each that is a secret may also be given as `
 inside. An empty variable counts as unset. In development, tokens that are unset are made up once and kept in
 `<data>/secrets.json`, so that a restart doesn't log everybody out; production refuses to start without them.
 
-Two keys are derived from SECRET_ENCRYPTION_KEY with HKDF-SHA256 (RFC 5869, no salt), each for one purpose, so
-that neither can stand in for the other: `external_id_key` (HMAC-SHA256 over end users' external ids) and
-`reply_key` (AES-256-GCM over replies kept for repeated Idempotency-Keys). Not here: what a setting does.
+Keys are derived from SECRET_ENCRYPTION_KEY with HKDF-SHA256 (RFC 5869, no salt), each for one purpose, so that
+none can stand in for another: `external_id_key` (HMAC-SHA256 over end users' external ids), `reply_key` and
+`api_reply_key` (AES-256-GCM over the gateway's and the API's replies kept for repeated Idempotency-Keys). Not here:
+what a setting does.
 """
 
 from __future__ import annotations
@@ -222,6 +223,11 @@ class Config(BaseSettings):
     def reply_key(self) -> bytes:
         """The AES-256-GCM key that seals replies kept for repeated Idempotency-Keys."""
         return self._derive(b"modelfaucet idempotent reply v1")
+
+    @property
+    def api_reply_key(self) -> bytes:
+        """The AES-256-GCM key that seals the control API's replies kept for repeated Idempotency-Keys."""
+        return self._derive(b"modelfaucet api reply v1")
 
     def _derive(self, purpose: bytes) -> bytes:
         master = self.secret_encryption_key.reveal().encode()

@@ -14,6 +14,7 @@ from faucet.kit.config import Config
 from faucet.kit.db import ROLES, Tx, without_secret
 from faucet.kit.embedded_postgres import EmbeddedPostgres
 from faucet.kit.errors import FaucetError
+from faucet.tenants.tenancy import EVERYBODY
 
 Say = Callable[[str], None]
 CONNECT_SECONDS = 5
@@ -69,7 +70,7 @@ def bring_up_to_date(dsn: str) -> None:
 
 @asynccontextmanager
 async def office(dsn: str, role: str = "faucet_api") -> AsyncIterator[Tx]:
-    """One tx in a door's role, committed when the block ends.
+    """One tx in a door's role, over all developers' rows, committed when the block ends.
 
     Raises DatabaseOutOfReach; also where the schema is missing, which `faucet migrate` makes.
     """
@@ -77,7 +78,10 @@ async def office(dsn: str, role: str = "faucet_api") -> AsyncIterator[Tx]:
         raise ValueError(f"unknown role {role!r}")
     try:
         connection = await psycopg.AsyncConnection.connect(
-            dsn, connect_timeout=CONNECT_SECONDS, application_name="faucet-cli", options=f"-c role={role}"
+            dsn,
+            connect_timeout=CONNECT_SECONDS,
+            application_name="faucet-cli",
+            options=f"-c role={role} -c faucet.developer_id={EVERYBODY}",
         )
     except psycopg.OperationalError as error:
         if f'role "{role}" does not exist' in str(error):

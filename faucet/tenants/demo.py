@@ -18,6 +18,7 @@ from faucet.ledger import moves
 from faucet.tenants import store
 from faucet.tenants.manifest import parse_manifest
 from faucet.tenants.sessions import external_id_hash
+from faucet.tenants.tenancy import see_all
 from faucet.terms import AccountId
 
 PUBLIC_APP_ID = "app_pub_demo"
@@ -53,6 +54,7 @@ async def seed_demo(tx: Tx, config: Config) -> Demo:
     if config.is_production:
         raise Refusal("forbidden", "demo data is never made in production")
     parse_manifest(_POLICY, _PRICING, default_share_bps=_SHARE_BPS)
+    await see_all(tx)
     # One seeder at a time: two would wait for each other's rows in different orders.
     await tx.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
     developer_id = await store.ensure_developer(tx, new_id=uuid7(), name="Demo Developer", email="dev@example.com")

@@ -22,6 +22,7 @@ from faucet.kit.secret import Secret
 from faucet.ledger import moves, statement
 from faucet.tenants import store
 from faucet.tenants.manifest import parse_policy
+from faucet.tenants.tenancy import see_only
 
 BEARER_PREFIX = "mf_sess_"
 
@@ -60,12 +61,13 @@ def external_id_hash(key: bytes, app_id: UUID, external_user_id: str) -> bytes:
 
 
 async def mint(tx: Tx, ask: Ask, *, external_id_key: bytes, ttl_seconds: int, now: datetime) -> Minted:
-    """A new session for the end user, who gets a wallet with the first one.
+    """A new session for the end user, who gets a wallet with the first one. The tx sees all apps, then one developer.
 
     Raises Refusal `invalid_app`, `disabled`, `forbidden` (the page's origin, or a missing signature) and
     `feature_not_found`.
     """
     app = await _open_app(tx, ask)
+    await see_only(tx, app.developer_id)
     features = await store.list_features(tx, app.id)
     feature: store.Feature | None = None
     if ask.feature_key is not None:

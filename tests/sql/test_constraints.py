@@ -68,6 +68,23 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
             "max_output_tokens": 1, **dict.fromkeys(prices, 0), "image_tokens_max": 0,
             "effective_from": "2026-01-01", "source": "s",
         },
+        "developer_token": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "name": "T", "token_hash": os.urandom(32),
+            "token_prefix": "mf_dev_abc", "scopes": ["s"], "created_by": "operator",
+        },
+        "feature_version": lambda: {
+            "feature_id": t.feature, "version": uuid7().int % 1_000_000_000 + 1, "developer_id": t.developer,
+            "display_name": "F", "policy": "{}", "pricing": "{}", "created_by": "operator",
+        },
+        "api_idempotency": lambda: {
+            "principal": "operator", "key_hash": os.urandom(32), "fingerprint": HASH, "expires_at": "2030-01-01",
+        },
+        "audit_log": lambda: {
+            "id": uuid7(), "actor_scope": "operator", "action": "a", "resource_type": "app",
+        },
+        "kill_switch": lambda: {
+            "target": "provider", "target_id": str(uuid7()), "reason": "r", "thrown_by": "operator",
+        },
     }  # fmt: skip
 
 
@@ -104,6 +121,7 @@ CASES = [
     Case("app_public_app_id_key", "app", beside=("public_app_id",)),
     *_checks("feature", display_name="", feature_key="no/slash", status="gone"),
     Case("feature_app_id_developer_id_fkey", "feature", {"developer_id": uuid7()}),
+    *_checks("feature", version=0),
     Case("feature_pkey", "feature", beside=("id",)),
     Case("feature_app_id_feature_key_key", "feature", beside=("feature_key",)),
     *_checks("end_user", external_id_hash=b"short"),
@@ -164,6 +182,20 @@ CASES = [
     ),
     Case("price_pkey", "price", beside=("id",)),
     Case("price_provider_model_effective_from_key", "price", beside=("model",)),
+    *_checks("developer_token", name="", token_hash=b"short", scopes=[]),
+    Case("developer_token_developer_id_fkey", "developer_token", {"developer_id": uuid7()}),
+    Case("developer_token_pkey", "developer_token", beside=("id",)),
+    Case("developer_token_token_hash_key", "developer_token", beside=("token_hash",)),
+    *_checks("feature_version", version=0),
+    Case("feature_version_feature_id_fkey", "feature_version", {"feature_id": uuid7()}),
+    Case("feature_version_pkey", "feature_version", beside=("version",)),
+    *_checks("api_idempotency", key_hash=b"short", fingerprint=b"short"),
+    Case("api_idempotency_pkey", "api_idempotency", beside=("key_hash",)),
+    Case("audit_log_pkey", "audit_log", beside=("id",)),
+    *_checks("kill_switch", target="gone", reason=""),
+    Case("everything_has_no_id", "kill_switch", {"target_id": ""}),
+    Case("everything_has_no_id", "kill_switch", {"target": "everything"}),
+    Case("kill_switch_pkey", "kill_switch", beside=("target_id",)),
 ]  # fmt: skip
 IMPLIED = {"app_id_developer_id_key", "move_pkey", "alembic_version_pkc"}
 """The first can't be broken while the primary key holds; the others guard tables that nobody can insert into."""

@@ -23,6 +23,13 @@ _WRITABLE = {
     ("faucet_api", "session"): {"INSERT"},
     ("faucet_api", "price"): {"INSERT"},
     ("faucet_api", "credential"): {"INSERT"},
+    ("faucet_api", "developer_token"): {"INSERT"},
+    ("faucet_api", "feature_version"): {"INSERT"},
+    ("faucet_api", "audit_log"): {"INSERT"},
+    ("faucet_api", "api_idempotency"): {"INSERT", "UPDATE", "DELETE"},
+    ("faucet_api", "kill_switch"): {"INSERT", "UPDATE", "DELETE"},
+    ("faucet_jobs", "api_idempotency"): {"DELETE"},
+    ("faucet_jobs", "audit_log"): {"INSERT"},
     ("faucet_jobs", "price"): {"INSERT"},
     ("faucet_jobs", "session"): {"DELETE"},
     ("faucet_jobs", "idempotent_reply"): {"DELETE"},
@@ -30,6 +37,7 @@ _WRITABLE = {
 """Every whole-table write that a door has; what is not here is refused."""
 
 _COLUMNS = {
+    ("faucet_api", "developer_token"): {"last_used_at", "revoked_at", "updated_at"},
     ("faucet_api", "session"): {"revoked_at"},
     ("faucet_api", "price"): {"status", "decided_at", "decided_by"},
     ("faucet_api", "credential"): {
@@ -151,7 +159,10 @@ def test_definer_functions_pin_their_search_path(books: Books) -> None:
 
 def test_the_gateway_cannot_read_what_it_does_not_need(books: Books) -> None:
     """Lost: the door that faces the crowd could list everybody's sessions and usage."""
-    for table in ("session", "end_user", "usage_event", "transfer", "hold", "idempotent_reply"):
+    for table in (
+        "session", "end_user", "usage_event", "transfer", "hold", "idempotent_reply", "developer_token",
+        "feature_version", "api_idempotency", "audit_log",
+    ):  # fmt: skip
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             books.rows(f"select * from {table}", role="faucet_gateway")
 

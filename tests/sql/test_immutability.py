@@ -42,6 +42,29 @@ def test_booked_rows_are_never_changed(booked: Books, table: str, statement: str
     assert before
 
 
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("table", ["audit_log", "feature_version"])
+@pytest.mark.parametrize("statement", ["update {} set created_at = now()", "delete from {}", "truncate {}"])
+def test_what_was_written_down_is_never_changed(books: Books, table: str, statement: str, role: str | None) -> None:
+    """Lost: whoever did something could take it out of the log, or change what a feature said."""
+    feature = books.tenant().feature
+    books.rows(
+        "insert into feature_version (feature_id, version, developer_id, display_name, policy, pricing, created_by)"
+        " select id, version, developer_id, display_name, policy, pricing, 'test' from feature where id = %s",
+        feature,
+    )
+    books.rows(
+        "insert into audit_log (id, actor_scope, action, resource_type)"
+        " values (gen_random_uuid(), 'operator', 'a', 'app')"
+    )
+    before = books.rows(f"select * from {table} order by 1, 2")
+    books.rows("select set_config('faucet.developer_id', '*', false)")
+    with pytest.raises((psycopg.errors.RestrictViolation, psycopg.errors.InsufficientPrivilege)):
+        books.rows(statement.format(table), role=role)
+    assert books.rows(f"select * from {table} order by 1, 2") == before
+    assert before
+
+
 @pytest.mark.parametrize("role", (None, "faucet_owner"))
 @pytest.mark.parametrize(
     "statement",
