@@ -29,6 +29,9 @@ create table credential (
     status text not null default 'active' check (status in ('active', 'disabled')),
     last_used_at timestamptz,
     last_validated_at timestamptz,
+    -- The API can't open what it is asked to try: it asks, a gateway answers.
+    validation_asked_at timestamptz,
+    validation_answer text check (validation_answer in ('accepted', 'refused', 'unknown', 'unsafe')),
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     foreign key (app_id, developer_id) references app (id, developer_id),
@@ -46,6 +49,7 @@ create table credential (
 );
 create index credential_end_user_idx on credential (end_user_id, created_at desc, id desc) where end_user_id is not null;
 create index credential_developer_idx on credential (developer_id, created_at desc, id desc) where owner = 'developer';
+create index credential_validation_idx on credential (validation_asked_at) where validation_asked_at is not null;
 create index credential_key_idx on credential (key_id, id) where key_id is not null;
 
 alter table credential enable row level security;
@@ -56,13 +60,14 @@ create policy everybody on credential for all to faucet_gateway using (true) wit
 
 grant select (id, public_key, created_at) on vault_key to faucet_api;
 grant select on vault_key, credential to faucet_gateway;
-grant update (last_used_at) on credential to faucet_gateway;
+grant update (last_used_at, last_validated_at, validation_asked_at, validation_answer) on credential to faucet_gateway;
 grant insert on credential to faucet_api;
 grant select (
     id, owner, developer_id, app_id, end_user_id, provider, base_url, key_id, mask, models_allowed, priority, weight,
-    budget_limit_e8, fallback_to_platform, status, last_used_at, last_validated_at, created_at, updated_at
+    budget_limit_e8, fallback_to_platform, status, last_used_at, last_validated_at,
+    validation_asked_at, validation_answer, created_at, updated_at
 ) on credential to faucet_api;
 grant update (
     sealed, key_id, mask, models_allowed, priority, weight, budget_limit_e8, fallback_to_platform, status,
-    last_validated_at, updated_at
+    last_validated_at, validation_asked_at, validation_answer, updated_at
 ) on credential to faucet_api;

@@ -901,6 +901,8 @@ CREATE TABLE public.credential (
     status text DEFAULT 'active'::text NOT NULL,
     last_used_at timestamp with time zone,
     last_validated_at timestamp with time zone,
+    validation_asked_at timestamp with time zone,
+    validation_answer text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT active_is_sealed CHECK ((((status = 'active'::text) = (sealed IS NOT NULL)) AND ((sealed IS NULL) = (key_id IS NULL)))),
@@ -913,6 +915,7 @@ CREATE TABLE public.credential (
     CONSTRAINT credential_provider_check CHECK ((provider ~ '^[a-z0-9_-]{1,64}$'::text)),
     CONSTRAINT credential_sealed_check CHECK (((length(sealed) >= 49) AND (length(sealed) <= 8192))),
     CONSTRAINT credential_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text]))),
+    CONSTRAINT credential_validation_answer_check CHECK ((validation_answer = ANY (ARRAY['accepted'::text, 'refused'::text, 'unknown'::text, 'unsafe'::text]))),
     CONSTRAINT credential_weight_check CHECK (((weight >= 1) AND (weight <= 1000))),
     CONSTRAINT owner_is_whole CHECK (
 CASE owner
@@ -1393,6 +1396,8 @@ CREATE INDEX credential_end_user_idx ON public.credential USING btree (end_user_
 
 CREATE INDEX credential_key_idx ON public.credential USING btree (key_id, id) WHERE (key_id IS NOT NULL);
 
+CREATE INDEX credential_validation_idx ON public.credential USING btree (validation_asked_at) WHERE (validation_asked_at IS NOT NULL);
+
 CREATE UNIQUE INDEX developer_email_key ON public.developer USING btree (lower(email));
 
 CREATE INDEX developer_token_list_idx ON public.developer_token USING btree (developer_id, created_at DESC, id DESC);
@@ -1668,7 +1673,14 @@ GRANT SELECT(status),UPDATE(status) ON TABLE public.credential TO faucet_api;
 GRANT UPDATE(last_used_at) ON TABLE public.credential TO faucet_gateway;
 GRANT SELECT(last_used_at) ON TABLE public.credential TO faucet_api;
 
+GRANT UPDATE(last_validated_at) ON TABLE public.credential TO faucet_gateway;
 GRANT SELECT(last_validated_at),UPDATE(last_validated_at) ON TABLE public.credential TO faucet_api;
+
+GRANT UPDATE(validation_asked_at) ON TABLE public.credential TO faucet_gateway;
+GRANT SELECT(validation_asked_at),UPDATE(validation_asked_at) ON TABLE public.credential TO faucet_api;
+
+GRANT UPDATE(validation_answer) ON TABLE public.credential TO faucet_gateway;
+GRANT SELECT(validation_answer),UPDATE(validation_answer) ON TABLE public.credential TO faucet_api;
 
 GRANT SELECT(created_at) ON TABLE public.credential TO faucet_api;
 

@@ -17,6 +17,8 @@ from faucet.kit.db import Tx
 from faucet.kit.errors import Refusal
 from faucet.vault.seal import Place, PublicKey
 
+VALIDATION_ASKED = "faucet_validation"
+"""The channel on which gateways hear that somebody wants a secret tried."""
 PER_OWNER_MAX = 100
 """Active credentials of one end user, or of one developer."""
 
@@ -41,6 +43,8 @@ class Credential:
     status: str
     last_used_at: datetime | None
     last_validated_at: datetime | None
+    validation_asked_at: datetime | None
+    validation_answer: str | None
     created_at: datetime
     updated_at: datetime
 
@@ -81,7 +85,7 @@ class Sealing:
 _READ: LiteralString = """
 select c.id, c.owner, c.developer_id, c.app_id, c.end_user_id, c.provider, c.base_url, c.mask, c.models_allowed,
        c.priority, c.weight, c.budget_limit_e8, c.fallback_to_platform, c.status, c.last_used_at, c.last_validated_at,
-       c.created_at, c.updated_at
+       c.validation_asked_at, c.validation_answer, c.created_at, c.updated_at
   from credential c
 """
 _AFTER: LiteralString = """
@@ -218,7 +222,8 @@ async def disable(tx: Tx, row_id: UUID, *, now: datetime) -> bool:
     """End a credential for good and erase its secret. Says whether it was active."""
     cursor = await tx.execute(
         """
-        update credential set status = 'disabled', sealed = null, key_id = null, updated_at = %s
+        update credential set status = 'disabled', sealed = null, key_id = null, validation_asked_at = null,
+               updated_at = %s
          where id = %s and status = 'active'
         """,
         (now, row_id),
@@ -226,6 +231,18 @@ async def disable(tx: Tx, row_id: UUID, *, now: datetime) -> bool:
     return cursor.rowcount == 1
 
 
-async def note_validated(tx: Tx, row_id: UUID, *, now: datetime) -> None:
-    """Remember that the provider took this secret."""
-    await tx.execute("update credential set last_validated_at = %s where id = %s", (now, row_id))
+async def ask_validation(tx: Tx, row_id: UUID, *, now: datetime) -> None:
+    """Ask gateways, when this tx commits, to try an active credential's secret."""
+    await tx.execute(
+        """
+        update credential set validation_asked_at = %s, validation_answer = null where id = %s and status = 'active'
+        """,
+        (now, row_id),
+    )
+    await tx.execute("select pg_notify(%s, '')", (VALIDATION_ASKED,))
+
+
+async def public_app_ids(tx: Tx, app_ids: Sequence[UUID]) -> dict[UUID | None, str]:
+    """What the world calls these apps."""
+    cursor = await tx.execute("select id, public_app_id from app where id = any(%s)", (list(app_ids),))
+    return {row[0]: row[1] for row in await cursor.fetchall()}

@@ -42,9 +42,9 @@ _COLUMNS = {
     ("faucet_api", "price"): {"status", "decided_at", "decided_by"},
     ("faucet_api", "credential"): {
         "sealed", "key_id", "mask", "models_allowed", "priority", "weight", "budget_limit_e8",
-        "fallback_to_platform", "status", "last_validated_at", "updated_at",
+        "fallback_to_platform", "status", "last_validated_at", "validation_asked_at", "validation_answer", "updated_at",
     },
-    ("faucet_gateway", "credential"): {"last_used_at"},
+    ("faucet_gateway", "credential"): {"last_used_at", "last_validated_at", "validation_asked_at", "validation_answer"},
     ("faucet_jobs", "price"): {"status", "decided_at", "decided_by"},
 }  # fmt: skip
 """Columns that a door may update where it may not update the table."""

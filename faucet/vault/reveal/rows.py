@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -122,3 +123,29 @@ async def delete_unused_keys(tx: Tx, newest: UUID) -> int:
         (newest,),
     )
     return cursor.rowcount
+
+
+async def claim_validation(tx: Tx, *, since: datetime) -> Sealed | None:
+    """A credential that somebody wants tried, locked until this tx ends; one that another gateway has is left to it."""
+    cursor = await tx.execute(
+        _READ
+        + """
+         where c.validation_asked_at >= %s
+         order by c.validation_asked_at limit 1 for update of c skip locked
+        """,
+        (since,),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else _sealed(row)
+
+
+async def answer_validation(tx: Tx, row_id: UUID, answer: str, *, now: datetime) -> None:
+    """Say what the provider said of a secret."""
+    await tx.execute(
+        """
+        update credential set validation_asked_at = null, validation_answer = %(answer)s,
+               last_validated_at = case when %(answer)s = 'accepted' then %(now)s else last_validated_at end
+         where id = %(id)s
+        """,
+        {"answer": answer, "now": now, "id": row_id},
+    )
