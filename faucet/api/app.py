@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from faucet.api import end_users, health, reports, sessions, wallets
+from faucet.api import developer_keys, end_user_keys, end_users, health, reports, sessions, wallets
 from faucet.api.edge import Edge
 from faucet.api.errors import respond
 from faucet.api.health import SERVICE
@@ -27,6 +27,8 @@ from faucet.kit.db import open_pool
 from faucet.kit.errors import Refusal
 from faucet.kit.log import logger
 from faucet.kit.metrics import Metrics
+from faucet.kit.upstream import Pool
+from faucet.providers.probe import Prober
 
 KEEP_ALIVE_SECONDS = 75
 POOL_SIZE = 8
@@ -37,8 +39,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(config: Config, dsn: str | None = None, *, clock: Clock | None = None) -> FastAPI:
+def build_app(
+    config: Config, dsn: str | None = None, *, clock: Clock | None = None, upstream: Pool | None = None
+) -> FastAPI:
     """The app over the database at `dsn`, else the configured one. Its lifespan opens and closes the pool.
+
+    `upstream` is what providers are asked through, where their names resolve otherwise than by the system.
 
     It starts without the database too, and is then not ready. Raises ValueError where no database is named.
     """
@@ -51,10 +57,12 @@ def build_app(config: Config, dsn: str | None = None, *, clock: Clock | None = N
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool = await open_pool(dsn, ROLE, size=POOL_SIZE)
-        app.state.world = World(config, pool, clock or Clock(), metrics)
+        prober = Prober(upstream)
+        app.state.world = World(config, pool, clock or Clock(), metrics, prober)
         try:
             yield
         finally:
+            await prober.close()
             await pool.close()
 
     app = _assemble(lifespan)
@@ -81,7 +89,15 @@ def _assemble(lifespan: Any) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    for router in (health.router, sessions.router, wallets.router, end_users.router, reports.router):
+    for router in (
+        health.router,
+        sessions.router,
+        wallets.router,
+        end_users.router,
+        reports.router,
+        end_user_keys.router,
+        developer_keys.router,
+    ):
         app.include_router(router)
     for kind in (Refusal, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
