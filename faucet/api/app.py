@@ -14,7 +14,20 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from faucet.api import health, reports, sessions, wallets
+from faucet.api import (
+    adjustments,
+    apps,
+    control,
+    developers,
+    features,
+    health,
+    operations,
+    prices,
+    reports,
+    sessions,
+    tokens,
+    wallets,
+)
 from faucet.api.edge import Edge
 from faucet.api.errors import respond
 from faucet.api.health import SERVICE
@@ -31,6 +44,20 @@ from faucet.kit.metrics import Metrics
 KEEP_ALIVE_SECONDS = 75
 POOL_SIZE = 8
 
+_ROUTES = (
+    health,
+    sessions,
+    wallets,
+    reports,
+    tokens,
+    apps,
+    features,
+    operations,
+    developers,
+    adjustments,
+    prices,
+    control,
+)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused; the envelope says why."},
     "5XX": {"model": ErrorReply, "description": "Something failed that is not the caller's doing."},
@@ -81,8 +108,8 @@ def _assemble(lifespan: Any) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    for router in (health.router, sessions.router, wallets.router, reports.router):
-        app.include_router(router)
+    for room in _ROUTES:
+        app.include_router(room.router)
     for kind in (Refusal, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
     return app
