@@ -457,6 +457,18 @@ CREATE FUNCTION public.session_alive_v1(p_session uuid[]) RETURNS SETOF uuid
     where s.revoked_at is null and s.expires_at > now()
 $$;
 
+CREATE FUNCTION public.session_limit_open_v1(p_session uuid, p_limit bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+begin
+    if not exists (select from session where id = p_session and xmin = pg_current_xact_id()::xid) then
+        raise exception 'the session % was not made just now', p_session using errcode = 'restrict_violation';
+    end if;
+    insert into spend_limit (scope, scope_id, period, limit_e8) values ('session', p_session, 'total', p_limit);
+end
+$$;
+
 CREATE FUNCTION public.session_resolve_v1(p_bearer_hash bytea) RETURNS TABLE(session_id uuid, developer_id uuid, app_id uuid, public_app_id text, feature_id uuid, end_user_id uuid, expires_at timestamp with time zone, revoked_at timestamp with time zone, app_status text, developer_status text, allowed_origins text[], wallet_id bigint, earnings_account_id bigint, revenue_account_id bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -878,10 +890,12 @@ CREATE TABLE public.app (
     is_public_demo boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    session_spend_limit_e8 bigint,
     CONSTRAINT app_default_revenue_share_bps_check CHECK (((default_revenue_share_bps >= 0) AND (default_revenue_share_bps <= 10000))),
     CONSTRAINT app_identity_mode_check CHECK ((identity_mode = ANY (ARRAY['open'::text, 'signed'::text]))),
     CONSTRAINT app_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT app_public_app_id_check CHECK ((public_app_id ~ '^[a-zA-Z0-9_:-]{1,128}$'::text)),
+    CONSTRAINT app_session_spend_limit_e8_check CHECK ((session_spend_limit_e8 >= 0)),
     CONSTRAINT app_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'archived'::text])))
 );
 
@@ -1647,6 +1661,9 @@ GRANT ALL ON FUNCTION public.reply_unclaim_v1(p_hold uuid) TO faucet_gateway;
 
 REVOKE ALL ON FUNCTION public.session_alive_v1(p_session uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.session_alive_v1(p_session uuid[]) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.session_limit_open_v1(p_session uuid, p_limit bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.session_limit_open_v1(p_session uuid, p_limit bigint) TO faucet_api;
 
 REVOKE ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) TO faucet_gateway;

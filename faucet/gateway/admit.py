@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from faucet.gateway.switches import Switches
 from faucet.gateway.wire import quoted
 from faucet.kit.db import Tx, in_time
 from faucet.kit.errors import Refusal
@@ -75,8 +76,14 @@ class Caller(msgspec.Struct):
 class Admission:
     """Finds and remembers callers and their features."""
 
-    def __init__(self, pool: AsyncConnectionPool[Tx], bucket: Bucket | None) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Tx],
+        bucket: Bucket | None,
+        switches: Callable[[], Switches] = Switches,
+    ) -> None:
         self._pool = pool
+        self._switches = switches
         self._bucket = bucket
         self._callers: dict[bytes, Caller] = {}
         self._seen: set[bytes] = set()
@@ -183,8 +190,11 @@ class Admission:
     async def feature(self, caller: Caller, key: str | None) -> Feature:
         """The named feature, else the session's own, else the app's only one.
 
-        Raises Refusal `feature_not_found`, or `invalid_request` where none is named and there are several.
+        Raises Refusal `feature_not_found`, `disabled` where the operator has switched the app off, or
+        `invalid_request` where none is named and there are several.
         """
+        if self._switches().stop(caller.app_id):
+            raise Refusal("disabled", "this app is switched off")
         known = self._features.get(caller.app_id)
         if known is None or known[0] < time.monotonic():
             rows = await self._query(_FEATURES, (caller.app_id,))

@@ -114,7 +114,7 @@ CASES = [
     Case("developer_email_key", "developer", beside=("email",)),
     *_checks(
         "app", name="x" * 201, public_app_id="no spaces", status="gone", identity_mode="none",
-        default_revenue_share_bps=10_001,
+        default_revenue_share_bps=10_001, session_spend_limit_e8=-1,
     ),
     Case("app_developer_id_fkey", "app", {"developer_id": uuid7()}),
     Case("app_pkey", "app", beside=("id",)),
