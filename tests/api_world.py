@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx2
+from books import E8, Books, Tenant
 from conftest import RunningApi
 
 from faucet.tenants.tokens import SCOPES
@@ -58,6 +60,20 @@ class Developer:
         path = f"/v1/developer/apps/{app['public_app_id']}/features"
         feature: Json = ok(self.http.post(path, json=ask | fields), 201)
         return feature
+
+
+def tenant_of(books: Books, app: Json, feature: Json | None = None) -> Tenant:
+    """An end user of an app with money, as the ledger knows them."""
+    app_id, developer_id = (
+        books.row("select id, developer_id from app where public_app_id = %s", app["public_app_id"]) or ()
+    )
+    feature_id = books.one("select id from feature where id = %s", feature["id"]) if feature else None
+    accounts = [
+        books.open_account(kind, developer_id, label=label)
+        for kind, label in (("earnings", ""), ("platform_revenue", ""), ("provider_cost", "mock"))
+    ]
+    nobody = Tenant(developer_id, app_id, feature_id, uuid4(), uuid4(), 0, *accounts)
+    return books.end_user(nobody, 100 * E8)
 
 
 class ApiWorld:

@@ -19,6 +19,7 @@ from faucet.api import (
     apps,
     control,
     developers,
+    docs,
     features,
     health,
     operations,
@@ -57,6 +58,7 @@ _ROUTES = (
     adjustments,
     prices,
     control,
+    docs,
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused; the envelope says why."},
@@ -101,7 +103,7 @@ def _assemble(lifespan: Any) -> FastAPI:
         description="Sessions, wallets, reports. Money is a decimal string of eight places.",
         lifespan=lifespan,
         openapi_url="/openapi.json",
-        docs_url=None,  # FastAPI's pages load their scripts from other hosts
+        docs_url=None,  # FastAPI's pages load their scripts from other hosts; ours is `docs`
         redoc_url=None,
         redirect_slashes=False,
         responses=_ERRORS,

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from api_world import POLICY, PRICING, ApiWorld, Json, ok, refused
-from books import E8, Books, Settlement, Tenant
+from api_world import POLICY, PRICING, ApiWorld, Json, ok, refused, tenant_of
+from books import E8, Books, Settlement
 from conftest import RunningApi
 
 from faucet.tenants.tokens import SCOPES
@@ -285,20 +285,6 @@ def test_the_same_key_gives_the_same_answer(world: ApiWorld, books: Books) -> No
 
 
 # ── what developers look at ──
-
-
-def tenant_of(books: Books, app: Json, feature: Json | None = None) -> Tenant:
-    """An end user of an app with money, as the ledger knows them."""
-    app_id, developer_id = (
-        books.row("select id, developer_id from app where public_app_id = %s", app["public_app_id"]) or ()
-    )
-    feature_id = books.one("select id from feature where id = %s", feature["id"]) if feature else None
-    accounts = [
-        books.open_account(kind, developer_id, label=label)
-        for kind, label in (("earnings", ""), ("platform_revenue", ""), ("provider_cost", "mock"))
-    ]
-    nobody = Tenant(developer_id, app_id, feature_id, uuid4(), uuid4(), 0, *accounts)
-    return books.end_user(nobody, 100 * E8)
 
 
 def test_usage_over_time(world: ApiWorld, books: Books) -> None:
