@@ -108,26 +108,32 @@ create table usage_event (
     session_id uuid not null,
     wallet_id bigint not null,
     held_e8 bigint not null,
-    cost_e8 bigint not null check (cost_e8 >= 0),
-    retail_e8 bigint not null check (retail_e8 >= 0),  -- what the wallet paid
-    channel_e8 bigint not null check (channel_e8 >= 0),
-    platform_e8 bigint not null check (platform_e8 >= 0),
-    write_off_e8 bigint not null check (write_off_e8 >= 0),
+    cost_e8 bigint not null,
+    retail_e8 bigint not null,  -- what the wallet paid
+    channel_e8 bigint not null,
+    platform_e8 bigint not null,
+    write_off_e8 bigint not null,
     price_id bigint not null,
-    input_tokens integer not null check (input_tokens >= 0),
-    cached_read_tokens integer not null check (cached_read_tokens >= 0),
-    cached_write_tokens integer not null check (cached_write_tokens >= 0),
-    output_tokens integer not null check (output_tokens >= 0),
-    reasoning_tokens integer not null check (reasoning_tokens >= 0),
+    input_tokens integer not null,
+    cached_read_tokens integer not null,
+    cached_write_tokens integer not null,
+    output_tokens integer not null,
+    reasoning_tokens integer not null,
     first_byte_ms integer,
     duration_ms integer not null,
-    payer smallint not null check (payer between 0 and 3),  -- platform, developer, byok, local
-    usage_source smallint not null check (usage_source in (0, 1)),  -- reported, counted
-    outcome smallint not null check (outcome between 0 and 2),  -- complete, client hung up, provider failed
+    payer smallint not null,  -- platform, developer, byok, local
+    usage_source smallint not null,  -- reported, counted
+    outcome smallint not null,  -- complete, client hung up, provider failed
     provider text not null,
     model text not null,
     request_id text,  -- the caller's own x-request-id, where one was sent
     raw_usage text,  -- the provider's usage block, where it says more than the columns above
+    -- Few and short: PostgreSQL reads every check's expression anew for each statement.
+    constraint nothing_negative check (least(cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8) >= 0),
+    constraint no_negative_tokens check (least(input_tokens, cached_read_tokens, cached_write_tokens, output_tokens,
+        reasoning_tokens) >= 0),
+    constraint known_codes check (least(payer, usage_source, outcome) >= 0 and payer <= 3 and usage_source <= 1
+        and outcome <= 2),
     constraint parts_make_the_whole check (retail_e8 + write_off_e8 = channel_e8 + platform_e8
         + case when payer in (0, 1) then cost_e8 else 0 end),
     constraint never_above_the_hold check (retail_e8 <= held_e8)

@@ -30,14 +30,48 @@ begin
 end
 $$;
 
--- Reserve the most that each request can cost, on its wallet and on every spend limit over it. For status 1
--- `posted` and `held` say what the wallet has and what others hold of it; for status 2 they are the tightest
--- counter's limit - spent and held; else they are 0.
-create function hold_v1(
+-- Take every lock that a group needs, in the one order; its parts below take none but the write-off account's.
+-- `p_other` are holds to be released or renewed, `p_account` all accounts that are known beforehand, wallets of
+-- settlements among them. Says whether there are spend limits: without any there are no counters to think of.
+-- Functions without `security definer` are parts: no door may execute them.
+create function ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[],
+    p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) returns boolean
+language plpgsql as $$
+declare
+    v_limited boolean;
+begin
+    -- Before limits are looked up: one that is being set either sees this group's holds or is seen by them.
+    lock table hold in row exclusive mode;
+    if cardinality(p_other) > 0 then
+        p_account := p_account || (select array_agg(h.wallet_id) from hold h where h.id = any (p_other));
+    end if;
+    perform from account where id = any (p_account) order by id for update;
+    v_limited := exists (select from spend_limit);
+    -- Holds and resolutions are guarded by their wallets. Only who renews has no wallet's lock, and must not be
+    -- waited for with counters in hand.
+    if v_limited or cardinality(p_other) > 0 then
+        perform from hold_resolution where id = any (p_settle) order by id for update;
+        perform from hold where id = any (p_other || p_settle) order by id for update;
+    end if;
+    if v_limited then
+        perform from spend_counter where id in (
+            select unnest(h.counters) from hold h where h.id = any (p_other || p_settle)
+            union select c.counter_id from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c
+            union select c.counter_id from hold_resolution r cross join lateral
+                spend_counters_v1(array[r.app_id], array[r.feature_id], array[r.end_user_id], array[r.session_id]) c
+            where r.id = any (p_settle) and r.state = 'expired' and r.settled_late_at is null
+        ) order by id for update;
+    end if;
+    return v_limited;
+end
+$$;
+
+-- Reserve what each request can cost where all locks are taken.
+create function hold_locked_v1(
     p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[],
     p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer,
-    out status smallint[], out posted bigint[], out held bigint[]
-) language plpgsql security definer set search_path = pg_catalog, public as $$
+    p_limited boolean, out status smallint[], out posted bigint[], out held bigint[]
+) language plpgsql as $$
 declare
     n integer := cardinality(p_id);
     v_lease timestamptz := now() + make_interval(secs => p_lease_seconds);
@@ -54,24 +88,21 @@ begin
     status := array_fill(0::smallint, array[n]);
     posted := array_fill(0::bigint, array[n]);
     held := posted;
-    if n = 0 then
-        return;
-    end if;
-
-    -- Before limits are looked up: one that is being set either sees this group's holds or is seen by them.
-    lock table hold in row exclusive mode;
-    perform from account where id = any (p_wallet) order by id for update;
-    if exists (select from spend_limit) then
+    if p_limited then
         select array_agg(c.item), array_agg(c.counter_id) into v_item, v_counter
         from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c;
-        perform from spend_counter where id = any (v_counter) order by id for update;
     end if;
 
     -- The set-based way: wallets whose whole group fits are reserved in one statement. Not for ids that are known
-    -- already (a retry), nor when a spend limit is too tight for all of the group together.
-    if not exists (select from usage_event where id = any (p_id))
-        and not exists (select from hold_resolution where id = any (p_id))
-        and not exists (select from hold where id = any (p_id))
+    -- already (a retry), nor when a spend limit is too tight for all of the group together. Ids are made in the
+    -- order of time, so as a rule nothing is known from the least of them on, and one look replaces many.
+    if not (select exists (select from usage_event where id >= least.id)
+                and exists (select from usage_event where id = any (p_id))
+            or exists (select from hold_resolution where id >= least.id)
+                and exists (select from hold_resolution where id = any (p_id))
+            or exists (select from hold where id >= least.id)
+                and exists (select from hold where id = any (p_id))
+            from (select u.id from unnest(p_id) u (id) order by u.id limit 1) least)
         and (v_counter is null or not exists (
             select from (
                 select g.counter, sum(p_amount[g.item]) as total from unnest(v_item, v_counter) g (item, counter)
@@ -80,18 +111,30 @@ begin
             where l.limit_e8 - c.spent_e8 - c.held_e8 < t.total
         ))
     then
-        with wanted as (
-            select a.id, sum(g.amount) as total, count(*) as items
-            from unnest(p_wallet, p_amount, p_developer, p_end_user) as g (wallet, amount, developer, end_user)
+        with fit as materialized (
+            select g.* from (
+                select u.*, sum(greatest(u.amount, 0)) over (partition by u.wallet) as total
+                from unnest(p_id, p_wallet, p_amount, p_developer, p_app, p_feature, p_end_user, p_session,
+                    p_request_id) with ordinality
+                    as u (id, wallet, amount, developer, app, feature, end_user, session, request_id, ord)
+            ) g
             -- `is true` keeps the planner to the primary key, whatever it believes of a young table.
             join account a on a.id = g.wallet and (a.developer_id = g.developer and a.owner_id = g.end_user
                 and a.kind = 'wallet' and a.frozen_at is null) is true
-            where g.amount >= 0
-            group by a.id
-            having min(a.posted_e8 - a.held_e8) >= sum(g.amount)
+            where g.amount >= 0 and a.posted_e8 - a.held_e8 >= g.total
+        ), placed as (
+            insert into hold (id, wallet_id, developer_id, app_id, feature_id, end_user_id, session_id, amount_e8,
+                counters, request_id, lease_expires_at)
+            select f.id, f.wallet, f.developer, f.app, f.feature, f.end_user, f.session, f.amount,
+                case when v_counter is not null then (select array_agg(k.counter)
+                    from unnest(v_item, v_counter) k (item, counter) where k.item = f.ord) end,
+                f.request_id, v_lease
+            from fit f
         ), reserved as (
-            update account a set held_e8 = a.held_e8 + wanted.total from wanted where a.id = wanted.id
-            returning a.id, wanted.items
+            update account a set held_e8 = a.held_e8 + w.total
+            from (select f.wallet, sum(f.amount)::bigint as total, count(*) as items from fit f group by f.wallet) w
+            where a.id = w.wallet
+            returning a.id, w.items
         )
         select array_agg(r.id), coalesce(sum(r.items), 0) into v_simple, v_covered from reserved r;
     end if;
@@ -144,24 +187,34 @@ begin
         end loop;
     end if;
 
-    if v_simple is not null then
-        if v_counter is not null then
-            update spend_counter c set held_e8 = c.held_e8 + t.total
-            from (
-                select g.counter, sum(p_amount[g.item]) as total from unnest(v_item, v_counter) g (item, counter)
-                where status[g.item] = 0 and p_wallet[g.item] = any (v_simple) group by g.counter
-            ) t where c.id = t.counter;
-        end if;
-        insert into hold (id, wallet_id, developer_id, app_id, feature_id, end_user_id, session_id, amount_e8,
-            counters, request_id, lease_expires_at)
-        select g.id, g.wallet, g.developer, g.app, g.feature, g.end_user, g.session, g.amount,
-            case when v_counter is not null then
-                (select array_agg(k.counter) from unnest(v_item, v_counter) k (item, counter) where k.item = g.ord) end,
-            g.request_id, v_lease
-        from unnest(p_id, p_wallet, p_developer, p_app, p_feature, p_end_user, p_session, p_amount, p_request_id)
-            with ordinality as g (id, wallet, developer, app, feature, end_user, session, amount, request_id, ord)
-        where v_covered = n or (g.wallet = any (v_simple) and status[g.ord] = 0);
+    if v_simple is not null and v_counter is not null then
+        update spend_counter c set held_e8 = c.held_e8 + t.total
+        from (
+            select g.counter, sum(p_amount[g.item]) as total from unnest(v_item, v_counter) g (item, counter)
+            where status[g.item] = 0 and p_wallet[g.item] = any (v_simple) group by g.counter
+        ) t where c.id = t.counter;
     end if;
+end
+$$;
+
+-- Reserve the most that each request can cost, on its wallet and on every spend limit over it. For status 1
+-- `posted` and `held` say what the wallet has and what others hold of it; for status 2 they are the tightest
+-- counter's limit - spent and held; else they are 0.
+create function hold_v1(
+    p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[],
+    p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer,
+    out status smallint[], out posted bigint[], out held bigint[]
+) language plpgsql security definer set search_path = pg_catalog, public as $$
+begin
+    if cardinality(p_id) = 0 then
+        status := '{}';
+        posted := '{}';
+        held := '{}';
+        return;
+    end if;
+    select h.status, h.posted, h.held into status, posted, held
+    from hold_locked_v1(p_id, p_wallet, p_amount, p_developer, p_app, p_feature, p_end_user, p_session, p_request_id,
+        p_lease_seconds, ledger_lock_v1(p_wallet, '{}', '{}', p_app, p_feature, p_end_user, p_session)) h;
 end
 $$;
 
@@ -169,13 +222,13 @@ $$;
 -- rated above its hold takes the hold from the wallet and the rest, `write_off`, from the write-off account.
 -- Settling a hold that already ran out is still booked, once, from what the wallet has left.
 create function settle_carefully_v1(
-    p_id uuid[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],
+    p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],
     p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[],
     p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[],
     p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[],
     p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[],
     out status smallint[], out posted bigint[]
-) language plpgsql security definer set search_path = pg_catalog, public as $$
+) language plpgsql as $$
 declare
     n integer := cardinality(p_id);
     v_counted boolean;
@@ -186,17 +239,7 @@ declare
 begin
     status := array_fill(0::smallint, array[n]);
     posted := array_fill(0::bigint, array[n]);
-    if n = 0 then
-        return;
-    end if;
-
     select w.id into v_write_off from account w where w.kind = 'write_off';
-    perform from account a where a.id in (
-        select h.wallet_id from hold h where h.id = any (p_id)
-        union select r.wallet_id from hold_resolution r where r.id = any (p_id)
-        union select unnest(p_cost_account) union select unnest(p_earnings_account)
-        union select unnest(p_revenue_account)
-    ) order by a.id for update;
     perform from hold_resolution where id = any (p_id) order by id for update;
     perform from hold where id = any (p_id) order by id for update;
 
@@ -210,14 +253,8 @@ begin
             from hold_resolution r where r.id = any (v_late)) l
         cross join lateral spend_counters_v1(l.app, l.feature, l.end_user, l.session) c;
     end if;
-    -- Lock counters in id order before anything else can touch them.
     select coalesce(bool_or(h.counters is not null), false) or v_late_counter is not null into v_counted
     from hold h where h.id = any (p_id);
-    if v_counted then
-        perform from spend_counter c where c.id in (
-            select unnest(h.counters) from hold h where h.id = any (p_id)
-            union select unnest(v_late_counter)) order by c.id for update;
-    end if;
     if exists (select from unnest(p_id, p_rated) g (id, rated) left join hold h using (id)
             where g.rated > coalesce(h.amount_e8, 0)) then
         perform from account a where a.id = v_write_off for update;
@@ -228,11 +265,11 @@ begin
             when exists (select from unnest(p_id) with ordinality d (id, o) where d.id = i.id and d.o < i.ord) then 5
             when h.id is null and u.id is not null then case
                 when u.cost_e8 = i.cost and u.channel_e8 = i.channel and u.platform_e8 = i.platform
-                    and u.output_tokens = i.output then 4 else 5 end
-            when h.id is null and not exists (select from hold_resolution r
-                where r.id = i.id and r.state = 'expired' and r.settled_late_at is null) then 7
+                    and u.wallet_id = i.wallet and u.output_tokens = i.output then 4 else 5 end
+            when h.id is null and (r.state = 'expired' and r.settled_late_at is null) is not true then 7
             when i.rated <> i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end
                 or least(i.cost, i.rated, i.channel, i.platform) < 0 then 8
+            when owner.wallet_id is distinct from i.wallet then 6
             when not exists (select from account a, account b, account c
                 where a.id = i.cost_account and a.kind = case i.payer when 1 then 'earnings' else 'provider_cost' end::account_kind
                     and b.id = i.earnings_account and b.kind = 'earnings'
@@ -240,14 +277,15 @@ begin
                     and a.developer_id = owner.developer_id and b.developer_id = owner.developer_id
                     and c.developer_id = owner.developer_id) then 6
             else 0 end)::smallint as st
-        from unnest(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+        from unnest(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
                 p_revenue_account, p_payer, p_output)
-            with ordinality as i (id, cost, rated, channel, platform, cost_account, earnings_account,
+            with ordinality as i (id, wallet, cost, rated, channel, platform, cost_account, earnings_account,
                 revenue_account, payer, output, ord)
         left join hold h on h.id = i.id
         left join usage_event u on h.id is null and u.id = i.id
-        left join lateral (select coalesce(h.developer_id, (select r.developer_id from hold_resolution r
-            where r.id = i.id)) as developer_id) owner on true
+        left join hold_resolution r on h.id is null and r.id = i.id
+        cross join lateral (select coalesce(h.developer_id, r.developer_id) as developer_id,
+            coalesce(h.wallet_id, r.wallet_id) as wallet_id) owner
     ) g;
 
     with item as materialized (
@@ -326,120 +364,121 @@ begin
 end
 $$;
 
--- Resolve holds with what their answers cost. Where every item is an ordinary one (its hold is open, covers the
--- charge, and all adds up) the group is booked by the short statement below; any other group goes the careful way.
+-- Book answers where all locks are taken. Ordinary ones (the hold is open, covers the charge, and all adds up) are
+-- booked by one statement, which passes over others. If it left any, the careful way looks at the whole group: it
+-- finds what is booked done already, and changes that no more.
+create function settle_locked_v1(
+    p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],
+    p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[],
+    p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[],
+    p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[],
+    p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[],
+    p_limited boolean, out status smallint[], out posted bigint[]
+) language plpgsql as $$
+declare
+    n integer := cardinality(p_id);
+    v_done uuid[];
+begin
+    -- Of an id that comes twice, one must not be chosen by chance. And one that comes late takes what its wallet had
+    -- before the group's other holds were freed, so a group with late ones is not parted.
+    if n = 1 or n = (select count(distinct h.id) from unnest(p_id) u (id) join hold h on h.id = u.id) then
+        with booked as materialized (
+            delete from hold h
+            using unnest(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+                    p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
+                    p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage)
+                with ordinality
+                as i (i_id, wallet, cost, rated, channel, platform, cost_account, earnings_account, revenue_account,
+                    price, input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer,
+                    source, outcome, provider, model, raw_usage, ord), account a, account b, account c
+            where h.id = i.i_id and (h.wallet_id = i.wallet and i.rated between 0 and h.amount_e8
+                    and least(i.cost, i.channel, i.platform) >= 0
+                    and i.rated = i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end) is true
+                and a.id = i.cost_account and (a.developer_id = h.developer_id
+                    and a.kind = case i.payer when 1 then 'earnings'::account_kind else 'provider_cost' end) is true
+                and b.id = i.earnings_account and (b.developer_id = h.developer_id and b.kind = 'earnings') is true
+                and c.id = i.revenue_account
+                and (c.developer_id = h.developer_id and c.kind = 'platform_revenue') is true
+            returning h.id, h.developer_id, h.app_id, h.feature_id, h.end_user_id, h.session_id, h.amount_e8,
+                h.request_id, h.counters, case when i.payer in (0, 1) then i.cost else 0 end as due, i.*
+        ), event as (
+            insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
+                cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
+                cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
+                outcome, provider, model, request_id, raw_usage)
+            select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet, amount_e8, cost, rated,
+                channel, platform, 0, price, input, cached_read, cached_write, output, reasoning, first_byte_ms,
+                duration_ms, payer, source, outcome, provider, model, request_id, raw_usage
+            from booked
+        ), moved as (
+            insert into transfer (event_id, code, debit_id, credit_id, amount_e8)
+            select b.id, p.code, b.wallet, p.credit, p.amount
+            from booked b cross join lateral (values
+                (1, b.cost_account, b.due), (2, b.earnings_account, b.channel), (3, b.revenue_account, b.platform)
+            ) p (code, credit, amount) where p.amount > 0
+        ), counted as (
+            update spend_counter c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.spent
+            from (
+                select u.counter, sum(b.amount_e8) as held, sum(b.rated) as spent
+                from booked b cross join lateral unnest(b.counters) as u (counter)
+                where p_limited group by u.counter
+            ) d
+            where c.id = d.counter
+        ), balanced as (
+            update account a set posted_e8 = a.posted_e8 + d.posted, held_e8 = a.held_e8 - d.held, updated_at = now()
+            from (
+                select s.account, sum(s.posted)::bigint as posted, sum(s.held)::bigint as held,
+                    array_agg(s.ord) filter (where s.ord > 0) as items
+                from booked b cross join lateral (values
+                    (b.wallet, -b.rated, b.amount_e8, b.ord), (b.cost_account, b.due, 0, 0),
+                    (b.earnings_account, b.channel, 0, 0), (b.revenue_account, b.platform, 0, 0)
+                ) s (account, posted, held, ord) group by s.account
+            ) d
+            where a.id = d.account
+            returning a.posted_e8, d.items
+        )
+        select array_agg(w.posted_e8 order by u.ord), array_agg(p_id[u.ord]) into posted, v_done
+        from balanced w cross join lateral unnest(w.items) u (ord);
+    end if;
+
+    if cardinality(v_done) = n then
+        status := array_fill(0::smallint, array[n]);
+    else
+        select s.status, s.posted into status, posted
+        from settle_carefully_v1(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account,
+            p_earnings_account, p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
+            p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage) s;
+        for i in 1..n loop
+            -- Done, but by this very call.
+            if status[i] = 4 and p_id[i] = any (v_done) then
+                status[i] := 0;
+            end if;
+        end loop;
+    end if;
+end
+$$;
+
+-- Resolve holds with what their answers cost.
 create function settle_v1(
-    p_id uuid[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],
+    p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],
     p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[],
     p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[],
     p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[],
     p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[],
     out status smallint[], out posted bigint[]
 ) language plpgsql security definer set search_path = pg_catalog, public as $$
-declare
-    n integer := cardinality(p_id);
-    v_wallet bigint[];
-    v_late_wallet bigint[];
-    v_ordinary bigint;
-    v_counted boolean;
 begin
-    if n = 0 then
+    if cardinality(p_id) = 0 then
         status := '{}';
         posted := '{}';
         return;
     end if;
-
-    lock table hold in row exclusive mode;
-    select array_agg(h.wallet_id order by i.ord) into v_wallet
-    from unnest(p_id) with ordinality as i (id, ord) left join hold h on h.id = i.id;
-    if array_position(v_wallet, null) is not null then
-        select array_agg(r.wallet_id) into v_late_wallet from hold_resolution r where r.id = any (p_id);
-    end if;
-    perform from account
-    where id = any (v_wallet || v_late_wallet || p_cost_account || p_earnings_account || p_revenue_account)
-    order by id for update;
-
-    select sum(g.items), bool_or(g.counted) into v_ordinary, v_counted
-    from (
-        select h.developer_id, i.cost_account, i.earnings_account, i.revenue_account, i.payer, count(*) as items,
-            bool_or(h.counters is not null) as counted
-        from unnest(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
-                p_revenue_account, p_payer)
-            as i (id, cost, rated, channel, platform, cost_account, earnings_account, revenue_account, payer)
-        join hold h on h.id = i.id
-        where i.rated between 0 and h.amount_e8 and i.cost >= 0 and i.channel >= 0 and i.platform >= 0
-            and i.rated = i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end
-        group by h.developer_id, i.cost_account, i.earnings_account, i.revenue_account, i.payer
-    ) g
-    join account a on a.id = g.cost_account and (a.developer_id = g.developer_id
-        and a.kind = case g.payer when 1 then 'earnings'::account_kind else 'provider_cost'::account_kind end) is true
-    join account b on b.id = g.earnings_account and (b.developer_id = g.developer_id and b.kind = 'earnings') is true
-    join account c on c.id = g.revenue_account
-        and (c.developer_id = g.developer_id and c.kind = 'platform_revenue') is true;
-
-    if v_ordinary is distinct from n or (select count(distinct i) from unnest(p_id) i) <> n then
-        select s.status, s.posted into status, posted
-        from settle_carefully_v1(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
-            p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
-            p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage) s;
-        return;
-    end if;
-
-    if v_counted then
-        perform from spend_counter where id in (select unnest(h.counters) from hold h where h.id = any (p_id))
-            order by id for update;
-        update spend_counter c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.spent
-        from (
-            select u.counter, sum(h.amount_e8) as held, sum(i.rated) as spent
-            from unnest(p_id, p_rated) as i (id, rated) join hold h on h.id = i.id
-            cross join lateral unnest(h.counters) as u (counter) group by u.counter
-        ) d
-        where c.id = d.counter;
-    end if;
-
-    with booked as materialized (
-        delete from hold h
-        using unnest(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
-                p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
-                p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage)
-            as i (i_id, cost, rated, channel, platform, cost_account, earnings_account, revenue_account, price,
-                input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer, source,
-                outcome, provider, model, raw_usage)
-        where h.id = i.i_id
-        returning h.id, h.developer_id, h.app_id, h.feature_id, h.end_user_id, h.session_id, h.wallet_id, h.amount_e8,
-            h.request_id, i.*
-    ), event as (
-        insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
-            cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
-            cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
-            outcome, provider, model, request_id, raw_usage)
-        select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, amount_e8, cost, rated,
-            channel, platform, 0, price, input, cached_read, cached_write, output, reasoning, first_byte_ms,
-            duration_ms, payer, source, outcome, provider, model, request_id, raw_usage
-        from booked
-    ), moved as (
-        insert into transfer (event_id, code, debit_id, credit_id, amount_e8)
-        select b.id, p.code, b.wallet_id, p.credit, p.amount
-        from booked b cross join lateral (values
-            (1, b.cost_account, case when b.payer in (0, 1) then b.cost else 0 end),
-            (2, b.earnings_account, b.channel),
-            (3, b.revenue_account, b.platform)
-        ) p (code, credit, amount) where p.amount > 0
-    )
-    update account a set posted_e8 = a.posted_e8 + d.posted, held_e8 = a.held_e8 - d.held, updated_at = now()
-    from (
-        select s.account, sum(s.posted) as posted, sum(s.held) as held from (
-            select wallet_id as account, -sum(rated) as posted, sum(amount_e8) as held from booked group by 1
-            union all select cost_account, sum(cost), 0 from booked where payer in (0, 1) group by 1
-            union all select earnings_account, sum(channel), 0 from booked group by 1
-            union all select revenue_account, sum(platform), 0 from booked group by 1
-        ) s group by s.account
-    ) d
-    where a.id = d.account;
-
-    status := array_fill(0::smallint, array[n]);
-    select array_agg(a.posted_e8 order by w.ord) into posted
-    from unnest(v_wallet) with ordinality as w (id, ord) join account a on a.id = w.id;
+    select s.status, s.posted into status, posted
+    from settle_locked_v1(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+        p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning, p_first_byte_ms,
+        p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage,
+        ledger_lock_v1(p_wallet || p_cost_account || p_earnings_account || p_revenue_account, '{}', p_id,
+            '{}', '{}', '{}', '{}')) s;
 end
 $$;
 
@@ -527,31 +566,6 @@ begin
     perform release_v1(v_id, array_fill('expired'::text, array[cardinality(v_id)]),
         array_fill('lease ran out'::text, array[cardinality(v_id)]));
     return query select r.id, r.amount_e8 from hold_resolution r where r.id = any (v_id);
-end
-$$;
-
--- Take every lock that a mixed group will need, in the one order. The parts then find them taken.
-create function ledger_lock_v1(p_hold uuid[], p_settle uuid[], p_wallet bigint[], p_account bigint[],
-    p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) returns void
-language plpgsql security definer set search_path = pg_catalog, public as $$
-begin
-    lock table hold in row exclusive mode;
-    perform from account where id in (
-        select h.wallet_id from hold h where h.id = any (p_hold || p_settle)
-        union select r.wallet_id from hold_resolution r where r.id = any (p_settle)
-        union select unnest(p_wallet) union select unnest(p_account)
-    ) order by id for update;
-    perform from hold_resolution where id = any (p_settle) order by id for update;
-    perform from hold where id = any (p_hold || p_settle) order by id for update;
-    if exists (select from spend_limit) then
-        perform from spend_counter where id in (
-            select unnest(h.counters) from hold h where h.id = any (p_hold || p_settle)
-            union select c.counter_id from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c
-            union select c.counter_id from hold_resolution r cross join lateral
-                spend_counters_v1(array[r.app_id], array[r.feature_id], array[r.end_user_id], array[r.session_id]) c
-            where r.id = any (p_settle) and r.state = 'expired' and r.settled_late_at is null
-        ) order by id for update;
-    end if;
 end
 $$;
 
@@ -780,7 +794,7 @@ $$;
 create function group_v1(
     h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[],
     h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer,
-    s_id uuid[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[],
+    s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[],
     s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[],
     s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[],
     s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[],
@@ -789,19 +803,37 @@ create function group_v1(
     out hold_status smallint[], out hold_posted bigint[], out hold_held bigint[],
     out settle_status smallint[], out settle_posted bigint[], out release_status smallint[]
 ) language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    v_limited boolean;
 begin
-    perform ledger_lock_v1(r_id || n_id, s_id, h_wallet, s_cost_account || s_earnings_account || s_revenue_account,
-        h_app, h_feature, h_end_user, h_session);
-    select s.status, s.posted into settle_status, settle_posted
-    from settle_v1(s_id, s_cost, s_rated, s_channel, s_platform, s_cost_account, s_earnings_account, s_revenue_account,
-        s_price, s_input, s_cached_read, s_cached_write, s_output, s_reasoning, s_first_byte_ms, s_duration_ms,
-        s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage) s;
-    perform reply_keep_v1(k_hold, k_sealed);
-    release_status := release_v1(r_id, r_state, r_reason);
-    select h.status, h.posted, h.held into hold_status, hold_posted, hold_held
-    from hold_v1(h_id, h_wallet, h_amount, h_developer, h_app, h_feature, h_end_user, h_session, h_request_id,
-        p_lease_seconds) h;
-    perform renew_v1(n_id, p_lease_seconds);
+    v_limited := ledger_lock_v1(h_wallet || s_wallet || s_cost_account || s_earnings_account || s_revenue_account,
+        r_id || n_id, s_id, h_app, h_feature, h_end_user, h_session);
+    if cardinality(s_id) > 0 then
+        select s.status, s.posted into settle_status, settle_posted
+        from settle_locked_v1(s_id, s_wallet, s_cost, s_rated, s_channel, s_platform, s_cost_account,
+            s_earnings_account, s_revenue_account, s_price, s_input, s_cached_read, s_cached_write, s_output, s_reasoning,
+            s_first_byte_ms, s_duration_ms, s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage, v_limited) s;
+        if cardinality(k_hold) > 0 then
+            perform reply_keep_v1(k_hold, k_sealed);
+        end if;
+    end if;
+    if cardinality(r_id) > 0 then
+        release_status := release_v1(r_id, r_state, r_reason);
+    end if;
+    if cardinality(h_id) > 0 then
+        select h.status, h.posted, h.held into hold_status, hold_posted, hold_held
+        from hold_locked_v1(h_id, h_wallet, h_amount, h_developer, h_app, h_feature, h_end_user, h_session,
+            h_request_id, p_lease_seconds, v_limited) h;
+    end if;
+    if cardinality(n_id) > 0 then
+        perform renew_v1(n_id, p_lease_seconds);
+    end if;
+    settle_status := coalesce(settle_status, '{}');
+    settle_posted := coalesce(settle_posted, '{}');
+    release_status := coalesce(release_status, '{}');
+    hold_status := coalesce(hold_status, '{}');
+    hold_posted := coalesce(hold_posted, '{}');
+    hold_held := coalesce(hold_held, '{}');
 end
 $$;
 

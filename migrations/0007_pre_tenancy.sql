@@ -39,6 +39,22 @@ create trigger feature_version_is_history before update or delete on feature_ver
 create trigger feature_version_is_kept before truncate on feature_version
     for each statement execute function ledger_refuse_v1();
 
+-- What each session of an app may spend in all. The limit of a month is a spend_limit of the app itself.
+alter table app add column session_spend_limit_e8 bigint check (session_spend_limit_e8 >= 0);
+
+-- The limit of a session that its tx is just making. It has no holds and no usage yet, so nothing needs a lock.
+create function session_limit_open_v1(p_session uuid, p_limit bigint) returns void
+language plpgsql security definer set search_path = pg_catalog, public as $$
+begin
+    if not exists (select from session where id = p_session and xmin = pg_current_xact_id()::xid) then
+        raise exception 'the session % was not made just now', p_session using errcode = 'restrict_violation';
+    end if;
+    insert into spend_limit (scope, scope_id, period, limit_e8) values ('session', p_session, 'total', p_limit);
+end
+$$;
+revoke execute on function session_limit_open_v1 from public;
+grant execute on function session_limit_open_v1 to faucet_api;
+
 -- Replies of the control API, sealed, for repeated Idempotency-Keys. A row is made by the tx that does the work.
 create table api_idempotency (
     principal text not null,

@@ -18,7 +18,7 @@ from faucet.kit.ids import uuid7
 E8 = 100_000_000
 LEASE_SECONDS = 60
 MANY = 1_000_000 * E8
-_SETTLE_TYPES = ["uuid"] + ["bigint"] * 8 + ["int"] * 7 + ["smallint"] * 3 + ["text"] * 3
+_SETTLE_TYPES = ["uuid"] + ["bigint"] * 9 + ["int"] * 7 + ["smallint"] * 3 + ["text"] * 3
 _SETTLE = "select status from settle_v1(" + ", ".join(f"%s::{kind}[]" for kind in _SETTLE_TYPES) + ")"
 _HOLD = (
     "select status, posted, held from hold_v1(%s::uuid[], %s::bigint[], %s::bigint[], %s::uuid[], %s::uuid[],"
@@ -81,7 +81,7 @@ class Settlement:
         t = self.tenant
         cost_account = t.earnings if self.payer == 1 else t.cost
         return (
-            self.id, self.cost, self.due, self.channel, self.platform, cost_account, t.earnings, t.revenue, 1,
+            self.id, t.wallet, self.cost, self.due, self.channel, self.platform, cost_account, t.earnings, t.revenue, 1,
             5, 0, 0, self.output, 0, 10, 20, self.payer, 0, 0, "mock", "mock-model", None,
         )  # fmt: skip
 

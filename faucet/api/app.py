@@ -14,7 +14,23 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from faucet.api import developer_keys, end_user_keys, health, reports, sessions, wallets
+from faucet.api import (
+    adjustments,
+    apps,
+    control,
+    developer_keys,
+    developers,
+    docs,
+    end_user_keys,
+    features,
+    health,
+    operations,
+    prices,
+    reports,
+    sessions,
+    tokens,
+    wallets,
+)
 from faucet.api.edge import Edge
 from faucet.api.errors import respond
 from faucet.api.health import SERVICE
@@ -33,6 +49,23 @@ from faucet.providers.probe import Prober
 KEEP_ALIVE_SECONDS = 75
 POOL_SIZE = 8
 
+_ROUTES = (
+    health,
+    sessions,
+    wallets,
+    reports,
+    tokens,
+    apps,
+    features,
+    operations,
+    developers,
+    adjustments,
+    prices,
+    end_user_keys,
+    developer_keys,
+    control,
+    docs,
+)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused; the envelope says why."},
     "5XX": {"model": ErrorReply, "description": "Something failed that is not the caller's doing."},
@@ -82,22 +115,15 @@ def _assemble(lifespan: Any) -> FastAPI:
         description="Sessions, wallets, reports. Money is a decimal string of eight places.",
         lifespan=lifespan,
         openapi_url="/openapi.json",
-        docs_url=None,  # FastAPI's pages load their scripts from other hosts
+        docs_url=None,  # FastAPI's pages load their scripts from other hosts; ours is `docs`
         redoc_url=None,
         redirect_slashes=False,
         responses=_ERRORS,
         generate_unique_id_function=lambda route: route.name,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    for router in (
-        health.router,
-        sessions.router,
-        wallets.router,
-        reports.router,
-        end_user_keys.router,
-        developer_keys.router,
-    ):
-        app.include_router(router)
+    for room in _ROUTES:
+        app.include_router(room.router)
     for kind in (Refusal, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
     return app

@@ -6,20 +6,24 @@ something changed, so a revoked session or a disabled app is refused everywhere 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from faucet.gateway.switches import Switches
 from faucet.gateway.wire import quoted
 from faucet.kit.db import Tx, in_time
 from faucet.kit.errors import Refusal
+from faucet.kit.ids import fast_uuid
 from faucet.limits.bucket import Bucket, Verdict
 from faucet.rating.price import PricePlan
 from faucet.routing.plan import RoutePolicy
@@ -27,6 +31,10 @@ from faucet.routing.plan import RoutePolicy
 REMEMBERED_SECONDS = 5.0
 REFRESH_SECONDS = 2.0
 REMEMBERED_MAX = 50_000
+ASKED_MAX = 500
+"""So many sessions are looked up by one question."""
+
+_SESSIONS = "select b.hash, s.* from unnest(%s::bytea[]) as b (hash) cross join lateral session_resolve_v1(b.hash) s"
 
 _FEATURES = """
 select f.id, f.feature_key, f.policy, f.pricing, a.default_revenue_share_bps
@@ -35,8 +43,7 @@ where f.app_id = %s and f.status = 'active'
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
+class Feature(msgspec.Struct, frozen=True):
     """A feature's manifest, compiled."""
 
     id: UUID
@@ -48,8 +55,7 @@ class Feature:
     max_output_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct):
     """A session that may ask, with all that serving it needs."""
 
     session_id: UUID
@@ -62,30 +68,44 @@ class Caller:
     revenue_account: int
     origins: tuple[str, ...]
     expires_at: float
+    """On the monotonic clock."""
     known_until: float
+    """On the monotonic clock, and never after `expires_at`."""
 
 
 class Admission:
     """Finds and remembers callers and their features."""
 
-    def __init__(self, pool: AsyncConnectionPool[Tx], bucket: Bucket | None) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Tx],
+        bucket: Bucket | None,
+        switches: Callable[[], Switches] = Switches,
+    ) -> None:
         self._pool = pool
+        self._switches = switches
         self._bucket = bucket
         self._callers: dict[bytes, Caller] = {}
         self._seen: set[bytes] = set()
         self._features: dict[UUID, tuple[float, dict[str, Feature]]] = {}
+        self._asked: dict[bytes, asyncio.Future[Caller | Refusal]] = {}
+        """Bearers that are waited for."""
+        self._changes = 0
+        """What was being read while something changed is not remembered."""
+        self._asking: asyncio.Task[None] | None = None
 
     def forget(self) -> None:
         """Something changed in the database: remember nothing."""
+        self._changes += 1
         self._callers.clear()
         self._features.clear()
 
     def recall(self, bearer: bytes) -> Caller | None:
         """The caller if it was seen in the last seconds and its session still runs."""
         caller = self._callers.get(bearer)
-        self._seen.add(bearer)
-        if caller is None or caller.known_until < time.monotonic() or caller.expires_at < time.time():
+        if caller is None or caller.known_until < time.monotonic():
             return None
+        self._seen.add(bearer)
         return caller
 
     async def refresh(self) -> None:
@@ -105,40 +125,61 @@ class Admission:
             if self._callers.get(bearer) is not caller:
                 continue  # something changed meanwhile; what is known now is newer
             if caller.session_id in alive:
-                self._callers[bearer] = replace(caller, known_until=began + REMEMBERED_SECONDS)
+                caller.known_until = min(began + REMEMBERED_SECONDS, caller.expires_at)
             else:
                 del self._callers[bearer]
 
     async def find(self, bearer: bytes) -> Caller:
-        """Look the session up. Raises Refusal `invalid_session`, `expired_session`, `disabled`, `unavailable`."""
-        self._callers.pop(bearer, None)
-        rows = await self._query("select * from session_resolve_v1(%s)", (hashlib.sha256(bearer).digest(),))
-        if not rows:
-            raise Refusal("invalid_session", "the session token is not known")
-        row = rows[0]
-        if row["revoked_at"] is not None:
-            raise Refusal("invalid_session", "the session was revoked")
-        if row["expires_at"] <= datetime.now(UTC):
-            raise Refusal("expired_session", "the session has expired; mint a new one")
-        if row["app_status"] != "active" or row["developer_status"] != "active":
-            raise Refusal("disabled", "this app is switched off")
-        caller = Caller(
-            session_id=row["session_id"],
-            developer_id=row["developer_id"],
-            app_id=row["app_id"],
-            feature_id=row["feature_id"],
-            end_user_id=row["end_user_id"],
-            wallet_id=row["wallet_id"],
-            earnings_account=row["earnings_account_id"],
-            revenue_account=row["revenue_account_id"],
-            origins=tuple(row["allowed_origins"]),
-            expires_at=row["expires_at"].timestamp(),
-            known_until=time.monotonic() + REMEMBERED_SECONDS,
-        )
-        if len(self._callers) >= REMEMBERED_MAX:
+        """Look the session up. Raises Refusal `invalid_session`, `expired_session`, `disabled`, `unavailable`.
+
+        All that are asked for while one question is with the database go into the next: after a restart, a crowd
+        is let in by a few questions.
+        """
+        answer = self._asked.get(bearer)
+        if answer is None:
+            answer = self._asked[bearer] = asyncio.get_running_loop().create_future()
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask(), name="find-callers")
+        # Others may wait for the same answer: this one's end must not cancel it.
+        found = await asyncio.shield(answer)
+        if isinstance(found, Refusal):
+            raise found
+        return found
+
+    async def _ask(self) -> None:
+        """Answer everyone who asked, a bounded crowd at a time."""
+        try:
+            while self._asked:
+                crowd = list(self._asked)[:ASKED_MAX]
+                found: dict[bytes, Caller | Refusal] = {}
+                away: Refusal | None = None
+                try:
+                    found = await self._look_up(crowd)
+                except Refusal as refusal:
+                    away = refusal
+                for bearer in crowd:
+                    self._asked.pop(bearer).set_result(away or found[bearer])
+        finally:
+            self._asking = None
+            for answer in self._asked.values():  # none, but for a fault of ours or the end of the process
+                answer.cancel()
+            self._asked.clear()
+
+    async def _look_up(self, bearers: Sequence[bytes]) -> dict[bytes, Caller | Refusal]:
+        hashes = [hashlib.sha256(bearer).digest() for bearer in bearers]
+        changes = self._changes
+        rows = await self._query(_SESSIONS, (hashes,))
+        by_hash = {bytes(row["hash"]): row for row in rows}
+        found: dict[bytes, Caller | Refusal] = {}
+        if len(self._callers) + len(bearers) > REMEMBERED_MAX:
             self._callers.clear()
-        self._callers[bearer] = caller
-        return caller
+        for bearer, digest in zip(bearers, hashes, strict=True):
+            self._callers.pop(bearer, None)
+            known = found[bearer] = _judged(by_hash.get(digest))
+            if isinstance(known, Caller) and changes == self._changes:
+                self._callers[bearer] = known
+                self._seen.add(bearer)
+        return found
 
     def count(self, caller: Caller) -> Verdict | None:
         """Count the request against the session's rate; None where there is no limit."""
@@ -149,8 +190,11 @@ class Admission:
     async def feature(self, caller: Caller, key: str | None) -> Feature:
         """The named feature, else the session's own, else the app's only one.
 
-        Raises Refusal `feature_not_found`, or `invalid_request` where none is named and there are several.
+        Raises Refusal `feature_not_found`, `disabled` where the operator has switched the app off, or
+        `invalid_request` where none is named and there are several.
         """
+        if self._switches().stop(caller.app_id):
+            raise Refusal("disabled", "this app is switched off")
         known = self._features.get(caller.app_id)
         if known is None or known[0] < time.monotonic():
             rows = await self._query(_FEATURES, (caller.app_id,))
@@ -204,7 +248,7 @@ def _compile(row: dict[str, Any]) -> Feature:
         isinstance(preference, str) or "platform_pool" in preference
     )
     return Feature(
-        id=row["id"],
+        id=fast_uuid(row["id"]),
         key=row["feature_key"],
         key_json=quoted(row["feature_key"]),
         policy=RoutePolicy(
@@ -215,4 +259,31 @@ def _compile(row: dict[str, Any]) -> Feature:
         plan=PricePlan.parse_pricing(row["pricing"] or {}, default_share_bps=row["default_revenue_share_bps"]),
         fit_to_wallet=policy.get("fit_to_wallet", True) is not False,
         max_output_tokens=policy.get("max_output_tokens"),
+    )
+
+
+def _judged(row: dict[str, Any] | None) -> Caller | Refusal:
+    """What the database knows of a session: who asks, or why not."""
+    if row is None:
+        return Refusal("invalid_session", "the session token is not known")
+    if row["revoked_at"] is not None:
+        return Refusal("invalid_session", "the session was revoked")
+    left = (row["expires_at"] - datetime.now(UTC)).total_seconds()
+    if left <= 0:
+        return Refusal("expired_session", "the session has expired; mint a new one")
+    if row["app_status"] != "active" or row["developer_status"] != "active":
+        return Refusal("disabled", "this app is switched off")
+    now = time.monotonic()
+    return Caller(
+        session_id=fast_uuid(row["session_id"]),
+        developer_id=fast_uuid(row["developer_id"]),
+        app_id=fast_uuid(row["app_id"]),
+        feature_id=None if row["feature_id"] is None else fast_uuid(row["feature_id"]),
+        end_user_id=fast_uuid(row["end_user_id"]),
+        wallet_id=row["wallet_id"],
+        earnings_account=row["earnings_account_id"],
+        revenue_account=row["revenue_account_id"],
+        origins=tuple(row["allowed_origins"]),
+        expires_at=now + left,
+        known_until=min(now + REMEMBERED_SECONDS, now + left),
     )

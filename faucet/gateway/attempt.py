@@ -19,7 +19,7 @@ from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.sse import EventSplitter, EventTooLong, decode_chunk, payload
-from faucet.gateway.wire import ReplyShape, decode_reply_shape
+from faucet.gateway.wire import Reply, decode_reply, is_answer
 from faucet.kit.errors import Refusal
 from faucet.kit.log import logger
 from faucet.kit.upstream import Deadlines, Pool, Response, UpstreamError
@@ -47,7 +47,8 @@ class Answering(msgspec.Struct):
     response: Response
     first: bytes
     """The whole body of a JSON reply, or the first bytes of a stream."""
-    shape: ReplyShape | None
+    reply: Reply | None
+    """A JSON reply's fields; None for a stream."""
     first_byte_ms: int
 
 
@@ -60,12 +61,15 @@ class _Failure:
     public: str | None = None
 
 
-class Tries(msgspec.Struct):
-    """The attempts of one request so far."""
+class Tries:
+    """The attempts of one request that failed so far."""
 
-    exchange: Exchange
-    attempts: list[Attempt] = []
-    last: _Failure | None = None
+    __slots__ = ("attempts", "exchange", "last")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.attempts: list[Attempt] = []
+        self.last: _Failure | None = None
 
     def failed(self, product: Product, failure: _Failure, began: float) -> None:
         self.last = failure
@@ -111,21 +115,24 @@ async def first_answer(
     stream: bool,
 ) -> Answering:
     """The first provider that begins to answer. Raises Refusal when none does, ClientGone when nobody waits."""
-    tries = Tries(exchange)
+    tries: Tries | None = None
     for product in products:
         for repeat in range(rules.max_retries + 1):
             if exchange.gone:
                 raise ClientGone
-            outcome = await _call(pool, rules, exchange, product, body_for(product), stream, tries)
+            began = time.monotonic()
+            outcome = await _call(pool, rules, exchange, product, body_for(product), stream, began)
             if isinstance(outcome, Answering):
                 return outcome
+            tries = tries or Tries(exchange)
+            tries.failed(product, outcome, began)
             if not outcome.retryable:
                 break
             if repeat < rules.max_retries:
                 await asyncio.sleep(_pause(rules, repeat, outcome))
-        if tries.last is not None and tries.last.status in CALLER_STATUS:
+        if tries is not None and tries.last is not None and tries.last.status in CALLER_STATUS:
             break  # the request itself is wrong: another provider would say so too
-    raise tries.refusal()
+    raise (tries or Tries(exchange)).refusal()
 
 
 def _pause(rules: CallRules, repeat: int, failure: _Failure) -> float:
@@ -142,9 +149,8 @@ async def _call(
     product: Product,
     body: bytes,
     stream: bool,
-    tries: Tries,
+    began: float,
 ) -> Answering | _Failure:
-    began = time.monotonic()
     provider = product.provider
     response: Response | None = None
     try:
@@ -164,12 +170,12 @@ async def _call(
         else:
             whole = await response.read()
             try:
-                shape = decode_reply_shape(whole)
-            except msgspec.MsgspecError:
+                reply = decode_reply(whole)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 failure = _Failure(200, "unreadable_reply", True)
             else:
-                if shape.error is None and shape.choices is not None:
-                    return Answering(product, response, whole, shape, _ms_since(began))
+                if is_answer(reply):
+                    return Answering(product, response, whole, reply, _ms_since(began))
                 failure = _Failure(200, "error_in_reply", True)
     except UpstreamError as error:
         if response is not None:
@@ -179,7 +185,6 @@ async def _call(
         failure = _Failure(None, error.kind, error.kind != "refused_address")
     if exchange.gone:
         raise ClientGone
-    tries.failed(product, failure, began)
     return failure
 
 

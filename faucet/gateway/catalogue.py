@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from faucet.gateway.wire import quoted
 from faucet.providers.base import Provider
@@ -14,8 +15,7 @@ from faucet.routing.plan import Offer, RoutePolicy, plan
 ROUTES_MAX = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class Product(msgspec.Struct, frozen=True):
     """A provider's model with its price in force."""
 
     provider: Provider

@@ -25,17 +25,18 @@ from faucet.gateway.settle import Rated, rated
 from faucet.gateway.wire import (
     ChatAsk,
     chat_reply,
-    decode_reply_fields,
     error_body,
     money_note,
     parse_chat,
     upstream_body,
+    usage_of,
     with_cost,
 )
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
+from faucet.kit.money import to_wire_bytes
 from faucet.kit.tokens import TOKENIZERS, count_chat_input, count_text
-from faucet.rating.usage import usage_from_openai
+from faucet.rating.usage import read_report
 from faucet.terms import Outcome, Usage, UsageSource
 
 LIKELY_TOKENIZER = "o200k"
@@ -105,7 +106,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
         METRICS.hang_ups += isinstance(failure, ClientGone)
         raise
     try:
-        if answering.shape is None:
+        if answering.reply is None:
             await _answer_stream(world, request, answering)
         else:
             await _answer_json(world, request, answering)
@@ -132,39 +133,38 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     """Settle a complete JSON reply, then send it. A client that left before it is not charged for what it
     never got, unless the provider bills us all the same."""
     exchange = request.exchange
-    shape = answering.shape
-    assert shape is not None
+    fields = answering.reply
+    assert fields is not None
     if exchange.gone and not answering.product.provider.bills_after_cancel:
         _release(world, request, "client hung up")
         METRICS.hang_ups += 1
         raise ClientGone
-    usage = usage_from_openai(shape.usage)
-    if usage is None:
-        usage = await _counted(request, answering.product, _texts_of(shape.choices or []))
-        usage_json = _usage_json(usage)
+    report = usage_of(fields)
+    usage, more = read_report(report)
+    if usage is None or report is None:
+        usage = await _counted(request, answering.product, _texts_of(msgspec.json.decode(fields["choices"])))
+        report_json = _usage_json(usage)
     else:
-        usage_json = bytes(decode_reply_fields(answering.first)["usage"])
-    answer = _rated(request, answering, usage)
-    usage_json = with_cost(usage_json, answer.paid_e8)
+        report_json = bytes(report)
+    product = answering.product
+    answer = rated(product, request.feature.plan, usage, request.held.amount_e8)
+    price = to_wire_bytes(answer.paid_e8)
+    report_json = with_cost(report_json, price)
 
     def reply(balance_e8: int | None) -> bytes:
-        note = _note(request, answering.product, answer, balance_e8)
-        return chat_reply(answering.first, request.chat_id, answering.product.model_json, usage_json, note)
+        note = _note(request, product, answer, price, balance_e8)
+        return chat_reply(fields, request.chat_id, product.model_json, report_json, note)
 
     sealed = None if request.claim is None else world.replays.seal_json(request.claim, reply(None))
-    balance_e8 = await _settle(world, request, answering, answer, shape.usage, Outcome.COMPLETE, sealed)
+    balance_e8 = await _settle(world, request, answering, answer, more, Outcome.COMPLETE, sealed)
     await exchange.reply(200, reply(balance_e8))
 
 
-def _rated(request: Request, answering: Answering, usage: Usage) -> Rated:
-    return rated(answering.product, request.feature.plan, usage, request.held.amount_e8)
-
-
-def _note(request: Request, product: Product, answer: Rated, balance_e8: int | None) -> bytes:
+def _note(request: Request, product: Product, answer: Rated, price: bytes, balance_e8: int | None) -> bytes:
     return money_note(
         request_id=request.exchange.request_id,
         feature_json=request.feature.key_json,
-        price_e8=answer.paid_e8,
+        price=price,
         balance_e8=balance_e8,
         provider_json=product.provider.name_json,
         model_json=product.model_json,
@@ -214,14 +214,14 @@ async def _answer_stream(world: World, request: Request, answering: Answering) -
 
 async def _settle_stream(world: World, request: Request, answering: Answering, streamed: Streamed) -> tuple[Rated, int]:
     """Book what a stream gave: the report where it is complete, else what was generated, counted."""
-    usage = usage_from_openai(streamed.usage)
+    usage, more = read_report(streamed.usage)
     if usage is None:
         usage = await _counted(request, answering.product, ["".join(t) for t in streamed.texts.values()])
     if request.exchange.gone and not streamed.finished:
         outcome = Outcome.CLIENT_HUNG_UP
     else:
         outcome = Outcome.COMPLETE if streamed.finished else Outcome.PROVIDER_FAILED
-    answer = _rated(request, answering, usage)
+    answer = rated(answering.product, request.feature.plan, usage, request.held.amount_e8)
     sealed = None
     if request.claim is not None:
         # A stream that broke off is kept too, as it ended: the same key must not be charged a second time.
@@ -230,7 +230,7 @@ async def _settle_stream(world: World, request: Request, answering: Answering, s
         else:
             tail = _error_events(request, _broken(answering))
         sealed = world.replays.seal_events(request.claim, b"".join(streamed.record or []) + tail)
-    balance_e8 = await _settle(world, request, answering, answer, streamed.usage, outcome, sealed)
+    balance_e8 = await _settle(world, request, answering, answer, more, outcome, sealed)
     return answer, balance_e8
 
 
@@ -239,17 +239,19 @@ def _tail(request: Request, answering: Answering, streamed: Streamed, answer: Ra
     parts = list(streamed.kept)
     if request.ask.include_usage:
         usage = answer.usage
-        note = _note(request, answering.product, answer, balance_e8)
-        usage_json = msgspec.json.encode(streamed.usage) if streamed.usage is not None else b""
-        if usage.source is UsageSource.COUNTED:
+        price = to_wire_bytes(answer.paid_e8)
+        note = _note(request, answering.product, answer, price, balance_e8)
+        if usage.source is UsageSource.COUNTED or streamed.usage is None:
             usage_json = _usage_json(usage)
+        else:
+            usage_json = streamed.usage
         parts.append(
             b'data: {"id":"'
             + request.chat_id.encode()
             + b'","object":"chat.completion.chunk","created":%d,"model":' % int(time.time())
             + answering.product.model_json
             + b',"choices":[],"usage":'
-            + with_cost(usage_json, answer.paid_e8)
+            + with_cost(usage_json, price)
             + b',"modelfaucet":'
             + note
             + b"}\n\n"
@@ -263,14 +265,15 @@ async def _settle(
     request: Request,
     answering: Answering,
     answer: Rated,
-    report: object,
+    raw_usage: str | None,
     outcome: Outcome,
     sealed: bytes | None,
 ) -> int:
     product = answering.product
+    usage = answer.usage
     METRICS.settled += 1
-    METRICS.tokens["input"] += answer.usage.total_input_tokens
-    METRICS.tokens["output"] += answer.usage.output_tokens
+    METRICS.tokens["input"] += usage.input_tokens + usage.cached_read_tokens + usage.cached_write_tokens
+    METRICS.tokens["output"] += usage.output_tokens
     return await world.settler.settle(
         request.exchange.hold_id,
         request.caller,
@@ -280,30 +283,9 @@ async def _settle(
         outcome=outcome,
         first_byte_ms=answering.first_byte_ms,
         duration_ms=round((time.monotonic() - request.began) * 1000),
-        raw_usage=_raw(report),
+        raw_usage=raw_usage,
         reply=sealed,
     )
-
-
-_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
-_DETAILS = {
-    "prompt_tokens_details": frozenset({"cached_tokens", "cache_write_tokens"}),
-    "completion_tokens_details": frozenset({"reasoning_tokens"}),
-}
-_RAW_MAX = 4096
-
-
-def _raw(report: object) -> str | None:
-    """A provider's usage block, kept only where it says more than the columns do."""
-    if not isinstance(report, dict):
-        return None
-    for name, value in report.items():
-        if name in _PLAIN:
-            continue
-        known = _DETAILS.get(name)
-        if known is None or not isinstance(value, dict) or any(v and k not in known for k, v in value.items()):
-            return json.dumps(report, separators=(",", ":"))[:_RAW_MAX]
-    return None
 
 
 async def _counted(request: Request, product: Product, texts: list[str]) -> Usage:
@@ -321,7 +303,7 @@ async def _counted(request: Request, product: Product, texts: list[str]) -> Usag
     return Usage(input_tokens=asked, output_tokens=given, source=UsageSource.COUNTED)
 
 
-def _texts_of(choices: list[Any]) -> list[str]:
+def _texts_of(choices: Any) -> list[str]:
     texts = []
     for choice in choices:
         message = choice.get("message") if isinstance(choice, dict) else None

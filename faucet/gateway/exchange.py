@@ -5,7 +5,8 @@ Not here: what a body means (`wire`), what an answer costs, and how bytes get on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from asyncio import Future
+from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Protocol
@@ -24,6 +25,9 @@ _EVENTS = (
 )
 
 
+_CHUNKED = (b"transfer-encoding", b"chunked")
+_PLAIN_END = b"\r\n\r\n"
+"""The end of a head that has nothing more to say."""
 _STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 
 
@@ -34,7 +38,14 @@ class ClientGone(Exception):
 class Wire(Protocol):
     """The connection under an exchange."""
 
-    async def write(self, parts: Iterable[bytes]) -> None: ...
+    drained: Future[None] | None
+    """Set while the client reads too slowly to be sent more."""
+
+    async def room(self) -> None:
+        """Wait until a slow client has caught up; one that stopped reading is let go."""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes now, after waiting for `room` where `drained` is set."""
 
     def completed(self, exchange: Exchange) -> None: ...
 
@@ -113,40 +124,50 @@ class Exchange:
         """Send a complete response."""
         self.started = True
         self.status = status
-        await self._wire.write(
-            (
+        more = _PLAIN_END if self.keep_alive and not (headers or self.extra) else self._more_headers(headers)
+        wire = self._wire
+        if wire.drained is not None:
+            await wire.room()
+        wire.send(
+            b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b%b%b"
+            % (
                 status_line(status),
-                b"content-type: ",
                 content_type,
-                b"\r\ncontent-length: %d\r\nx-request-id: " % len(body),
+                len(body),
                 self.request_id.encode(),
-                self._more_headers(headers),
+                more,
                 body if self.method != "HEAD" else b"",
             )
         )
-        self._wire.completed(self)
+        wire.completed(self)
 
     async def reply_empty(self, status: int, headers: Headers) -> None:
         """Send a response without a body."""
         self.started = True
         self.status = status
-        await self._wire.write(
-            (status_line(status), b"x-request-id: ", self.request_id.encode(), self._more_headers(headers))
-        )
+        if self._wire.drained is not None:
+            await self._wire.room()
+        parts = (status_line(status), b"x-request-id: ", self.request_id.encode(), self._more_headers(headers))
+        self._wire.send(b"".join(parts))
         self._wire.completed(self)
 
     async def events(self, data: bytes, *, last: bool = False, headers: Headers | None = None) -> None:
         """Send event bytes as they are, after the head where they are the first; `last` ends the response."""
-        head: tuple[bytes, ...] = ()
+        wire = self._wire
+        parts: list[bytes] = []
         if not self.started:
             self.started = True
             self.status = 200
-            kind = [(b"transfer-encoding", b"chunked")]
-            head = (_EVENTS, self.request_id.encode(), self._more_headers(kind + (headers or [])))
-        chunk = (b"%x\r\n" % len(data), data, b"\r\n") if data else ()
-        await self._wire.write((*head, *chunk, b"0\r\n\r\n" if last else b""))
+            parts += (_EVENTS, self.request_id.encode(), self._more_headers([_CHUNKED, *(headers or ())]))
+        if data:
+            parts += (b"%x\r\n" % len(data), data, b"\r\n")
         if last:
-            self._wire.completed(self)
+            parts.append(b"0\r\n\r\n")
+        if wire.drained is not None:
+            await wire.room()
+        wire.send(b"".join(parts))
+        if last:
+            wire.completed(self)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send the error envelope, unless a response has already begun."""

@@ -14,7 +14,18 @@ import msgspec
 
 from faucet.gateway.attempt import Answering
 from faucet.gateway.exchange import Exchange
-from faucet.gateway.sse import DONE, Chunk, EventSplitter, EventTooLong, decode_chunk, decode_chunks, payload
+from faucet.gateway.sse import (
+    DONE,
+    NO_USAGE,
+    Chunk,
+    EventSplitter,
+    EventTooLong,
+    decode_chunk,
+    decode_chunks,
+    payload,
+    plain_payloads,
+    split_events,
+)
 from faucet.kit.upstream import UpstreamError
 
 DRAIN_BYTES_MAX = 16 << 20
@@ -26,7 +37,8 @@ class Streamed:
 
     texts: dict[Hashable, list[str]] = field(default_factory=dict)
     """The generated text by choice and part, for counting where no usage is reported."""
-    usage: object = None
+    usage: bytes | None = None
+    """The provider's last report, as it came."""
     finished: bool = False
     """The provider said that it is done."""
     failed: bool = False
@@ -94,9 +106,61 @@ class Relay:
 
     def _take(self, data: bytes) -> bytes:
         """Read whole events; return the bytes that may leave now."""
+        whole = self._splitter.whole(data)
+        if not whole:
+            return b""
+        bodies = plain_payloads(whole)
+        if bodies is not None:
+            ends = bodies[-1] == DONE
+            try:
+                chunks = decode_chunks(b"[%b]" % b",".join(bodies[:-1] if ends else bodies))
+            except msgspec.MsgspecError:
+                chunks = []
+            if len(chunks) == len(bodies) - ends:
+                return self._renamed(self._take_plain(whole, bodies, chunks, ends))
+        return self._renamed(self._take_each(whole))
+
+    def _take_plain(self, whole: bytes, bodies: list[bytes], chunks: list[Chunk], ends: bool) -> bytes:
+        """Events of the usual form, decoded together: runs of mere text leave as they are, without being cut up."""
         streamed = self.streamed
         out: list[bytes] = []
-        events = self._splitter.feed(data)
+        texts: list[str] = []
+        begin = end = 0
+        for body, chunk in zip(bodies, chunks, strict=False):
+            here = end
+            end += len(body) + 8
+            choices = chunk.choices
+            if choices and len(choices) == 1 and not streamed.kept:
+                choice = choices[0]
+                delta = choice.delta
+                if choice.finish_reason is None and choice.index == 0 and delta is not None and chunk.error is None:
+                    content = delta.content
+                    is_text = type(content) is str and content and self._old_id is not None
+                    if is_text and (chunk.usage is NO_USAGE or chunk.report is None):
+                        texts.append(content)
+                        continue
+            if begin < here:
+                out.append(whole[begin:here])
+            begin = end
+            if texts:
+                streamed.texts.setdefault(0, []).extend(texts)
+                texts.clear()
+            if chunk.error is not None:
+                streamed.failed = True
+                return b"".join(out)
+            self._sort(whole[here:end], chunk, out)
+        if texts:
+            streamed.texts.setdefault(0, []).extend(texts)
+        if begin < end:
+            out.append(whole[begin:end])
+        streamed.finished = streamed.finished or ends
+        return b"".join(out)
+
+    def _take_each(self, whole: bytes) -> bytes:
+        """Any other events, one by one."""
+        streamed = self.streamed
+        out: list[bytes] = []
+        events = split_events(whole)
         bodies = [payload(event) for event in events]
         for event, body, chunk in zip(events, bodies, _decoded(bodies), strict=True):
             if chunk is None:
@@ -109,20 +173,21 @@ class Relay:
                 break
             else:
                 self._sort(event, chunk, out)
-        return self._renamed(b"".join(out))
+        return b"".join(out)
 
     def _sort(self, event: bytes, chunk: Chunk, out: list[bytes]) -> None:
         """Forward one event, or keep it back; remember what it says."""
         streamed = self.streamed
         choices = chunk.choices
-        if chunk.usage is not None:
-            streamed.usage = chunk.usage
+        report = chunk.report
+        if report is not None:
+            streamed.usage = report
+        if self._old_id is None and isinstance(chunk.id, str):
+            self._learn_id(chunk.id, event)
         if not choices:
-            if chunk.usage is None:
+            if report is None:
                 out.append(event)
             return
-        if self._old_id is None and isinstance(chunk.id, str):
-            self._learn_id(chunk.id)
         finishing = False
         for choice in choices:
             if choice.finish_reason is not None:
@@ -166,17 +231,17 @@ class Relay:
                     if isinstance(function.get(word), str) and function[word]:
                         self._text((index, word, place), function[word])
 
-    def _learn_id(self, old: str) -> None:
+    def _learn_id(self, old: str, event: bytes) -> None:
         """A provider repeats one id in all chunks of a stream; find out once how it is spelt."""
         self._old_id = old
         text = msgspec.json.encode(old)
-        self._spellings = (b'"id":' + text, b'"id": ' + text)
+        both = (b'"id":' + text, b'"id": ' + text)
+        self._spellings = tuple(spelling for spelling in both if spelling in event) or both
 
     def _renamed(self, data: bytes) -> bytes:
         """The events under our id. Inside a string the quotes would be escaped, so only the field can match."""
         for spelling in self._spellings:
-            if spelling in data:
-                data = data.replace(spelling, self._new_id)
+            data = data.replace(spelling, self._new_id)
         return data
 
 

@@ -14,7 +14,7 @@ import signal
 import socket
 from asyncio import Future, TimerHandle, Transport
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
 import httptools
@@ -66,7 +66,8 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Exchange] = deque()
         self._deaf = False
         """What still comes is not listened to: the connection is about to close."""
-        self._drained: Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.drained: Future[None] | None = None
         # the request that is being read
         self._in_head = True
         self._head_bytes = 0
@@ -119,14 +120,25 @@ class Connection(asyncio.Protocol):
             exchange.left()
         if self._current is not None:
             self._current.left()
+        self._be_waited_for()
+
+    def _be_waited_for(self) -> None:
+        """Let a server that stops wait for the request, and cut it off at the end of its patience.
+
+        Only where that may be needed: its connection stands for it otherwise. Money may be on its way still.
+        """
+        task = self._task
+        if task is not None and not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def pause_writing(self) -> None:
-        self._drained = self._loop.create_future()
+        self.drained = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        self._drained = None
+        if self.drained is not None and not self.drained.done():
+            self.drained.set_result(None)
+        self.drained = None
 
     def shutdown(self) -> None:
         """The server is stopping: idle connections close, busy ones after their response."""
@@ -136,6 +148,7 @@ class Connection(asyncio.Protocol):
         elif self._current is not None:
             self._current.keep_alive = False
             self._waiting.clear()
+            self._be_waited_for()
 
     # ── httptools' side ──
 
@@ -201,16 +214,20 @@ class Connection(asyncio.Protocol):
 
     # ── the exchange's side ──
 
-    async def write(self, parts: Iterable[bytes]) -> None:
-        """Write, after waiting for a slow reader to catch up; one that stopped reading is let go."""
-        while self._drained is not None:
+    async def room(self) -> None:
+        """Wait for a slow reader to catch up; one that stopped reading is let go."""
+        while self.drained is not None:
             try:
                 async with asyncio.timeout(UNREAD_SECONDS):
-                    await self._drained
+                    await self.drained
             except TimeoutError:
                 self.close()
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(parts))
+
+    def send(self, data: bytes) -> None:
+        """Write, unless the connection is gone."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     def completed(self, exchange: Exchange) -> None:
         """The exchange's response is written whole."""
@@ -229,9 +246,7 @@ class Connection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._current = exchange
-        task = self._loop.create_task(self._app.answer(exchange))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._task = self._loop.create_task(self._app.answer(exchange))
 
     def close(self) -> None:
         """Break the connection off: what was promised can't be completed."""
@@ -267,9 +282,7 @@ class Connection(asyncio.Protocol):
             self._waiting.clear()
             return
         self._current = exchange
-        task = self._loop.create_task(exchange.refuse(too_large(self._app.max_body_bytes)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._task = self._loop.create_task(exchange.refuse(too_large(self._app.max_body_bytes)))
 
     def _on_time(self) -> None:
         """Look whether something is overdue; else look again when it would be."""

@@ -46,6 +46,20 @@ def rated(product: Product, plan: PricePlan, usage: Usage, held_e8: int) -> Rate
     return Rated(usage, charge, charge.retail_e8 - excess_e8, excess_e8)
 
 
+def _in_columns(usage: Usage) -> Usage:
+    """The usage as its columns can hold it; nobody has ever been charged for more tokens than that."""
+    if usage.total_input_tokens <= _INT_MAX and usage.output_tokens <= _INT_MAX:
+        return usage
+    return msgspec.structs.replace(
+        usage,
+        input_tokens=min(usage.input_tokens, _INT_MAX),
+        cached_read_tokens=min(usage.cached_read_tokens, _INT_MAX),
+        cached_write_tokens=min(usage.cached_write_tokens, _INT_MAX),
+        output_tokens=min(usage.output_tokens, _INT_MAX),
+        reasoning_tokens=min(usage.reasoning_tokens, _INT_MAX),
+    )
+
+
 class Settler:
     """Ends requests: settles or releases their holds."""
 
@@ -83,9 +97,10 @@ class Settler:
                 model=product.price.model,
                 excess_e8=answer.excess_e8,
             )
-        usage, charge = answer.usage, answer.charge
+        usage, charge = _in_columns(answer.usage), answer.charge
         item = SettleItem(
             hold_id,
+            caller.wallet_id,
             charge.cost_e8,
             charge.retail_e8,
             charge.channel_e8,
@@ -94,11 +109,11 @@ class Settler:
             caller.earnings_account,
             caller.revenue_account,
             product.price.id,
-            min(usage.input_tokens, _INT_MAX),
-            min(usage.cached_read_tokens, _INT_MAX),
-            min(usage.cached_write_tokens, _INT_MAX),
-            min(usage.output_tokens, _INT_MAX),
-            min(usage.reasoning_tokens, _INT_MAX),
+            usage.input_tokens,
+            usage.cached_read_tokens,
+            usage.cached_write_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
             first_byte_ms,
             duration_ms,
             0,

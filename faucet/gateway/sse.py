@@ -12,6 +12,10 @@ import msgspec
 EVENT_BYTES_MAX = 4 << 20
 
 
+NO_USAGE = msgspec.Raw()
+"""What a chunk without that field has."""
+
+
 class Delta(msgspec.Struct):
     """The text-bearing parts of a chunk's delta."""
 
@@ -36,8 +40,16 @@ class Chunk(msgspec.Struct):
 
     id: Any = None
     choices: list[Choice] | None = None
-    usage: Any = None
+    usage: msgspec.Raw = NO_USAGE
     error: Any = None
+
+    @property
+    def report(self) -> bytes | None:
+        """The usage report as it came, if there is one."""
+        if self.usage is NO_USAGE:
+            return None
+        usage = bytes(self.usage)
+        return None if usage == b"null" else usage
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
@@ -60,17 +72,24 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that are complete now, each with its ending blank line. Raises EventTooLong."""
+        return split_events(self.whole(data))
+
+    def whole(self, data: bytes) -> bytes:
+        """The bytes of all events that are complete now. Raises EventTooLong."""
         if self._rest:
             data = self._rest + data
         if b"\r" in data:
-            return self._feed_with_returns(data)
-        end = data.rfind(b"\n\n")
-        if end < 0:
+            events = self._feed_with_returns(data)
+            return b"".join(events)
+        end = data.rfind(b"\n\n") + 2
+        if end < 2:
             self._keep(data)
-            return []
-        whole, rest = data[:end], data[end + 2 :]
-        self._keep(rest)
-        return [part + b"\n\n" for part in whole.split(b"\n\n")]
+            return b""
+        if end == len(data):
+            self._rest = b""
+            return data
+        self._keep(data[end:])
+        return data[:end]
 
     def _feed_with_returns(self, data: bytes) -> list[bytes]:
         events = []
@@ -94,6 +113,26 @@ class EventSplitter:
     def rest(self) -> bytes:
         """What came after the last whole event."""
         return self._rest
+
+
+def split_events(whole: bytes) -> list[bytes]:
+    """Whole events one by one, each with its ending blank line."""
+    if not whole:
+        return []
+    if b"\r" in whole:
+        return EventSplitter()._feed_with_returns(whole)
+    return [part + b"\n\n" for part in whole[:-2].split(b"\n\n")]
+
+
+def plain_payloads(whole: bytes) -> list[bytes] | None:
+    """The data of whole events that are all of the usual form, one line `data: …` each; else None.
+
+    With these, an event is eight bytes longer than its data.
+    """
+    if whole[:6] != b"data: " or whole[-2:] != b"\n\n" or b"\r" in whole:
+        return None
+    bodies = whole[6:-2].split(b"\n\ndata: ")
+    return bodies if whole.count(b"\n") == 2 * len(bodies) else None
 
 
 def payload(event: bytes) -> bytes | None:

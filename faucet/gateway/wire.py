@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from faucet.kit.errors import Refusal, field_error
-from faucet.kit.money import to_wire
+from faucet.kit.money import to_wire_bytes
 
 CHOICES_MAX = 128
 ABSURD_TOKENS = 1 << 24
@@ -29,6 +29,7 @@ class _Message(msgspec.Struct):
     """A message is an object with a role; what else it carries is between caller and provider."""
 
     role: str
+    audio: Any = None
 
 
 class _Known(msgspec.Struct):
@@ -114,24 +115,33 @@ def parse_chat(body: bytes) -> ChatAsk:
     _refuse_unrated(known)
     limit, limit_field = _output_limit(known)
     n = _whole(known.n, "n", 1, CHOICES_MAX) or 1
-    # An escaped letter could hide a part's type from the search below.
-    plain = body if b"\\u00" not in body else _encode(msgspec.json.decode(body))
+    images, opaque_parts = _parts(body, known.messages)
     return ChatAsk(
-        fields=fields,
-        body_bytes=len(body),
-        model=model,
-        feature_key=feature_key,
-        stream=stream,
-        include_usage=include_usage,
-        max_tokens=limit,
-        max_tokens_field=limit_field,
-        n=n,
-        # An image part says the word twice: as its type and as its field.
-        images=(plain.count(b'"image_url"') + plain.count(b'"input_image"') + 1) // 2,
-        opaque_parts=any(word in plain for word in _OPAQUE),
-        extra_output_bytes=len(fields["prediction"]) if "prediction" in fields else 0,
-        body=body,
+        fields,
+        len(body),
+        model,
+        feature_key,
+        stream,
+        include_usage,
+        limit,
+        limit_field,
+        n,
+        images,
+        opaque_parts,
+        len(fields["prediction"]) if "prediction" in fields else 0,
+        body,
     )
+
+
+def _parts(body: bytes, messages: list[_Message]) -> tuple[int, bool]:
+    """How many images a request shows, and whether it has parts that can't be seen into."""
+    if body.count(b"[") == 1 and all([message.audio is None for message in messages]):
+        return 0, False  # the messages are its only array: none of them has parts
+    # An escaped letter could hide a part's type from the search.
+    plain = body if b"\\u00" not in body else _encode(msgspec.json.decode(body))
+    # An image part says the word twice: as its type and as its field.
+    images = (plain.count(b'"image_url"') + plain.count(b'"input_image"') + 1) // 2
+    return images, any(word in plain for word in _OPAQUE)
 
 
 def _refuse_unrated(known: _Known) -> None:
@@ -214,56 +224,64 @@ def upstream_body(ask: ChatAsk, model_json: bytes, limit: int, limit_field: str)
 # ── replies ──
 
 
-class ReplyShape(msgspec.Struct):
-    """What we read of a JSON reply."""
+Reply = dict[str, Raw]
+"""A JSON reply as its top-level fields, each the bytes that the provider sent."""
 
-    choices: list[Any] | None = None
-    usage: Any = None
-    error: Any = None
+decode_reply = _fields.decode
+_NULL = b"null"
 
 
-decode_reply_shape = msgspec.json.Decoder(ReplyShape).decode
-decode_reply_fields = _fields.decode
+def is_answer(reply: Reply) -> bool:
+    """Whether a reply with status 200 holds an answer: it has choices, and no error."""
+    error = reply.get("error")
+    choices = reply.get("choices")
+    return choices is not None and bytes(choices)[:1] == b"[" and (error is None or bytes(error) == _NULL)
+
+
+def usage_of(reply: Reply) -> Raw | None:
+    """A reply's usage report, if it has one."""
+    usage = reply.get("usage")
+    return None if usage is None or bytes(usage) == _NULL else usage
 
 
 def money_note(
     *,
     request_id: str,
     feature_json: bytes | None,
-    price_e8: int,
+    price: bytes,
     balance_e8: int | None,
     provider_json: bytes,
     model_json: bytes,
     counted: bool,
 ) -> bytes:
-    """The `modelfaucet` object of a reply."""
-    price = to_wire(price_e8)
-    feature = b"" if feature_json is None else b'"feature_key":' + feature_json + b","
+    """The `modelfaucet` object of a reply; `price` is what the answer cost as the wire shows it."""
     return (
-        f'{{"request_id":"{request_id}","route_mode":"platform",'.encode()
-        + feature
-        + f'"estimated_price_usd":"{price}","price_usd":"{price}","provider":'.encode()
-        + provider_json
-        + b',"model":'
-        + model_json
-        + f',"usage_source":"{"counted" if counted else "reported"}"'.encode()
-        + (b"" if balance_e8 is None else f',"wallet_balance_usd":"{to_wire(balance_e8)}"'.encode())
-        + b"}"
+        b'{"request_id":"%b","route_mode":"platform",%b"estimated_price_usd":"%b","price_usd":"%b","provider":%b,'
+        b'"model":%b,"usage_source":"%b"%b}'
+        % (
+            request_id.encode(),
+            b"" if feature_json is None else b'"feature_key":%b,' % feature_json,
+            price,
+            price,
+            provider_json,
+            model_json,
+            b"counted" if counted else b"reported",
+            b"" if balance_e8 is None else b',"wallet_balance_usd":"%b"' % to_wire_bytes(balance_e8),
+        )
     )
 
 
-def with_cost(usage: bytes, price_e8: int) -> bytes:
+def with_cost(usage: bytes, price: bytes) -> bytes:
     """A usage object with `cost` added, in USD as a JSON number."""
     body = usage.rstrip()
-    if not body.endswith(b"}") or body == b"{}":
+    if body[-1:] != b"}" or body == b"{}":
         return usage
-    return body[:-1] + b',"cost":' + to_wire(price_e8).encode() + b"}"
+    return b'%b,"cost":%b}' % (body[:-1], price)
 
 
-def chat_reply(body: bytes, chat_id: str, model_json: bytes, usage: bytes, note: bytes) -> bytes:
+def chat_reply(fields: Reply, chat_id: str, model_json: bytes, usage: bytes, note: bytes) -> bytes:
     """A provider's reply under our id, with the model that answered, its usage, and what it cost."""
-    fields = decode_reply_fields(body)
-    fields["id"] = Raw(f'"{chat_id}"'.encode())
+    fields["id"] = Raw(b'"%b"' % chat_id.encode())
     fields["model"] = Raw(model_json)
     fields["usage"] = Raw(usage)
     fields["modelfaucet"] = Raw(note)

@@ -20,6 +20,7 @@ from faucet.gateway.replay import Replays
 from faucet.gateway.reserve import Reserver
 from faucet.gateway.settle import Settler
 from faucet.gateway.spool import Spool
+from faucet.gateway.switches import Switches, load_switches
 from faucet.gateway.validations import ASKED, Validations
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
@@ -61,6 +62,9 @@ class World:
         self.validations = Validations(config, self.clock)
         self.draining = False
         self.catalogue = Catalogue((), PriceBook(()), self.clock.now())
+        self._switched_off = self.catalogue
+        """What would be for sale, if the operator had not switched its providers off."""
+        self._switches = Switches()
         self._cost_accounts: dict[tuple[UUID, str], int] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self._stale = asyncio.Event()
@@ -87,7 +91,7 @@ class World:
         window_seconds = config.gateway_rate_limit_window_ms / 1000
         bucket = Bucket(limit, window_seconds) if limit else None
         self._rate_policy = b'"session";q=%d;w=%d' % (limit, math.ceil(window_seconds))
-        self.admission = Admission(self.db, bucket)
+        self.admission = Admission(self.db, bucket, lambda: self._switches)
         self.reserver = Reserver(self.lane, wait_seconds=config.hold_wait_seconds)
         self.settler = Settler(self.lane, self.spool, self.reserver.freed)
         self.replays = Replays(self.db, config.reply_key, lease_seconds=config.hold_lease_seconds)
@@ -132,11 +136,17 @@ class World:
             )
 
     def route(self, feature: Feature, model: str | None) -> list[Product]:
-        """The products that may answer, best first. Raises Refusal `not_found` or `no_available_route`."""
+        """The products that may answer, best first.
+
+        Raises Refusal `not_found`, `no_available_route`, `forbidden`, and `disabled` where the operator has switched
+        off what would have answered.
+        """
         catalogue = self.catalogue
         products = catalogue.route(feature.policy, model)
         if products:
             return products
+        if self._switched_off.route(feature.policy, model):
+            raise Refusal("disabled", "what could answer is switched off", param="model")
         if model is None:
             raise Refusal("no_available_route", "no provider is available for this feature's policy")
         if model in catalogue.offers and feature.policy.allows_platform:
@@ -186,7 +196,7 @@ class World:
         return {
             "database": database,
             "ledger": self.lane.connected,
-            "catalogue": bool(self.catalogue.offers),
+            "catalogue": bool(self.catalogue.offers or self._switches.providers),
             "accepting": not self.draining,
         }
 
@@ -213,7 +223,11 @@ class World:
     async def _load_catalogue(self) -> None:
         async with self.db.connection() as connection:
             prices = await load_confirmed(connection)
-        self.catalogue = Catalogue(self.providers, PriceBook(prices), self.clock.now())
+            switches = await load_switches(connection)
+        book, now = PriceBook(prices), self.clock.now()
+        self.catalogue = Catalogue([p for p in self.providers if p.name not in switches.providers], book, now)
+        self._switched_off = Catalogue([p for p in self.providers if p.name in switches.providers], book, now)
+        self._switches = switches
 
     async def _keep_catalogue(self) -> None:
         while True:

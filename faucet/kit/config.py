@@ -31,6 +31,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from faucet.kit.embedded_postgres import default_data_dir
 from faucet.kit.errors import FaucetError
 from faucet.kit.money import E8_PER_USD, from_wire
+from faucet.kit.origin import exact_origin
 from faucet.kit.proxies import parse_networks
 from faucet.kit.secret import Secret
 
@@ -55,18 +56,6 @@ def _split(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
-
-
-def _origin(text: str) -> str:
-    """An exact origin as browsers send it: scheme, host, and the port where it isn't the scheme's own."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != text:
-        raise ValueError(f"{text!r} is not an origin such as https://app.example.com")
-    if parts.username is not None or "*" in text or text != text.lower():
-        raise ValueError(f"{text!r} is not one exact, lower-case origin")
-    if parts.port == {"http": 80, "https": 443}[parts.scheme]:
-        raise ValueError(f"{text!r}: browsers leave this port out")
-    return text
 
 
 def _base_url(text: str) -> str:
@@ -98,7 +87,7 @@ def _secret(value: Any) -> Secret:
 
 _Secret = Annotated[Secret, PlainValidator(_secret)]
 _List = Annotated[tuple[str, ...], BeforeValidator(_split)]
-_Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_split)]
+_Origins = Annotated[tuple[Annotated[str, AfterValidator(exact_origin)], ...], BeforeValidator(_split)]
 _HostPorts = Annotated[tuple[Annotated[str, AfterValidator(_host_port)], ...], BeforeValidator(_split)]
 _Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_split)]
 _Url = Annotated[str, AfterValidator(_base_url)]

@@ -64,6 +64,11 @@ def uuid7_bytes() -> bytes:
     )
 
 
+def fast_uuid(value: UUID) -> UUID:
+    """The same id as asyncpg's own kind, which hashes, compares and travels in a fraction of the time."""
+    return cast(UUID, FastUUID(value.bytes))
+
+
 def request_id(hold_id: UUID) -> str:
     """The public id of a request: `req_` and the 32 hex digits of its UUIDv7, so it sorts by time."""
     return f"req_{hold_id.hex}"

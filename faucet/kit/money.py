@@ -26,6 +26,13 @@ def to_wire(e8: int) -> str:
     return f"{sign}{whole}.{part:08d}"
 
 
+def to_wire_bytes(e8: int) -> bytes:
+    """`to_wire` as ASCII bytes."""
+    if e8 < 0:
+        return to_wire(e8).encode()
+    return b"%d.%08d" % divmod(e8, E8_PER_USD)
+
+
 def from_wire(text: str) -> E8:
     """Parse a non-negative decimal string of at most eight places. Raises ValueError on anything else."""
     match = _WIRE.fullmatch(text)

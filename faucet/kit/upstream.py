@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -485,14 +486,20 @@ class Pool:
 
 def _written(endpoint: Endpoint, method: bytes, path: bytes, headers: bytes, body: bytes) -> tuple[bytes, bytes]:
     """The bytes of a request: what is written at once, and a large body that follows piece by piece."""
+    begin = _begin(method, endpoint.target, path, endpoint.tail, headers)
+    size = len(body)
+    if size > WRITE_SLICE_BYTES:
+        return b"%bcontent-length: %d\r\n\r\n" % (begin, size), body
+    if size or method not in _WITHOUT_BODY:
+        return b"%bcontent-length: %d\r\n\r\n%b" % (begin, size, body), b""
+    return begin + b"\r\n", b""
+
+
+@lru_cache(maxsize=256)
+def _begin(method: bytes, target: bytes, path: bytes, tail: bytes, headers: bytes) -> bytes:
+    """A request's head up to its length, checked: the same for every request to one provider."""
     if method not in _METHODS or _TARGET.fullmatch(path) is None:
         raise ValueError("not a method and path that can be sent")
     if headers and (headers[-2:] != b"\r\n" or headers[:2] == b"\r\n" or b"\r\n\r\n" in headers):
         raise ValueError("not a block of header lines")
-    if body or method not in _WITHOUT_BODY:
-        end = b"content-length: %d\r\n\r\n" % len(body)
-    else:
-        end = b"\r\n"
-    if len(body) <= WRITE_SLICE_BYTES:
-        return b"".join((method, b" ", endpoint.target, path, endpoint.tail, headers, end, body)), b""
-    return b"".join((method, b" ", endpoint.target, path, endpoint.tail, headers, end)), body
+    return b"".join((method, b" ", target, path, tail, headers))

@@ -59,6 +59,7 @@ class SettleItem(NamedTuple):
     """One settlement, in the order of `settle_v1`'s parameters. Amounts in e8, durations in milliseconds."""
 
     id: UUID
+    wallet_id: int
     cost_e8: int
     rated_e8: int
     channel_e8: int
@@ -95,7 +96,7 @@ _HOLD = (
     " $9::text[], $10::int)"
 )
 _SETTLE_TYPES = (
-    ["uuid[]"] + ["bigint[]"] * 8 + ["int[]"] * 7 + ["smallint[]"] * 3 + ["text[]"] * 3
+    ["uuid[]"] + ["bigint[]"] * 9 + ["int[]"] * 7 + ["smallint[]"] * 3 + ["text[]"] * 3
 )  # in the order of SettleItem
 
 
@@ -105,7 +106,7 @@ def _settle_call(first: int) -> str:
 
 HOLD_SQL = f"select h.status, h.posted, h.held from {_HOLD} h"
 SETTLE_SQL = f"select s.status, s.posted from {_settle_call(1)} s"
-# Everything at once: holds $1-$9, lease $10, settlements $11-$32, releases $33-$35, replies $36-$37, renewals $38.
+# Everything at once: holds $1-$9, lease $10, settlements $11-$33, releases $34-$36, replies $37-$38, renewals $39.
 GROUP_SQL = (
     "select g.hold_status, g.hold_posted, g.hold_held, g.settle_status, g.settle_posted, g.release_status"
     " from group_v1("

@@ -56,6 +56,28 @@ async def wallet_of_end_user(tx: Tx, end_user_id: UUID) -> Wallet | None:
     return await _wallet(tx, _WALLET + " and owner_id = %s and label = '' and currency = 'USD'", end_user_id)
 
 
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """What can be corrected by hand: an end user's wallet or a developer's earnings. Amounts in e8."""
+
+    id: AccountId
+    public_id: UUID
+    kind: str
+    developer_id: UUID
+    posted_e8: int
+
+
+async def purse_by_public_id(tx: Tx, public_id: UUID) -> Purse | None:
+    """The wallet or earnings that the wire knows by this id."""
+    async with tx.cursor(row_factory=class_row(Purse)) as cursor:
+        await cursor.execute(
+            "select id, public_id, kind::text, developer_id, posted_e8 from account"
+            " where public_id = %s and kind in ('wallet', 'earnings')",
+            (public_id,),
+        )
+        return await cursor.fetchone()
+
+
 async def _wallet(tx: Tx, query: LiteralString, key: AccountId | UUID) -> Wallet | None:
     async with tx.cursor(row_factory=class_row(Wallet)) as cursor:
         await cursor.execute(query, (key,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Self
 
@@ -61,6 +61,10 @@ class Price:
     effective_from: datetime
     source: str
     status: PriceStatus
+    input_worst_e8_per_m: int = field(init=False, repr=False, compare=False)
+    """The dearest kind of input."""
+    output_worst_e8_per_m: int = field(init=False, repr=False, compare=False)
+    """The dearer kind of output."""
 
     def __post_init__(self) -> None:
         if not self.provider or not self.model:
@@ -86,17 +90,9 @@ class Price:
             raise ValueError("an output limit is not negative")
         if not 0 <= self.image_tokens_max <= MODEL_TOKENS_MAX:
             raise ValueError("a bound of tokens per image is not negative")
-
-    @property
-    def input_worst_e8_per_m(self) -> int:
-        """The dearest kind of input."""
-        return max(self.input_e8_per_m, self.cached_read_e8_per_m, self.cached_write_e8_per_m)
-
-    @property
-    def output_worst_e8_per_m(self) -> int:
-        """The dearer kind of output."""
-        reasoning = self.reasoning_e8_per_m
-        return self.output_e8_per_m if reasoning is None else max(self.output_e8_per_m, reasoning)
+        set_once = object.__setattr__  # worked out once: every request asks
+        set_once(self, "input_worst_e8_per_m", max(per_million[:3]))
+        set_once(self, "output_worst_e8_per_m", max(per_million[3:]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

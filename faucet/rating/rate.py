@@ -81,8 +81,13 @@ def rate(price: Price, plan: PricePlan, payer: Payer, usage: Usage) -> Charge:
     counts, which no reader of usage reports lets through.
     """
     output = usage.output_tokens
-    counts = (usage.input_tokens, usage.cached_read_tokens, usage.cached_write_tokens, output)
-    if min(counts) < 0 or usage.reasoning_tokens < 0:
+    if (
+        usage.input_tokens < 0
+        or usage.cached_read_tokens < 0
+        or usage.cached_write_tokens < 0
+        or output < 0
+        or usage.reasoning_tokens < 0
+    ):
         raise InvariantBroken("a negative token count reached rating")
     numerator = (
         usage.input_tokens * price.input_e8_per_m
@@ -133,5 +138,5 @@ def _charge(price: Price, plan: PricePlan, payer: Payer, numerator: int) -> Char
 
 
 def _check_bounds(input_tokens: int, output_tokens: int, n: int) -> None:
-    if n < 1 or min(input_tokens, output_tokens) < 0 or max(input_tokens, n * output_tokens) > TOKENS_MAX:
+    if not (n >= 1 and 0 <= input_tokens <= TOKENS_MAX and output_tokens >= 0 and n * output_tokens <= TOKENS_MAX):
         raise ValueError("token bounds are not negative, a request has at least one choice, and all fit 2**40")

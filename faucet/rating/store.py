@@ -8,8 +8,9 @@ taken once, and a new price is a new row. Not here: what a price means (`price`)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal, LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
@@ -17,6 +18,31 @@ from psycopg.rows import class_row
 from faucet.rating.price import Price, PriceStatus
 
 Decision = Literal["confirmed", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRow:
+    """A version with what was decided about it. Amounts in e8, per million tokens where they are for tokens."""
+
+    id: int
+    provider: str
+    model: str
+    tokenizer: str
+    context_window: int
+    max_output_tokens: int
+    input_e8_per_m: int
+    cached_read_e8_per_m: int
+    cached_write_e8_per_m: int
+    output_e8_per_m: int
+    reasoning_e8_per_m: int | None
+    request_e8: int
+    image_tokens_max: int
+    status: str
+    effective_from: datetime
+    source: str
+    created_at: datetime
+    decided_at: datetime | None
+    decided_by: str | None
 
 
 async def load_confirmed(tx: AsyncConnection[Any]) -> list[Price]:
@@ -59,6 +85,46 @@ async def list_prices(
             {"status": status, "provider": provider, "limit": limit, "offset": offset},
         )
         return await cursor.fetchall()
+
+
+_ROW: LiteralString = """
+select id, provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m, cached_read_e8_per_m,
+       cached_write_e8_per_m, output_e8_per_m, reasoning_e8_per_m, request_e8, image_tokens_max, status,
+       effective_from, source, created_at, decided_at, decided_by
+  from price
+"""
+
+
+async def page_prices(
+    tx: AsyncConnection[Any],
+    *,
+    status: PriceStatus | None,
+    provider: str | None,
+    model: str | None,
+    before_id: int | None,
+    limit: int,
+) -> list[PriceRow]:
+    """Versions, newest first, older than the one with this id."""
+    async with tx.cursor(row_factory=class_row(PriceRow)) as cursor:
+        await cursor.execute(
+            _ROW
+            + """
+             where (%(status)s::text is null or status = %(status)s::text)
+               and (%(provider)s::text is null or provider = %(provider)s::text)
+               and (%(model)s::text is null or model = %(model)s::text)
+               and (%(before)s::bigint is null or id < %(before)s::bigint)
+             order by id desc limit %(limit)s
+            """,
+            {"status": status, "provider": provider, "model": model, "before": before_id, "limit": limit},
+        )
+        return await cursor.fetchall()
+
+
+async def find_price(tx: AsyncConnection[Any], price_id: int) -> PriceRow | None:
+    """One version."""
+    async with tx.cursor(row_factory=class_row(PriceRow)) as cursor:
+        await cursor.execute(_ROW + " where id = %s", (price_id,))
+        return await cursor.fetchone()
 
 
 async def insert_drafts(tx: AsyncConnection[Any], rows: Iterable[Price]) -> int:

@@ -1,7 +1,7 @@
 """The audit log: who changed what, written by the tx that makes the change and never changed itself.
 
 A change whose row can't be written doesn't happen. What is written has no secrets in it. Reading the log is
-`store.search_audit`'s.
+`reports`'.
 """
 
 from __future__ import annotations

@@ -97,6 +97,8 @@ async def mint(tx: Tx, ask: Ask, *, external_id_key: bytes, ttl_seconds: int, no
         created_at=now,
         expires_at=now + timedelta(seconds=ttl_seconds),
     )
+    if app.session_spend_limit_e8 is not None:
+        await store.limit_session(tx, session_id, app.session_spend_limit_e8)
     modes = _modes([feature] if feature is not None else features)
     return Minted(bearer, session_id, end_user_id, modes, wallet.posted_e8)
 
@@ -106,7 +108,7 @@ async def _open_app(tx: Tx, ask: Ask) -> store.App:
     app = await store.find_app(tx, ask.public_app_id)
     if app is None or app.status == "archived":
         raise Refusal("invalid_app", "there is no app with this public_app_id")
-    if app.status != "active" or app.developer_status != "active":
+    if app.status != "active" or app.developer_status != "active" or app.is_switched_off:
         raise Refusal("disabled", "this app is switched off")
     if ask.origin is not None and app.allowed_origins and ask.origin not in app.allowed_origins:
         raise Refusal("forbidden", "this app does not mint sessions for pages of this origin")

@@ -30,6 +30,9 @@ class App:
     identity_mode: str
     allowed_origins: list[str]
     is_public_demo: bool
+    session_spend_limit_e8: int | None
+    is_switched_off: bool
+    """By the operator: it, or everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,9 @@ class Session:
 
 _APP: LiteralString = """
 select a.id, a.developer_id, a.public_app_id, a.name, a.default_revenue_share_bps, a.status,
-       d.status as developer_status, a.identity_mode, a.allowed_origins, a.is_public_demo
+       d.status as developer_status, a.identity_mode, a.allowed_origins, a.is_public_demo, a.session_spend_limit_e8,
+       exists (select from kill_switch k where k.target = 'everything'
+           or (k.target = 'app' and k.target_id = a.id::text)) as is_switched_off
   from app a join developer d on d.id = a.developer_id
  where a.public_app_id = %s
 """
@@ -142,6 +147,11 @@ async def insert_session(
             expires_at,
         ),
     )
+
+
+async def limit_session(tx: Tx, session_id: UUID, limit_e8: int) -> None:
+    """Bound what a session may spend in all, in the tx that adds it."""
+    await tx.execute("select session_limit_open_v1(%s, %s)", (session_id, limit_e8))
 
 
 async def find_session(tx: Tx, bearer_hash: bytes) -> Session | None:

@@ -14,7 +14,7 @@ import select
 import signal
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -149,11 +149,15 @@ class _Client:
 
     def __init__(self, fate: Fate, writer: int, leaves_after: int | None) -> None:
         self.exchange: Exchange | None = None
+        self.drained: asyncio.Future[None] | None = None
         self._fate = fate
         self._writer = writer
         self._writes_left = leaves_after
 
-    async def write(self, parts: Iterable[bytes]) -> None:
+    async def room(self) -> None:
+        raise AssertionError("this client reads at once")
+
+    def send(self, data: bytes) -> None:
         self._fate.point("client: a write begins")
         if self._writes_left == 0:
             assert self.exchange is not None
@@ -161,7 +165,7 @@ class _Client:
             return
         if self._writes_left is not None:
             self._writes_left -= 1
-        _tell(self._writer, _DELIVERED, b"".join(parts))
+        _tell(self._writer, _DELIVERED, data)
         self._fate.point("client: it has happened")
 
     def completed(self, exchange: Exchange) -> None:

@@ -70,7 +70,8 @@ def hold_of(tenant: Tenant, amount_e8: int) -> HoldItem:
 
 def settlement_of(tenant: Tenant, hold: UUID) -> SettleItem:
     accounts = (tenant.cost, tenant.earnings, tenant.revenue)
-    return SettleItem(hold, 40, 40, 0, 0, *accounts, 1, 5, 0, 0, 7, 0, 10, 20, 0, 0, 0, "mock", "mock-small", None)
+    tokens, names = (5, 0, 0, 7, 0), ("mock", "mock-small", None)
+    return SettleItem(hold, tenant.wallet, 40, 40, 0, 0, *accounts, 1, *tokens, 10, 20, 0, 0, 0, *names)
 
 
 @pytest.mark.parametrize("failure", [asyncpg.InternalClientError("cannot switch to state 12"), ConnectionResetError()])

@@ -94,6 +94,7 @@ class Machine(RuleBasedStateMachine):
         self.tenants: list[Tenant] = [first, *(self.books.end_user(first) for _ in range(WALLETS - 1))]
         self.model = Model()
         self.parts: dict[UUID, tuple[int, ...]] = {}
+        self.wallets: dict[UUID, int] = {}
         self.given = 0
         self.before = {a: self.books.posted(a) for a in (self.books.account("grants"), self.books.account("write_off"))}
         self.books.limit("app", first.app, "month", self.model.limit)
@@ -147,8 +148,10 @@ class Machine(RuleBasedStateMachine):
         # Late ones take what the wallet has before the group's other holds are freed, in the order of their ids.
         for hold in sorted(group, key=lambda id_: (id_ not in self.model.expired, id_)):
             parts = self.parts.setdefault(hold, tuple(group[hold]))
+            wallet, _ = self.model.open.get(hold) or self.model.expired.get(hold) or (0, 0)
+            self.wallets.setdefault(hold, wallet)
             expected[hold] = self.model.settle(hold, *parts)
-        settlements = [Settlement(self.tenants[0], hold, *self.parts[hold]) for hold in group]
+        settlements = [Settlement(self.tenants[self.wallets[hold]], hold, *self.parts[hold]) for hold in group]
         assert self.books.settle(*settlements) == [expected[hold] for hold in group]
 
     @rule(picks_=st.lists(picks, min_size=1, max_size=4, unique=True))

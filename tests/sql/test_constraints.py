@@ -105,7 +105,7 @@ def _checks(table: str, **broken: Any) -> list[Case]:
 
 def _tokens() -> list[Case]:
     names = ("input", "cached_read", "cached_write", "output", "reasoning")
-    return _checks("usage_event", **{f"{name}_tokens": -1 for name in names})
+    return [Case("no_negative_tokens", "usage_event", {f"{name}_tokens": -1}) for name in names]
 
 
 CASES = [
@@ -114,7 +114,7 @@ CASES = [
     Case("developer_email_key", "developer", beside=("email",)),
     *_checks(
         "app", name="x" * 201, public_app_id="no spaces", status="gone", identity_mode="none",
-        default_revenue_share_bps=10_001,
+        default_revenue_share_bps=10_001, session_spend_limit_e8=-1,
     ),
     Case("app_developer_id_fkey", "app", {"developer_id": uuid7()}),
     Case("app_pkey", "app", beside=("id",)),
@@ -150,13 +150,15 @@ CASES = [
     *_checks("hold_resolution", state="settled"),
     Case("hold_resolution_pkey", "hold_resolution", beside=("id",)),
     *_tokens(),
-    *_checks("usage_event", usage_source=2, outcome=3),
-    Case("usage_event_payer_check", "usage_event", {"payer": 4, "retail_e8": 5}),
-    Case("usage_event_cost_e8_check", "usage_event", {"cost_e8": -1, "payer": 2, "retail_e8": 5}),
-    Case("usage_event_retail_e8_check", "usage_event", {"retail_e8": -1, "write_off_e8": 16}),
-    Case("usage_event_channel_e8_check", "usage_event", {"channel_e8": -1, "platform_e8": 6}),
-    Case("usage_event_platform_e8_check", "usage_event", {"channel_e8": 6, "platform_e8": -1}),
-    Case("usage_event_write_off_e8_check", "usage_event", {"write_off_e8": -1, "retail_e8": 16}),
+    *[Case("known_codes", "usage_event", {c: v}) for c in ("usage_source", "outcome") for v in (-1, 3)],
+    Case("known_codes", "usage_event", {"usage_source": 2}),
+    Case("known_codes", "usage_event", {"payer": -1, "retail_e8": 5}),
+    Case("known_codes", "usage_event", {"payer": 4, "retail_e8": 5}),
+    Case("nothing_negative", "usage_event", {"cost_e8": -1, "payer": 2, "retail_e8": 5}),
+    Case("nothing_negative", "usage_event", {"retail_e8": -1, "write_off_e8": 16}),
+    Case("nothing_negative", "usage_event", {"channel_e8": -1, "platform_e8": 6}),
+    Case("nothing_negative", "usage_event", {"channel_e8": 6, "platform_e8": -1}),
+    Case("nothing_negative", "usage_event", {"write_off_e8": -1, "retail_e8": 16}),
     Case("parts_make_the_whole", "usage_event", {"platform_e8": 4}),
     Case("parts_make_the_whole", "usage_event", {"payer": 2}),
     Case("never_above_the_hold", "usage_event", {"held_e8": 14}),

@@ -90,7 +90,7 @@ def test_a_chunk_is_read_whatever_else_is_in_it() -> None:
     )
     assert chunk.choices is not None and chunk.choices[0].delta is not None
     assert (chunk.choices[0].index, chunk.choices[0].delta.content) == (1, "hi")
-    assert chunk.usage == {"prompt_tokens": 1} and chunk.error is None
+    assert chunk.report == b'{"prompt_tokens":1}' and chunk.error is None
     assert decode_chunk(b'{"error":{"message":"no"}}').error == {"message": "no"}
     with pytest.raises(msgspec.DecodeError):
         decode_chunk(b"{")

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from faucet.gateway.wire import (
     ABSURD_TOKENS,
     chat_reply,
-    decode_reply_shape,
+    decode_reply,
     error_body,
+    is_answer,
     money_note,
     parse_chat,
     quoted,
     upstream_body,
+    usage_of,
     with_cost,
 )
 from faucet.kit.errors import Refusal, field_error
@@ -207,10 +209,12 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
     """Choices, logprobs or a provider's own fields would be lost; or a price be shown that isn't the one paid."""
     reply = b'{"id":"theirs","object":"chat.completion","model":"alias","choices":[{"x": 1.50}],"extra":{"a":1}}'
     note = money_note(
-        request_id="req_1", feature_json=b'"f"', price_e8=3958, balance_e8=5, provider_json=b'"p"', model_json=b'"m"',
-        counted=True,
+        request_id="req_1", feature_json=b'"f"', price=b"0.00003958", balance_e8=5, provider_json=b'"p"',
+        model_json=b'"m"', counted=True,
     )  # fmt: skip
-    made = chat_reply(reply, "chatcmpl_mf_req_1", b'"m"', with_cost(b'{"prompt_tokens":1}', 3958), note)
+    made = chat_reply(
+        decode_reply(reply), "chatcmpl_mf_req_1", b'"m"', with_cost(b'{"prompt_tokens":1}', b"0.00003958"), note
+    )
     assert b'[{"x": 1.50}]' in made
     told = json.loads(made, parse_float=Decimal)
     assert (told["id"], told["model"], told["extra"]) == ("chatcmpl_mf_req_1", "m", {"a": 1})
@@ -231,8 +235,8 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
 def test_what_is_not_known_is_absent() -> None:
     """A client would read null where it expects a text."""
     note = money_note(
-        request_id="r", feature_json=None, price_e8=0, balance_e8=None, provider_json=b'"p"', model_json=quoted('m"'),
-        counted=False,
+        request_id="r", feature_json=None, price=b"0.00000000", balance_e8=None, provider_json=b'"p"',
+        model_json=quoted('m"'), counted=False,
     )  # fmt: skip
     told = json.loads(note)
     assert "feature_key" not in told and "wallet_balance_usd" not in told
@@ -242,14 +246,16 @@ def test_what_is_not_known_is_absent() -> None:
 @pytest.mark.parametrize("usage", [b"{}", b"null", b"[]"])
 def test_a_usage_that_is_none_gets_no_cost(usage: bytes) -> None:
     """The reply would not be JSON any more."""
-    assert with_cost(usage, 1) == usage
+    assert with_cost(usage, b"0.00000001") == usage
 
 
 def test_the_shape_of_a_reply_is_read() -> None:
     """An error inside a 200 would pass for an answer."""
-    assert decode_reply_shape(b'{"choices":[],"usage":{"a":1},"x":1}').usage == {"a": 1}
-    assert decode_reply_shape(b'{"error":{"message":"no"}}').error == {"message": "no"}
-    assert decode_reply_shape(b"{}").choices is None
+    answer = decode_reply(b'{"choices": [],"usage": {"a":1},"error":null,"x":1}')
+    assert is_answer(answer) and bytes(usage_of(answer) or b"") == b'{"a":1}'
+    assert usage_of(decode_reply(b'{"choices":[],"usage":null}')) is None
+    for other in (b'{"choices":[],"error":{"message":"no"}}', b"{}", b'{"choices":null}', b'{"choices":{}}'):
+        assert not is_answer(decode_reply(other))
 
 
 # ── errors ──

@@ -1,0 +1,106 @@
+"""The shapes of the operator's routes. Requests are strict, as in `wire`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, StringConstraints
+
+from faucet.api.developer_wire import Email, Name, Reason, stored_text
+from faucet.api.wire import Amount, Ask, IdempotencyKey, Moment, Reply, Usd
+
+ProviderName = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(stored_text)]
+
+# ── developers ──
+
+
+class DeveloperAsk(Ask):
+    name: Name
+    email: Email
+
+
+class DeveloperPatch(Ask):
+    name: Name | None = None
+    status: Literal["active", "disabled"] | None = None
+
+
+class DeveloperItem(Reply):
+    id: UUID
+    name: str
+    email: str
+    status: Literal["active", "disabled"]
+    created_at: Moment
+    updated_at: Moment
+
+
+# ── adjustments ──
+
+
+class AdjustmentAsk(Ask):
+    kind: Literal["adjustment", "refund", "chargeback"]
+    direction: Literal["credit", "debit"]
+    amount_usd: Amount
+    reason: Reason | None = None
+    idempotency_key: IdempotencyKey | None = None
+
+
+class AdjustmentReply(Reply):
+    id: UUID
+    wallet_id: UUID
+    kind: Literal["adjustment", "refund", "chargeback"]
+    direction: Literal["credit", "debit"]
+    amount_usd: Usd
+    status: Literal["applied"]
+    reason: str | None = None
+    idempotency_key: str | None = None
+    wallet_balance_usd: Usd
+
+
+# ── prices ──
+
+
+class PriceItem(Reply):
+    """Amounts are dollars per million tokens, where they are for tokens."""
+
+    id: int
+    provider: str
+    model: str
+    status: Literal["draft", "confirmed", "rejected"]
+    tokenizer: str
+    context_window: int
+    max_output_tokens: int
+    image_tokens_max: int
+    input_usd_per_m: Usd
+    cached_read_usd_per_m: Usd
+    cached_write_usd_per_m: Usd
+    output_usd_per_m: Usd
+    reasoning_usd_per_m: Usd | None = None
+    request_usd: Usd
+    effective_from: Moment
+    source: str
+    created_at: Moment
+    decided_at: Moment | None = None
+    decided_by: str | None = None
+
+
+# ── kill switches ──
+
+
+class SwitchAsk(Ask):
+    target: Literal["app", "provider", "everything"]
+    target_id: ProviderName | None = None
+    """The app's public id, or the provider's name; absent where everything is switched off."""
+    reason: Reason
+
+
+class SwitchItem(Reply):
+    target: Literal["app", "provider", "everything"]
+    target_id: str | None = None
+    reason: str
+    thrown_by: str
+    thrown_at: Moment
+
+
+class SwitchList(Reply):
+    items: list[SwitchItem]
