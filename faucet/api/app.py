@@ -20,6 +20,7 @@ from faucet.api import (
     control,
     developer_keys,
     developers,
+    docs,
     end_user_keys,
     end_users,
     features,
@@ -64,7 +65,10 @@ _ROUTES = (
     developers,
     adjustments,
     prices,
+    end_user_keys,
+    developer_keys,
     control,
+    docs,
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused; the envelope says why."},
@@ -115,7 +119,7 @@ def _assemble(lifespan: Any) -> FastAPI:
         description="Sessions, wallets, reports. Money is a decimal string of eight places.",
         lifespan=lifespan,
         openapi_url="/openapi.json",
-        docs_url=None,  # FastAPI's pages load their scripts from other hosts
+        docs_url=None,  # FastAPI's pages load their scripts from other hosts; ours is `docs`
         redoc_url=None,
         redirect_slashes=False,
         responses=_ERRORS,

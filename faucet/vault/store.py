@@ -19,6 +19,7 @@ from faucet.vault.seal import Place, PublicKey
 
 VALIDATION_ASKED = "faucet_validation"
 """The channel on which gateways hear that somebody wants a secret tried."""
+SEALING_LOCK = 7_219_008
 PER_OWNER_MAX = 100
 """Active credentials of one end user, or of one developer."""
 
@@ -95,7 +96,9 @@ _AFTER: LiteralString = """
 
 
 async def newest_key(tx: Tx) -> PublicKey:
-    """The key to seal to. Raises Refusal `unavailable` where the vault has none yet."""
+    """The key to seal to, which stays until this tx ends. Raises Refusal `unavailable` where the vault has none yet."""
+    # Runner one: we seal to this key. Runner two: a rotation finds nothing sealed to it and forgets it.
+    await tx.execute("select pg_advisory_xact_lock_shared(%s)", (SEALING_LOCK,))
     cursor = await tx.execute("select id, public_key from vault_key order by id desc limit 1")
     row = await cursor.fetchone()
     if row is None:

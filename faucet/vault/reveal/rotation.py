@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from psycopg.errors import ForeignKeyViolation
 
 from faucet.kit.db import Tx
 from faucet.kit.ids import uuid7
@@ -20,6 +19,7 @@ from faucet.vault.reveal import rows
 from faucet.vault.reveal.kek import Keks
 from faucet.vault.reveal.ring import Ring, Unopenable, WrappedKey, wrapping_context
 from faucet.vault.seal import PublicKey, seal
+from faucet.vault.store import newest_key
 
 BATCH = 200
 PASSES_MAX = 10
@@ -73,9 +73,11 @@ async def rewrap(tx: Tx, keks: Keks, ring: Ring) -> int:
     return changed
 
 
-async def reseal_batch(tx: Tx, ring: Ring, newest: PublicKey, *, limit: int, but: Iterable[UUID]) -> Batch:
+async def reseal_batch(tx: Tx, ring: Ring, *, limit: int, but: Iterable[UUID]) -> Batch:
     """Seal some credentials anew, those excepted that are named. Raises KekFailed."""
     unopenable = []
+    # Asked for each time: another rotation may have made a newer one, and then both work towards that.
+    newest = await newest_key(tx)
     found = await rows.lock_stale(tx, newest.id, limit=limit, but=but)
     for row in found:
         try:
@@ -85,13 +87,14 @@ async def reseal_batch(tx: Tx, ring: Ring, newest: PublicKey, *, limit: int, but
             continue
         sealed = seal(secret, newest, row.place)
         await rows.replace_sealed(tx, row.place.row_id, sealed=sealed, key_id=newest.id)
-    return Batch(len(found) - len(unopenable), tuple(unopenable))
+    return Batch(newest.id, len(found) - len(unopenable), tuple(unopenable))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one step did."""
 
+    key_id: UUID
     resealed: int
     unopenable: tuple[UUID, ...]
 
@@ -105,7 +108,7 @@ async def rotate(
     """
     ring = Ring(keks)
     async with open_tx() as tx:
-        newest = await (add_key(tx, keks) if new_key else ensure_key(tx, keks))
+        newest = (await (add_key(tx, keks) if new_key else ensure_key(tx, keks))).id
     async with open_tx() as tx:
         rewrapped = await rewrap(tx, keks, ring)
     resealed, forgotten = 0, 0
@@ -113,18 +116,17 @@ async def rotate(
     for _ in range(PASSES_MAX):
         while True:
             async with open_tx() as tx:
-                step = await reseal_batch(tx, ring, newest, limit=batch, but=unopenable)
+                step = await reseal_batch(tx, ring, limit=batch, but=unopenable)
+                newest = step.key_id
                 resealed += step.resealed
                 unopenable += step.unopenable
-                counts = await rows.count_stale(tx, newest.id)
+                counts = await rows.count_stale(tx, newest)
             say(counts.total - counts.left, counts.total)
             if not step.resealed and not step.unopenable:
                 break
-        try:
-            async with open_tx() as tx:
-                forgotten += await rows.delete_unused_keys(tx, newest.id)
-        except ForeignKeyViolation:
-            continue  # somebody was just sealing to an older key; that row is seen now
-        if counts.left <= len(unopenable):
-            break
-    return Report(newest.id, resealed, rewrapped, forgotten, unopenable)
+        async with open_tx() as tx:
+            forgotten += await rows.delete_unused_keys(tx, newest)
+            left = (await rows.count_stale(tx, newest)).left
+        if left <= len(unopenable):
+            break  # else somebody was just sealing to an older key, and is done now
+    return Report(newest, resealed, rewrapped, forgotten, unopenable)

@@ -15,6 +15,7 @@ from uuid import UUID
 from faucet.kit.db import Tx
 from faucet.vault.reveal.ring import Sealed, WrappedKey
 from faucet.vault.seal import Place
+from faucet.vault.store import SEALING_LOCK
 
 CREDENTIALS_MAX = 500
 
@@ -91,7 +92,7 @@ async def rewrap_key(tx: Tx, key: WrappedKey) -> None:
 async def lock_stale(tx: Tx, newest: UUID, *, limit: int, but: Iterable[UUID]) -> list[Sealed]:
     """Some credentials that are sealed to an older key, locked; those that others work on are passed over."""
     cursor = await tx.execute(
-        _READ + " where c.key_id <> %s and c.id <> all(%s) order by c.id limit %s for update of c skip locked",
+        _READ + " where c.key_id < %s and c.id <> all(%s) order by c.id limit %s for update of c skip locked",
         (newest, list(but), limit),
     )
     return [_sealed(row) for row in await cursor.fetchall()]
@@ -105,7 +106,7 @@ async def replace_sealed(tx: Tx, row_id: UUID, *, sealed: bytes, key_id: UUID) -
 async def count_stale(tx: Tx, newest: UUID) -> Counts:
     """How many credentials are sealed to an older key, and how many there are."""
     cursor = await tx.execute(
-        "select count(*) filter (where key_id <> %s), count(*) from credential where key_id is not null", (newest,)
+        "select count(*) filter (where key_id < %s), count(*) from credential where key_id is not null", (newest,)
     )
     row = await cursor.fetchone()
     assert row is not None
@@ -113,8 +114,8 @@ async def count_stale(tx: Tx, newest: UUID) -> Counts:
 
 
 async def delete_unused_keys(tx: Tx, newest: UUID) -> int:
-    """Forget every older key that nothing is sealed to. Raises psycopg's ForeignKeyViolation where a row that was
-    just being written needs one."""
+    """Forget every older key that nothing is sealed to, once nobody is sealing any more."""
+    await tx.execute("select pg_advisory_xact_lock(%s)", (SEALING_LOCK,))
     cursor = await tx.execute(
         """
         delete from vault_key k
