@@ -65,8 +65,6 @@ _ROUTES = (
     developers,
     adjustments,
     prices,
-    end_user_keys,
-    developer_keys,
     control,
     docs,
 )

@@ -479,6 +479,9 @@ PATCH /v1/developer/apps/{public_app_id}/features/{feature_key}
 POST /v1/developer/apps/{public_app_id}/features/{feature_key}/activate
 GET /v1/developer/apps/{public_app_id}/features/{feature_key}/versions
 GET /v1/developer/operations
+GET /v1/developer/provider-keys
+POST /v1/developer/provider-keys
+DELETE /v1/developer/provider-keys/{key_id}
 GET /v1/developer/tokens
 POST /v1/developer/tokens
 DELETE /v1/developer/tokens/{token_id}
@@ -488,8 +491,19 @@ POST /v1/developers
 GET /v1/developers/{developer_id}
 PATCH /v1/developers/{developer_id}
 GET /v1/developers/{developer_id}/revenue
+GET /v1/local/endpoints
+POST /v1/local/endpoints
+DELETE /v1/local/endpoints/{endpoint_id}
 POST /v1/sessions
 DELETE /v1/sessions/current
+GET /v1/user/provider-keys
+POST /v1/user/provider-keys
+DELETE /v1/user/provider-keys/{key_id}
+PATCH /v1/user/provider-keys/{key_id}
+POST /v1/user/provider-keys/{key_id}/rotate
+POST /v1/user/provider-keys/{key_id}/validate
+GET /v1/user/statement
+GET /v1/user/usage
 GET /v1/user/wallet
 """
 

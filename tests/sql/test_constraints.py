@@ -85,6 +85,15 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         "kill_switch": lambda: {
             "target": "provider", "target_id": str(uuid7()), "reason": "r", "thrown_by": "operator",
         },
+        "vault_key": lambda: {"id": uuid7(), "public_key": HASH, "wrapped": HASH, "kek": "local:a"},
+        "credential": lambda: {
+            "id": uuid7(), "owner": "developer", "developer_id": t.developer, "provider": "openai", "mask": "sk-...abcd",
+            "status": "disabled",
+        },
+        "local_endpoint": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user,
+            "name": str(uuid7()), "kind": "ollama", "base_url": "http://127.0.0.1:11434",
+        },
     }  # fmt: skip
 
 
@@ -198,6 +207,31 @@ CASES = [
     Case("everything_has_no_id", "kill_switch", {"target_id": ""}),
     Case("everything_has_no_id", "kill_switch", {"target": "everything"}),
     Case("kill_switch_pkey", "kill_switch", beside=("target_id",)),
+    *_checks("vault_key", public_key=b"short", wrapped=b"short", kek=""),
+    Case("vault_key_pkey", "vault_key", beside=("id",)),
+    *_checks(
+        "credential", provider="No", base_url="", mask="abc", models_allowed=["m"] * 101, priority=0,
+        weight=0, budget_limit_e8=-1, validation_answer="maybe",
+    ),
+    Case("credential_owner_check", "credential", {"owner": "nobody", "status": "disabled"}),
+    Case("credential_status_check", "credential", {"status": "gone"}),
+    Case("owner_is_whole", "credential", {"owner": "platform"}),
+    Case("owner_is_whole", "credential", {"owner": "end_user"}),
+    Case("active_is_sealed", "credential", {"status": "active"}),
+    Case("credential_sealed_check", "credential", {"status": "active", "sealed": b"short", "key_id": uuid7()}),
+    Case("credential_key_id_fkey", "credential", {"status": "active", "sealed": b"x" * 49, "key_id": uuid7()}),
+    Case(
+        "credential_end_user_id_fkey", "credential",
+        {"owner": "end_user", "app_id": uuid7(), "end_user_id": uuid7()},
+    ),
+    Case("credential_developer_id_fkey", "credential", {"developer_id": uuid7()}),
+    Case("credential_app_id_developer_id_fkey", "credential", {"app_id": uuid7()}),
+    Case("credential_pkey", "credential", beside=("id",)),
+    *_checks("local_endpoint", name="", kind="gone", base_url="short", models=["m"] * 201),
+    Case("local_endpoint_app_id_developer_id_fkey", "local_endpoint", {"developer_id": uuid7()}),
+    Case("local_endpoint_end_user_id_fkey", "local_endpoint", {"end_user_id": uuid7()}),
+    Case("local_endpoint_pkey", "local_endpoint", beside=("id",)),
+    Case("local_endpoint_end_user_id_name_key", "local_endpoint", beside=("name",)),
 ]  # fmt: skip
 IMPLIED = {"app_id_developer_id_key", "move_pkey", "alembic_version_pkc"}
 """The first can't be broken while the primary key holds; the others guard tables that nobody can insert into."""

@@ -23,6 +23,7 @@ _WRITABLE = {
     ("faucet_api", "session"): {"INSERT"},
     ("faucet_api", "price"): {"INSERT"},
     ("faucet_api", "credential"): {"INSERT"},
+    ("faucet_api", "local_endpoint"): {"INSERT", "DELETE"},
     ("faucet_api", "developer_token"): {"INSERT"},
     ("faucet_api", "feature_version"): {"INSERT"},
     ("faucet_api", "audit_log"): {"INSERT"},
