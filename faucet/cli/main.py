@@ -264,7 +264,9 @@ def _serve(name: str) -> None:
     epilog=examples("faucet migrate", "DATABASE_URL=postgresql://owner@db/faucet faucet migrate"),
 )
 def migrate(data: DataOption = None, database_url: DatabaseOption = None) -> None:
-    """Bring the database to the newest schema, and make the vault's first key.
+    """Bring the database to the newest schema.
+
+    Makes the vault's first key, too, where there is none.
 
     Harmless to repeat, and from several places at once.
     """

@@ -68,6 +68,12 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
             "max_output_tokens": 1, **dict.fromkeys(prices, 0), "image_tokens_max": 0,
             "effective_from": "2026-01-01", "source": "s",
         },
+    } | _control_rows(t)  # fmt: skip
+
+
+def _control_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
+    """The same for the tables of the control plane."""
+    return {
         "developer_token": lambda: {
             "id": uuid7(), "developer_id": t.developer, "name": "T", "token_hash": os.urandom(32),
             "token_prefix": "mf_dev_abc", "scopes": ["s"], "created_by": "operator",
@@ -87,7 +93,7 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         },
         "vault_key": lambda: {"id": uuid7(), "public_key": HASH, "wrapped": HASH, "kek": "local:a"},
         "credential": lambda: {
-            "id": uuid7(), "owner": "developer", "developer_id": t.developer, "provider": "openai", "mask": "sk-...abcd",
+            "id": uuid7(), "owner": "developer", "developer_id": t.developer, "provider": "openai", "mask": "sk-...ab",
             "status": "disabled",
         },
         "local_endpoint": lambda: {
