@@ -126,7 +126,8 @@ def staff_of(config: Config, bearer: str) -> Operator | DeveloperAdmin | None:
 
 
 async def principal(request: Request, world: World) -> Principal:
-    """Who of staff and developers calls. Raises Refusal `invalid_session`, `expired_session`, `disabled`."""
+    """Who of staff and developers calls. Raises Refusal `invalid_session`, `expired_session`, `disabled`,
+    `rate_limited`."""
     bearer = bearer_of(request)
     known = None if bearer is None else staff_of(world.config, bearer)
     if known is not None:
@@ -136,6 +137,7 @@ async def principal(request: Request, world: World) -> Principal:
     now = world.clock.now()
     async with tenant_tx(world, None) as t:
         token = await tokens.resolve(t, bearer, now=now)
+        world.count(token.id)
         await tokens.touch(t, token, now=now)
     return DeveloperToken(token.developer_id, token.id, frozenset(token.scopes))
 
@@ -186,7 +188,9 @@ async def end_user(
     if bearer is None or not bearer.startswith(BEARER_PREFIX):
         raise Refusal("invalid_session", "send a session token: `Authorization: Bearer mf_sess_…`")
     async with tenant_tx(world, None) as t:
-        return EndUser(await sessions.resolve(t, bearer, now=world.clock.now()))
+        session = await sessions.resolve(t, bearer, now=world.clock.now())
+    world.count(session.id)
+    return EndUser(session)
 
 
 async def operator(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import Depends, Request
 from psycopg_pool import AsyncConnectionPool
@@ -11,7 +14,9 @@ from psycopg_pool import AsyncConnectionPool
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx
+from faucet.kit.errors import Refusal
 from faucet.kit.metrics import Metrics
+from faucet.limits.bucket import Bucket
 from faucet.providers.probe import Prober
 
 ROLE = "faucet_api"
@@ -26,6 +31,20 @@ class World:
     clock: Clock
     metrics: Metrics
     prober: Prober
+    bearers: Bucket | None
+    """The rate of each developer's token and of each session, whatever addresses they come from."""
+
+    def count(self, bearer_id: UUID) -> None:
+        """Count a request against its bearer's rate. Raises Refusal `rate_limited`."""
+        if self.bearers is None:
+            return
+        verdict = self.bearers.take(bearer_id.bytes, time.monotonic())
+        if not verdict.allowed:
+            raise Refusal(
+                "rate_limited",
+                "too many requests with this bearer; slow down",
+                retry_after_seconds=max(1, math.ceil(verdict.retry_after_seconds)),
+            )
 
 
 def world_of(request: Request) -> World:

@@ -446,3 +446,30 @@ def test_the_process_s_connections_have_only_its_role(own: httpx2.Client, books:
     assert own.post(SESSIONS, json=ASK).status_code == 200
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         books.rows("update account set posted_e8 = 1", role="faucet_api")
+
+
+def test_a_token_has_one_rate_from_wherever_it_comes(strict: dict[str, str], dsn: str) -> None:
+    """A stolen token would be used from a thousand addresses at once."""
+    strict |= {"API_RATE_LIMIT_MAX_REQUESTS": "5", "TRUSTED_PROXIES": "127.0.0.1"}
+    config = load_config(strict)
+    with serve(config, dsn) as base_url, httpx2.Client(base_url=base_url) as client:
+        operator = {"authorization": f"Bearer {config.admin_token.reveal()}"}
+
+        def made(path: str, body: dict[str, object], address: str) -> dict[str, str]:
+            response = client.post(path, json=body, headers=operator | {"x-forwarded-for": address})
+            assert response.status_code == 201, response.text
+            return dict(response.json())
+
+        developer = made("/v1/developers", {"name": "D", "email": "d@example.com"}, "203.0.113.1")
+        ask = {"developer_id": developer["id"], "name": "t", "scopes": ["developer:apps:read"]}
+        tokens = [made("/v1/developer/tokens", ask, "203.0.113.2")["token"] for _ in range(2)]
+
+        def listed(token: str, address: str) -> httpx2.Response:
+            headers = {"authorization": f"Bearer {token}", "x-forwarded-for": address}
+            return client.get("/v1/developer/apps", headers=headers)
+
+        assert [listed(tokens[0], f"198.51.100.{i}").status_code for i in range(5)] == [200] * 5
+        limited = listed(tokens[0], "198.51.100.77")
+        refused(limited, 429, "rate_limited")
+        assert 1 <= int(limited.headers["retry-after"]) <= 60
+        assert listed(tokens[1], "198.51.100.77").status_code == 200
