@@ -491,6 +491,15 @@ GET /v1/developers/{developer_id}/revenue
 POST /v1/sessions
 DELETE /v1/sessions/current
 GET /v1/user/wallet
+POST /v1/user/provider-keys
+GET /v1/user/provider-keys
+PATCH /v1/user/provider-keys/{key_id}
+DELETE /v1/user/provider-keys/{key_id}
+POST /v1/user/provider-keys/{key_id}/rotate
+POST /v1/user/provider-keys/{key_id}/validate
+POST /v1/developer/provider-keys
+GET /v1/developer/provider-keys
+DELETE /v1/developer/provider-keys/{key_id}
 """
 
 
