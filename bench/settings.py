@@ -1,7 +1,8 @@
 """What a run of the benchmark may be told by environment variables, and their defaults.
 
 - SECONDS=5: measured seconds of each cell; ROUNDS=2: times that every cell is run (3 with ROWS).
-- CLIENTS=1,16,64,256: connections (16,64 with ROWS); USERS=1000: end users, each with a wallet and a session.
+- CLIENTS=1,16,64,256: connections (16,64 with ROWS).
+- USERS=1000: end users (100,000 with ROWS), each with a wallet and a session.
 - PEERS=1: 0 leaves the other gateways out; WORKERS=1: gateway processes.
 - ONLY=json,stream,slow,stall: the parts to run (and `rows`, the only part where ROWS is set).
 - ROWS=0: usage events of a filled database that is compared with an empty one.
@@ -73,7 +74,7 @@ def read_settings() -> Settings:
         seconds=_number("SECONDS", 5, least=1),
         rounds=_number("ROUNDS", 3 if rows else 2, least=1),
         clients=clients,
-        users=_number("USERS", 1_000, least=1),
+        users=_number("USERS", 100_000 if rows else 1_000, least=1),
         peers=os.environ.get("PEERS", "1") != "0",
         workers=_number("WORKERS", 1, least=1),
         parts=parts,

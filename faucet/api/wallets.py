@@ -7,11 +7,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header
 
-from faucet.api.auth import TheEndUser, TheOperator
+from faucet.api.auth import OPERATOR, TheEndUser, TheOperator
 from faucet.api.tenant import tenant_tx
+from faucet.api.trail import Trail
 from faucet.api.wire import IdempotencyKey, TestCreditAsk, WalletReply
 from faucet.api.world import TheRequestId, TheWorld
 from faucet.kit.errors import InvariantBroken, Refusal, field_error
+from faucet.kit.money import to_wire
 from faucet.ledger import moves, statement
 from faucet.ledger.statement import Wallet
 
@@ -68,8 +70,17 @@ async def credit_test_balance(
             memo=f"test credits by the operator, request {rid}",
         )
         wallet = await statement.wallet(t, wallet.id)
+        if wallet is None:
+            raise InvariantBroken(f"the wallet {wallet_id} is gone within its own tx")
+        if booked is moves.Booked.NOW:
+            await Trail(OPERATOR, rid).note(
+                t,
+                "wallet.test_credited",
+                "wallet",
+                str(wallet.public_id),
+                developer_id=wallet.developer_id,
+                after={"amount_usd": to_wire(body.amount_usd)},
+            )
     if booked is moves.Booked.NOW:
         world.metrics.ledger_writes.add(("transfer",))
-    if wallet is None:
-        raise InvariantBroken(f"the wallet {wallet_id} is gone within its own tx")
     return wallet_reply(wallet)

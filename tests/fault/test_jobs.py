@@ -253,15 +253,21 @@ def test_purge_forgets_only_what_is_long_over(books: Books, dsn: str) -> None:
                 f" now() - interval '{old}')",
                 tenant.end_user,
             )
+            books.rows(
+                "insert into api_idempotency (principal, key_hash, fingerprint, expires_at) values"
+                f" ('operator', sha256(gen_random_uuid()::text::bytea), sha256('x'), now() - interval '{old}')"
+            )
 
     async def work(connection: Tx) -> None:
         purged = await purge(connection, batch=1)
-        assert (purged.sessions, purged.replies) == (2, 4)
+        assert (purged.sessions, purged.replies) == (2, 8)
 
     in_jobs_role(dsn, work)
     left = {row[0] for row in books.rows("select metadata ->> 'age' from session")}
     assert left == {age for age, stays in ages.items() if stays}
-    assert books.one("select count(*) from idempotent_reply where expires_at > now()") == 4
+    for table in ("idempotent_reply", "api_idempotency"):
+        assert books.one(f"select count(*) from {table}") == 4
+        assert books.one(f"select count(*) from {table} where expires_at > now()") == 4
 
 
 def test_differences_are_alarms(books: Books, dsn: str, capfd: pytest.CaptureFixture[str]) -> None:
