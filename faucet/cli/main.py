@@ -266,9 +266,7 @@ def _serve(name: str) -> None:
 def migrate(data: DataOption = None, database_url: DatabaseOption = None) -> None:
     """Bring the database to the newest schema.
 
-    Makes the vault's first key, too, where there is none.
-
-    Harmless to repeat, and from several places at once.
+    Makes the vault's first key where it has none. Harmless to repeat, and from several places at once.
     """
     from faucet.kit.migrate import newest_revision
     from faucet.stack.database import database

@@ -505,6 +505,15 @@ POST /v1/user/provider-keys/{key_id}/validate
 GET /v1/user/statement
 GET /v1/user/usage
 GET /v1/user/wallet
+POST /v1/user/provider-keys
+GET /v1/user/provider-keys
+PATCH /v1/user/provider-keys/{key_id}
+DELETE /v1/user/provider-keys/{key_id}
+POST /v1/user/provider-keys/{key_id}/rotate
+POST /v1/user/provider-keys/{key_id}/validate
+POST /v1/developer/provider-keys
+GET /v1/developer/provider-keys
+DELETE /v1/developer/provider-keys/{key_id}
 """
 
 

@@ -68,12 +68,6 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
             "max_output_tokens": 1, **dict.fromkeys(prices, 0), "image_tokens_max": 0,
             "effective_from": "2026-01-01", "source": "s",
         },
-    } | _control_rows(t)  # fmt: skip
-
-
-def _control_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
-    """The same for the tables of the control plane."""
-    return {
         "developer_token": lambda: {
             "id": uuid7(), "developer_id": t.developer, "name": "T", "token_hash": os.urandom(32),
             "token_prefix": "mf_dev_abc", "scopes": ["s"], "created_by": "operator",
@@ -91,14 +85,16 @@ def _control_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         "kill_switch": lambda: {
             "target": "provider", "target_id": str(uuid7()), "reason": "r", "thrown_by": "operator",
         },
-        "vault_key": lambda: {"id": uuid7(), "public_key": HASH, "wrapped": HASH, "kek": "local:a"},
-        "credential": lambda: {
-            "id": uuid7(), "owner": "developer", "developer_id": t.developer, "provider": "openai", "mask": "sk-...ab",
-            "status": "disabled",
-        },
         "local_endpoint": lambda: {
             "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user,
             "name": str(uuid7()), "kind": "ollama", "base_url": "http://127.0.0.1:11434",
+        },
+        "vault_key": lambda: {
+            "id": uuid7(), "public_key": HASH, "wrapped": os.urandom(60), "kek": "local:x",
+        },
+        "credential": lambda: {
+            "id": uuid7(), "owner": "developer", "developer_id": t.developer, "app_id": t.app, "provider": "openai",
+            "sealed": os.urandom(60), "mask": "sk-...1234",
         },
     }  # fmt: skip
 
@@ -216,22 +212,21 @@ CASES = [
     *_checks("vault_key", public_key=b"short", wrapped=b"short", kek=""),
     Case("vault_key_pkey", "vault_key", beside=("id",)),
     *_checks(
-        "credential", provider="No", base_url="", mask="abc", models_allowed=["m"] * 101, priority=0,
-        weight=0, budget_limit_e8=-1, validation_answer="maybe",
+        "credential", owner="nobody", provider="No Body", base_url="", sealed=b"short", mask="abc",
+        models_allowed=["m"] * 101, priority=0, weight=1001, budget_limit_e8=-1, validation_answer="perhaps",
     ),
-    Case("credential_owner_check", "credential", {"owner": "nobody", "status": "disabled"}),
-    Case("credential_status_check", "credential", {"status": "gone"}),
+    Case("credential_status_check", "credential", {"status": "gone", "sealed": None, "key_id": None}),
+    Case("active_is_sealed", "credential", {"status": "disabled"}),
+    Case("active_is_sealed", "credential", {"sealed": None, "key_id": None}),
+    Case("active_is_sealed", "credential", {"key_id": None}),
     Case("owner_is_whole", "credential", {"owner": "platform"}),
     Case("owner_is_whole", "credential", {"owner": "end_user"}),
-    Case("active_is_sealed", "credential", {"status": "active"}),
-    Case("credential_sealed_check", "credential", {"status": "active", "sealed": b"short", "key_id": uuid7()}),
-    Case("credential_key_id_fkey", "credential", {"status": "active", "sealed": b"x" * 49, "key_id": uuid7()}),
-    Case(
-        "credential_end_user_id_fkey", "credential",
-        {"owner": "end_user", "app_id": uuid7(), "end_user_id": uuid7()},
-    ),
-    Case("credential_developer_id_fkey", "credential", {"developer_id": uuid7()}),
+    Case("owner_is_whole", "credential", {"end_user_id": uuid7()}),
+    Case("owner_is_whole", "credential", {"developer_id": None}),
+    Case("credential_developer_id_fkey", "credential", {"developer_id": uuid7(), "app_id": None}),
     Case("credential_app_id_developer_id_fkey", "credential", {"app_id": uuid7()}),
+    Case("credential_end_user_id_fkey", "credential", {"owner": "end_user", "end_user_id": uuid7()}),
+    Case("credential_key_id_fkey", "credential", {"key_id": uuid7()}),
     Case("credential_pkey", "credential", beside=("id",)),
     *_checks("local_endpoint", name="", kind="gone", base_url="short", models=["m"] * 201),
     Case("local_endpoint_app_id_developer_id_fkey", "local_endpoint", {"developer_id": uuid7()}),
@@ -263,6 +258,8 @@ def test_every_constraint_refuses(books: Books) -> None:
         row = good[table]()
         if table == "spend_counter":
             row["limit_id"] = _insert(books, "spend_limit", good["spend_limit"]())["id"]
+        if table == "credential":
+            row["key_id"] = _insert(books, "vault_key", good["vault_key"]())["id"]
         return row
 
     passed: list[str] = []
