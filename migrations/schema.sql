@@ -913,6 +913,49 @@ CREATE TABLE public.audit_log (
     after jsonb
 );
 
+CREATE TABLE public.credential (
+    id uuid NOT NULL,
+    owner text NOT NULL,
+    developer_id uuid,
+    app_id uuid,
+    end_user_id uuid,
+    provider text NOT NULL,
+    base_url text,
+    sealed bytea,
+    key_id uuid,
+    mask text NOT NULL,
+    models_allowed text[] DEFAULT '{}'::text[] NOT NULL,
+    priority integer DEFAULT 100 NOT NULL,
+    weight integer DEFAULT 1 NOT NULL,
+    budget_limit_e8 bigint,
+    fallback_to_platform boolean DEFAULT false NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    last_used_at timestamp with time zone,
+    last_validated_at timestamp with time zone,
+    validation_asked_at timestamp with time zone,
+    validation_answer text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT active_is_sealed CHECK ((((status = 'active'::text) = (sealed IS NOT NULL)) AND ((sealed IS NULL) = (key_id IS NULL)))),
+    CONSTRAINT credential_base_url_check CHECK (((length(base_url) >= 1) AND (length(base_url) <= 2048))),
+    CONSTRAINT credential_budget_limit_e8_check CHECK ((budget_limit_e8 >= 0)),
+    CONSTRAINT credential_mask_check CHECK (((length(mask) >= 4) AND (length(mask) <= 16))),
+    CONSTRAINT credential_models_allowed_check CHECK ((cardinality(models_allowed) <= 100)),
+    CONSTRAINT credential_owner_check CHECK ((owner = ANY (ARRAY['platform'::text, 'developer'::text, 'end_user'::text]))),
+    CONSTRAINT credential_priority_check CHECK (((priority >= 1) AND (priority <= 1000))),
+    CONSTRAINT credential_provider_check CHECK ((provider ~ '^[a-z0-9_-]{1,64}$'::text)),
+    CONSTRAINT credential_sealed_check CHECK (((length(sealed) >= 49) AND (length(sealed) <= 8192))),
+    CONSTRAINT credential_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text]))),
+    CONSTRAINT credential_validation_answer_check CHECK ((validation_answer = ANY (ARRAY['accepted'::text, 'refused'::text, 'unknown'::text, 'unsafe'::text]))),
+    CONSTRAINT credential_weight_check CHECK (((weight >= 1) AND (weight <= 1000))),
+    CONSTRAINT owner_is_whole CHECK (
+CASE owner
+    WHEN 'platform'::text THEN ((developer_id IS NULL) AND (app_id IS NULL) AND (end_user_id IS NULL))
+    WHEN 'developer'::text THEN ((developer_id IS NOT NULL) AND (end_user_id IS NULL))
+    ELSE ((developer_id IS NOT NULL) AND (app_id IS NOT NULL) AND (end_user_id IS NOT NULL))
+END)
+);
+
 CREATE TABLE public.developer (
     id uuid NOT NULL,
     name text NOT NULL,
@@ -1243,6 +1286,17 @@ ALTER TABLE public.spend_limit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE public.vault_key (
+    id uuid NOT NULL,
+    public_key bytea NOT NULL,
+    wrapped bytea NOT NULL,
+    kek text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT vault_key_kek_check CHECK (((length(kek) >= 1) AND (length(kek) <= 500))),
+    CONSTRAINT vault_key_public_key_check CHECK ((length(public_key) = 32)),
+    CONSTRAINT vault_key_wrapped_check CHECK (((length(wrapped) >= 32) AND (length(wrapped) <= 16384)))
+);
+
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_kind_developer_id_owner_id_label_currency_key UNIQUE NULLS NOT DISTINCT (kind, developer_id, owner_id, label, currency);
 
@@ -1266,6 +1320,9 @@ ALTER TABLE ONLY public.app
 
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.credential
+    ADD CONSTRAINT credential_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.developer
     ADD CONSTRAINT developer_pkey PRIMARY KEY (id);
@@ -1339,6 +1396,9 @@ ALTER TABLE ONLY public.transfer
 ALTER TABLE ONLY public.usage_event
     ADD CONSTRAINT usage_event_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.vault_key
+    ADD CONSTRAINT vault_key_pkey PRIMARY KEY (id);
+
 CREATE INDEX account_owner_idx ON public.account USING btree (owner_id) WHERE (owner_id IS NOT NULL);
 
 CREATE INDEX api_idempotency_expiry_idx ON public.api_idempotency USING btree (expires_at);
@@ -1350,6 +1410,14 @@ CREATE INDEX audit_log_developer_idx ON public.audit_log USING btree (developer_
 CREATE INDEX audit_log_list_idx ON public.audit_log USING btree (created_at DESC, id DESC);
 
 CREATE INDEX audit_log_resource_idx ON public.audit_log USING btree (resource_type, resource_id, created_at DESC);
+
+CREATE INDEX credential_developer_idx ON public.credential USING btree (developer_id, created_at DESC, id DESC) WHERE (owner = 'developer'::text);
+
+CREATE INDEX credential_end_user_idx ON public.credential USING btree (end_user_id, created_at DESC, id DESC) WHERE (end_user_id IS NOT NULL);
+
+CREATE INDEX credential_key_idx ON public.credential USING btree (key_id, id) WHERE (key_id IS NOT NULL);
+
+CREATE INDEX credential_validation_idx ON public.credential USING btree (validation_asked_at) WHERE (validation_asked_at IS NOT NULL);
 
 CREATE UNIQUE INDEX developer_email_key ON public.developer USING btree (lower(email));
 
@@ -1391,6 +1459,18 @@ ALTER TABLE ONLY public.account
 ALTER TABLE ONLY public.app
     ADD CONSTRAINT app_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
 
+ALTER TABLE ONLY public.credential
+    ADD CONSTRAINT credential_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.credential
+    ADD CONSTRAINT credential_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
+ALTER TABLE ONLY public.credential
+    ADD CONSTRAINT credential_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.credential
+    ADD CONSTRAINT credential_key_id_fkey FOREIGN KEY (key_id) REFERENCES public.vault_key(id);
+
 ALTER TABLE ONLY public.developer_token
     ADD CONSTRAINT developer_token_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
 
@@ -1421,6 +1501,8 @@ ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.audit_log ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.credential ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.developer ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.developer_token ENABLE ROW LEVEL SECURITY;
@@ -1432,6 +1514,8 @@ CREATE POLICY everybody ON public.account TO faucet_gateway, faucet_jobs USING (
 CREATE POLICY everybody ON public.app TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.audit_log TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.credential TO faucet_gateway USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.developer TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
@@ -1466,6 +1550,8 @@ CREATE POLICY tenant ON public.account TO faucet_api USING (((current_setting('f
 CREATE POLICY tenant ON public.app TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.audit_log TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.credential TO faucet_api USING (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.developer TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (id)::text)));
 
@@ -1577,6 +1663,57 @@ GRANT SELECT ON TABLE public.app TO faucet_jobs;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_jobs;
 
+GRANT SELECT ON TABLE public.credential TO faucet_gateway;
+GRANT INSERT ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(id) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(owner) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(developer_id) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(app_id) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(end_user_id) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(provider) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(base_url) ON TABLE public.credential TO faucet_api;
+
+GRANT UPDATE(sealed) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(key_id),UPDATE(key_id) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(mask),UPDATE(mask) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(models_allowed),UPDATE(models_allowed) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(priority),UPDATE(priority) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(weight),UPDATE(weight) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(budget_limit_e8),UPDATE(budget_limit_e8) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(fallback_to_platform),UPDATE(fallback_to_platform) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(status),UPDATE(status) ON TABLE public.credential TO faucet_api;
+
+GRANT UPDATE(last_used_at) ON TABLE public.credential TO faucet_gateway;
+GRANT SELECT(last_used_at) ON TABLE public.credential TO faucet_api;
+
+GRANT UPDATE(last_validated_at) ON TABLE public.credential TO faucet_gateway;
+GRANT SELECT(last_validated_at),UPDATE(last_validated_at) ON TABLE public.credential TO faucet_api;
+
+GRANT UPDATE(validation_asked_at) ON TABLE public.credential TO faucet_gateway;
+GRANT SELECT(validation_asked_at),UPDATE(validation_asked_at) ON TABLE public.credential TO faucet_api;
+
+GRANT UPDATE(validation_answer) ON TABLE public.credential TO faucet_gateway;
+GRANT SELECT(validation_answer),UPDATE(validation_answer) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(created_at) ON TABLE public.credential TO faucet_api;
+
+GRANT SELECT(updated_at),UPDATE(updated_at) ON TABLE public.credential TO faucet_api;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE public.developer TO faucet_api;
 GRANT SELECT ON TABLE public.developer TO faucet_gateway;
 GRANT SELECT ON TABLE public.developer TO faucet_jobs;
@@ -1655,5 +1792,13 @@ GRANT SELECT ON TABLE public.spend_counter TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_api;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_gateway;
+
+GRANT SELECT ON TABLE public.vault_key TO faucet_gateway;
+
+GRANT SELECT(id) ON TABLE public.vault_key TO faucet_api;
+
+GRANT SELECT(public_key) ON TABLE public.vault_key TO faucet_api;
+
+GRANT SELECT(created_at) ON TABLE public.vault_key TO faucet_api;
 
 ALTER DEFAULT PRIVILEGES FOR ROLE faucet_owner REVOKE ALL ON FUNCTIONS FROM PUBLIC;

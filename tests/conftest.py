@@ -32,6 +32,7 @@ from faucet.kit.config import Config, load_config
 from faucet.kit.db import with_database
 from faucet.kit.embedded_postgres import EmbeddedPostgres
 from faucet.kit.migrate import migrate
+from faucet.kit.upstream import Pool
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest puts no test folder on the path; tests share modules
 
@@ -164,8 +165,8 @@ def api(config: Config, dsn: str) -> Iterator[RunningApi]:
 class serve:  # noqa: N801 - reads as a verb where it is used
     """Serve the API on a free port while the block runs; gives its address."""
 
-    def __init__(self, config: Config, dsn: str) -> None:
-        self._server = uvicorn.Server(server_config(config, build_app(config, dsn)))
+    def __init__(self, config: Config, dsn: str, *, upstream: Pool | None = None) -> None:
+        self._server = uvicorn.Server(server_config(config, build_app(config, dsn, upstream=upstream)))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: BaseException | None = None

@@ -18,8 +18,10 @@ from faucet.api import (
     adjustments,
     apps,
     control,
+    developer_keys,
     developers,
     docs,
+    end_user_keys,
     features,
     health,
     operations,
@@ -41,6 +43,8 @@ from faucet.kit.db import open_pool
 from faucet.kit.errors import Refusal
 from faucet.kit.log import logger
 from faucet.kit.metrics import Metrics
+from faucet.kit.upstream import Pool
+from faucet.providers.probe import Prober
 
 KEEP_ALIVE_SECONDS = 75
 POOL_SIZE = 8
@@ -57,6 +61,8 @@ _ROUTES = (
     developers,
     adjustments,
     prices,
+    end_user_keys,
+    developer_keys,
     control,
     docs,
 )
@@ -66,8 +72,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(config: Config, dsn: str | None = None, *, clock: Clock | None = None) -> FastAPI:
+def build_app(
+    config: Config, dsn: str | None = None, *, clock: Clock | None = None, upstream: Pool | None = None
+) -> FastAPI:
     """The app over the database at `dsn`, else the configured one. Its lifespan opens and closes the pool.
+
+    `upstream` is what providers are asked through, where their names resolve otherwise than by the system.
 
     It starts without the database too, and is then not ready. Raises ValueError where no database is named.
     """
@@ -80,10 +90,12 @@ def build_app(config: Config, dsn: str | None = None, *, clock: Clock | None = N
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool = await open_pool(dsn, ROLE, size=POOL_SIZE)
-        app.state.world = World(config, pool, clock or Clock(), metrics)
+        prober = Prober(upstream)
+        app.state.world = World(config, pool, clock or Clock(), metrics, prober)
         try:
             yield
         finally:
+            await prober.close()
             await pool.close()
 
     app = _assemble(lifespan)

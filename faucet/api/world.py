@@ -12,6 +12,7 @@ from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx
 from faucet.kit.metrics import Metrics
+from faucet.providers.probe import Prober
 
 ROLE = "faucet_api"
 
@@ -24,6 +25,7 @@ class World:
     db: AsyncConnectionPool[Tx]
     clock: Clock
     metrics: Metrics
+    prober: Prober
 
 
 def world_of(request: Request) -> World:

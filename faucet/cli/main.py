@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from faucet.cli.operate import limits_app, prices_app, reconcile
+from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "mock-provider"),
     "Run": ("serve", "jobs", "migrate"),
-    "Operate": ("prices", "limits", "reconcile"),
+    "Operate": ("prices", "limits", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -60,6 +61,9 @@ app.add_typer(limits_app)
 app.command(
     epilog=examples("faucet reconcile", "faucet reconcile --json | jq '.findings'"),
 )(reconcile)
+app.command(
+    epilog=examples("faucet reseal", "faucet reseal --same-key --batch 50"),
+)(reseal)
 
 DataOption = Annotated[
     Path | None,
@@ -260,17 +264,20 @@ def _serve(name: str) -> None:
     epilog=examples("faucet migrate", "DATABASE_URL=postgresql://owner@db/faucet faucet migrate"),
 )
 def migrate(data: DataOption = None, database_url: DatabaseOption = None) -> None:
-    """Bring the database to the newest schema.
+    """Bring the database to the newest schema, and make the vault's first key.
 
     Harmless to repeat, and from several places at once.
     """
     from faucet.kit.migrate import newest_revision
     from faucet.stack.database import database
+    from faucet.stack.keys import ensure_vault_key
     from faucet.stack.settings import settings
 
+    config = settings(data, database_url)
     with progress() as shown:
         shown.step("Bringing the database up to date")
-        with database(settings(data, database_url), shown.step, up_to_date=True):
+        with database(config, shown.step, up_to_date=True) as dsn:
+            asyncio.run(ensure_vault_key(dsn, config))
             shown.done()
     write_line(f"The database is at {newest_revision()}.")
 

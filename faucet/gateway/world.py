@@ -21,6 +21,7 @@ from faucet.gateway.reserve import Reserver
 from faucet.gateway.settle import Settler
 from faucet.gateway.spool import Spool
 from faucet.gateway.switches import Switches, load_switches
+from faucet.gateway.validations import ASKED, Validations
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import connect_hot, in_time, open_pool
@@ -58,6 +59,7 @@ class World:
             max_retries=config.provider_max_retries,
             retry_delay_seconds=config.provider_retry_delay_ms / 1000,
         )
+        self.validations = Validations(config, self.clock)
         self.draining = False
         self.catalogue = Catalogue((), PriceBook(()), self.clock.now())
         self._switched_off = self.catalogue
@@ -101,6 +103,7 @@ class World:
             asyncio.create_task(self._keep_catalogue(), name="keep-catalogue"),
             asyncio.create_task(self._keep_callers(), name="keep-callers"),
             asyncio.create_task(self._recover(), name="recover-spools"),
+            asyncio.create_task(self.validations.run(self.db), name="validations"),
         ]
 
     async def close(self) -> None:
@@ -210,6 +213,7 @@ class World:
     async def _connect(self) -> Any:
         connection = await connect_hot(self._dsn, ROLE)
         await connection.add_listener(CHANGED, self._on_change)
+        await connection.add_listener(ASKED, self.validations.wake)
         return connection
 
     def _on_change(self, *_: object) -> None:

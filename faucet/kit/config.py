@@ -93,6 +93,8 @@ _Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], Befo
 _Url = Annotated[str, AfterValidator(_base_url)]
 _Usd = Annotated[int, BeforeValidator(lambda value: from_wire(value) if isinstance(value, str) else value)]
 _Port = Annotated[int, Field(ge=1, le=65_535)]
+_Ports = Annotated[tuple[_Port, ...], BeforeValidator(_split)]
+_PathWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 _Seconds = Annotated[int, Field(ge=1, le=86_400)]
 _Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 _Bytes = Annotated[int, Field(ge=1_024, le=1 << 30)]
@@ -122,6 +124,18 @@ class Config(BaseSettings):
     secret_encryption_key: _Secret
     admin_token: _Secret
     developer_admin_token: _Secret
+    kek_provider: Literal["local", "aws_kms", "transit"] = "local"
+    """What wraps the vault's private keys: a key from here, or a service that keeps one."""
+    kek_local_key: _Secret | None = None
+    """Absent: the key is derived from SECRET_ENCRYPTION_KEY."""
+    kek_local_key_previous: _Secret | None = None
+    """Only unwraps, until `faucet reseal` has run."""
+    kek_aws_key_id: str | None = None
+    kek_aws_endpoint_url: _Url | None = None
+    kek_transit_url: _Url | None = None
+    kek_transit_token: _Secret | None = None
+    kek_transit_mount: _PathWord = "transit"
+    kek_transit_key: _PathWord = "modelfaucet"
     metrics_token: _Secret | None = None
     """The bearer for /metrics; absent, /metrics is open to who can reach it."""
 
@@ -157,6 +171,10 @@ class Config(BaseSettings):
     mock_provider_api_key: _Secret | None = None
     trusted_upstreams: _HostPorts = ()
     """Private addresses that the operator's own providers may have in production, as host:port."""
+    tenant_upstream_ports: _Ports = ()
+    """Ports besides 443 that addresses of tenants may have."""
+    tenant_upstream_http: bool = False
+    """Whether addresses of tenants may be plain http; for development."""
     provider_timeout_ms: _Milliseconds = 30_000
     """To the first byte."""
     provider_idle_timeout_ms: _Milliseconds = 30_000
@@ -274,7 +292,7 @@ def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
         if name not in given:
             yield f"{name}: must be set in production"
     owner: dict[str, str] = {}
-    for name in (*_MADE_UP, "METRICS_TOKEN"):
+    for name in (*_MADE_UP, "METRICS_TOKEN", "KEK_LOCAL_KEY"):
         value = given.get(name)
         if value is None:
             continue
@@ -288,6 +306,8 @@ def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
     for name in ("API_CORS_ORIGINS", "GATEWAY_CORS_ORIGINS"):
         if name not in given:
             yield f"{name}: must list the exact origins that may call, in production"
+    if given.get("TENANT_UPSTREAM_HTTP", "").lower() not in ("", "0", "false", "no", "off"):
+        yield "TENANT_UPSTREAM_HTTP: plain http to addresses of tenants is for development"
     if "MOCK_PROVIDER_URL" in given:
         yield "MOCK_PROVIDER_URL: the mock provider is for development"
 

@@ -300,6 +300,15 @@ class Pool:
             repeatable = False
             connection = None
 
+    async def check(self, endpoint: Endpoint, seconds: float) -> None:
+        """Resolve a host and let the guard judge, without connecting. Raises UpstreamError."""
+        origin = Origin(endpoint.key, endpoint.trusted, 0, {}, set())
+        try:
+            async with asyncio.timeout(seconds):
+                await self._checked_addresses(asyncio.get_running_loop(), origin, endpoint)
+        except TimeoutError:
+            raise UpstreamError("connect", False, "timed out resolving") from None
+
     async def close(self) -> None:
         """Close every connection; what is in flight or in line fails. Returns when the sockets are closed."""
         self._closed = True

@@ -19,6 +19,7 @@ from faucet.rating.price import Price, PriceBook
 from faucet.rating.seed import MOCK_PROVIDER, seed_rows
 from faucet.rating.store import decide_model, insert_drafts, load_confirmed
 from faucet.stack.database import office
+from faucet.stack.keys import ensure_vault_key
 from faucet.tenants.demo import seed_demo
 from faucet.tenants.store import announce_change
 
@@ -43,6 +44,7 @@ class RealProvider:
 
 async def seed_stack(dsn: str, config: Config, note: Say) -> RealProvider | None:
     """Make the demo's rows and prices where they are missing. Raises what `office` raises."""
+    await ensure_vault_key(dsn, config)
     async with office(dsn) as tx:
         await seed_demo(tx, config)
         await _price_mock(tx)

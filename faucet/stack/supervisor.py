@@ -42,7 +42,14 @@ RECORD = "stack.json"
 """In the data dir: addresses and processes of the stack that runs there; no secrets."""
 _LOCK = "stack.lock"
 _MOCK_HOST = "127.0.0.1"
-_GATEWAY_ONLY = ("OPENAI_API_KEY", "OPENAI_API_KEY_FILE", "LITELLM_MASTER_KEY", "LITELLM_MASTER_KEY_FILE")
+_GATEWAY_SECRETS = (
+    "OPENAI_API_KEY",
+    "LITELLM_MASTER_KEY",
+    "KEK_LOCAL_KEY",
+    "KEK_LOCAL_KEY_PREVIOUS",
+    "KEK_TRANSIT_TOKEN",
+)
+_GATEWAY_ONLY = frozenset(f"{name}{end}" for name in _GATEWAY_SECRETS for end in ("", "_FILE"))
 """Only the process that calls providers gets their keys."""
 
 

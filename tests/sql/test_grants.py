@@ -22,6 +22,7 @@ _WRITABLE = {
     ("faucet_api", "end_user"): {"INSERT"},
     ("faucet_api", "session"): {"INSERT"},
     ("faucet_api", "price"): {"INSERT"},
+    ("faucet_api", "credential"): {"INSERT"},
     ("faucet_api", "developer_token"): {"INSERT"},
     ("faucet_api", "feature_version"): {"INSERT"},
     ("faucet_api", "audit_log"): {"INSERT"},
@@ -39,8 +40,13 @@ _COLUMNS = {
     ("faucet_api", "developer_token"): {"last_used_at", "revoked_at", "updated_at"},
     ("faucet_api", "session"): {"revoked_at"},
     ("faucet_api", "price"): {"status", "decided_at", "decided_by"},
+    ("faucet_api", "credential"): {
+        "sealed", "key_id", "mask", "models_allowed", "priority", "weight", "budget_limit_e8",
+        "fallback_to_platform", "status", "last_validated_at", "validation_asked_at", "validation_answer", "updated_at",
+    },
+    ("faucet_gateway", "credential"): {"last_used_at", "last_validated_at", "validation_asked_at", "validation_answer"},
     ("faucet_jobs", "price"): {"status", "decided_at", "decided_by"},
-}
+}  # fmt: skip
 """Columns that a door may update where it may not update the table."""
 
 _FUNCTIONS = {
