@@ -28,6 +28,7 @@ from faucet.api import (
     prices,
     reports,
     sessions,
+    signing_keys,
     tokens,
     wallets,
 )
@@ -44,6 +45,7 @@ from faucet.kit.errors import Refusal
 from faucet.kit.log import logger
 from faucet.kit.metrics import Metrics
 from faucet.kit.upstream import Pool
+from faucet.limits.bucket import Bucket
 from faucet.providers.probe import Prober
 
 KEEP_ALIVE_SECONDS = 75
@@ -56,6 +58,7 @@ _ROUTES = (
     reports,
     tokens,
     apps,
+    signing_keys,
     features,
     operations,
     developers,
@@ -91,7 +94,9 @@ def build_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool = await open_pool(dsn, ROLE, size=POOL_SIZE)
         prober = Prober(upstream)
-        app.state.world = World(config, pool, clock or Clock(), metrics, prober)
+        limit = config.session_rate_limit_max_requests
+        bucket = Bucket(limit, config.session_rate_limit_window_ms / 1000) if limit else None
+        app.state.world = World(config, pool, clock or Clock(), metrics, prober, bucket)
         try:
             yield
         finally:

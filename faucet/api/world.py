@@ -12,6 +12,7 @@ from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx
 from faucet.kit.metrics import Metrics
+from faucet.limits.bucket import Bucket
 from faucet.providers.probe import Prober
 
 ROLE = "faucet_api"
@@ -26,6 +27,8 @@ class World:
     clock: Clock
     metrics: Metrics
     prober: Prober
+    session_bucket: Bucket | None = None
+    """How fast each app may mint sessions, in this process."""
 
 
 def world_of(request: Request) -> World:
