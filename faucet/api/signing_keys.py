@@ -113,17 +113,17 @@ async def list_signing_keys(public_app_id: PublicAppId, caller: Reader, world: T
 
 
 @router.delete(
-    "/v1/developer/apps/{public_app_id}/signing-keys/{key_id}",
+    "/v1/developer/apps/{public_app_id}/signing-keys/{signing_key_id}",
     response_model=SigningKeyItem,
     response_model_exclude_none=True,
 )
 async def revoke_signing_key(
-    public_app_id: PublicAppId, key_id: KeyId, caller: Writer, world: TheWorld, rid: TheRequestId
+    public_app_id: PublicAppId, signing_key_id: KeyId, caller: Writer, world: TheWorld, rid: TheRequestId
 ) -> SigningKeyItem:
     """Revoke a key: what it signs is refused from now on. Sessions that it made end by themselves."""
     async with tenant_tx(world, caller.developer_id) as t:
         app = await apps.find(t, public_app_id)
-        key = await identity.revoke_key(t, app, key_id, at=world.clock.now())
+        key = await identity.revoke_key(t, app, signing_key_id, at=world.clock.now())
         await Trail(caller.actor, rid).note(
             t,
             "signing_key.revoked",

@@ -92,7 +92,7 @@ class Swept:
             "feature_key": feature["feature_key"],
             "developer_id": self.owner.id,
             "token_id": ok(self.owner.http.get("/v1/developer/tokens"))["items"][0]["id"],
-            "key_id": key["item"]["key_id"],
+            "signing_key_id": key["item"]["key_id"],
             "wallet_id": str(books.one("select public_id from account where id = %s", tenant.wallet)),
             "price_id": "1",
             "target": "app",
