@@ -33,6 +33,7 @@ from faucet.kit.db import with_database
 from faucet.kit.embedded_postgres import EmbeddedPostgres
 from faucet.kit.migrate import migrate
 from faucet.kit.upstream import Pool
+from faucet.stack.keys import ensure_vault_key
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest puts no test folder on the path; tests share modules
 
@@ -157,16 +158,23 @@ class RunningApi:
 
 @pytest.fixture
 def api(config: Config, dsn: str) -> Iterator[RunningApi]:
-    """The API behind a real socket, in a thread, as its process serves it."""
+    """The API behind a real socket, in a thread, as its process serves it, on a database that can keep secrets."""
+    asyncio.run(ensure_vault_key(dsn, config))
     with serve(config, dsn) as base_url:
         yield RunningApi(base_url, config, dsn)
+
+
+async def _nowhere(host: str, port: int) -> list[str]:
+    raise OSError("tests ask no real provider")
 
 
 class serve:  # noqa: N801 - reads as a verb where it is used
     """Serve the API on a free port while the block runs; gives its address."""
 
     def __init__(self, config: Config, dsn: str, *, upstream: Pool | None = None) -> None:
-        self._server = uvicorn.Server(server_config(config, build_app(config, dsn, upstream=upstream)))
+        self._server = uvicorn.Server(
+            server_config(config, build_app(config, dsn, upstream=upstream or Pool(resolve=_nowhere)))
+        )
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: BaseException | None = None

@@ -268,9 +268,9 @@ def _serve(name: str) -> None:
     epilog=examples("faucet migrate", "DATABASE_URL=postgresql://owner@db/faucet faucet migrate"),
 )
 def migrate(data: DataOption = None, database_url: DatabaseOption = None) -> None:
-    """Bring the database to the newest schema, and make the vault's first key.
+    """Bring the database to the newest schema.
 
-    Harmless to repeat, and from several places at once.
+    Makes the vault's first key where it has none. Harmless to repeat, and from several places at once.
     """
     from faucet.kit.migrate import newest_revision
     from faucet.stack.database import database

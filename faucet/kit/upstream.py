@@ -1,9 +1,8 @@
 """The gateway's own HTTP/1.1 client: pooled, bound by deadlines, guarded against forbidden addresses.
 
-Lives here: `Endpoint` (a base URL, parsed once), `Pool` (resolve, check, connect, send) and `Response`. The
-connection below them is in `kit.upstream_pool`, the address policy in `kit.address`. Does not live here: what
-a request means, retries of a provider, and content coding (we ask for `identity`). Redirects are never
-followed.
+Lives here: `Endpoint` (a base URL, parsed once), `Pool` (resolve, check, connect, send) and `Response`. The connection
+below them is in `kit.upstream_pool`, the address policy in `kit.address`. Does not live here: what a request means,
+retries of a provider, and content coding (we ask for `identity`). Redirects are never followed.
 """
 
 from __future__ import annotations
@@ -300,14 +299,10 @@ class Pool:
             repeatable = False
             connection = None
 
-    async def check(self, endpoint: Endpoint, seconds: float) -> None:
-        """Resolve a host and let the guard judge, without connecting. Raises UpstreamError."""
+    async def check(self, endpoint: Endpoint) -> None:
+        """Resolve a host and let the guard judge, without connecting and without a deadline. Raises UpstreamError."""
         origin = Origin(endpoint.key, endpoint.trusted, 0, {}, set())
-        try:
-            async with asyncio.timeout(seconds):
-                await self._checked_addresses(asyncio.get_running_loop(), origin, endpoint)
-        except TimeoutError:
-            raise UpstreamError("connect", False, "timed out resolving") from None
+        await self._checked_addresses(asyncio.get_running_loop(), origin, endpoint)
 
     async def close(self) -> None:
         """Close every connection; what is in flight or in line fails. Returns when the sockets are closed."""

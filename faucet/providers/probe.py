@@ -59,11 +59,13 @@ class Prober:
     async def judge(self, endpoint: Endpoint) -> Verdict:
         """Whether the endpoint's address may be reached now: UNSAFE if not, else UNKNOWN, for nobody was asked."""
         try:
-            async with self._turns:
-                await self._pool.check(endpoint, DEADLINES.connect)
+            async with self._turns, asyncio.timeout(DEADLINES.connect):
+                await self._pool.check(endpoint)
         except UpstreamError as problem:
             if problem.kind == "refused_address":
                 return Verdict.UNSAFE
+        except TimeoutError:
+            pass  # its name does not resolve now; it is judged again at every connection
         return Verdict.UNKNOWN
 
     async def close(self) -> None:

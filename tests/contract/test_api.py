@@ -482,6 +482,9 @@ GET /v1/developer/operations
 GET /v1/developer/tokens
 POST /v1/developer/tokens
 DELETE /v1/developer/tokens/{token_id}
+POST /v1/developer/apps/{public_app_id}/signing-keys
+GET /v1/developer/apps/{public_app_id}/signing-keys
+DELETE /v1/developer/apps/{public_app_id}/signing-keys/{signing_key_id}
 GET /v1/developer/usage
 GET /v1/developers
 POST /v1/developers
@@ -491,6 +494,15 @@ GET /v1/developers/{developer_id}/revenue
 POST /v1/sessions
 DELETE /v1/sessions/current
 GET /v1/user/wallet
+POST /v1/user/provider-keys
+GET /v1/user/provider-keys
+PATCH /v1/user/provider-keys/{key_id}
+DELETE /v1/user/provider-keys/{key_id}
+POST /v1/user/provider-keys/{key_id}/rotate
+POST /v1/user/provider-keys/{key_id}/validate
+POST /v1/developer/provider-keys
+GET /v1/developer/provider-keys
+DELETE /v1/developer/provider-keys/{key_id}
 """
 
 

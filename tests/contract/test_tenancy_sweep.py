@@ -19,7 +19,7 @@ from faucet.api.app import openapi_document
 
 MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
-    "usage_event", "developer_token", "audit_log", "app_signing_key", "user_token_seen",
+    "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "user_token_seen",
 )  # fmt: skip
 SAFE = {"/health", "/ready", "/metrics", "/v1/sessions"}
 """Routes without a tenant: whoever knows an app may mint sessions of it."""
@@ -84,16 +84,18 @@ class Swept:
         tenant = tenant_of(books, app, feature)
         assert books.settle(Settlement(tenant, books.held(tenant, E8), cost=100, channel=5)) == [0]
         path = f"/v1/developer/apps/{app['public_app_id']}/signing-keys"
-        key = ok(self.owner.http.post(path, json={"name": "K", "kind": "HS256"}), 201)
+        signing = ok(self.owner.http.post(path, json={"name": "K", "kind": "HS256"}), 201)
         session = {"public_app_id": app["public_app_id"], "external_user_id": "u"}
         ok(world.nobody.post("/v1/sessions", json=session))
+        key = {"provider": "openai", "api_key": "sk-of-developer-a", "validate": False}
         self.ids = {
             "public_app_id": app["public_app_id"],
             "feature_key": feature["feature_key"],
             "developer_id": self.owner.id,
             "token_id": ok(self.owner.http.get("/v1/developer/tokens"))["items"][0]["id"],
-            "signing_key_id": key["item"]["key_id"],
+            "signing_key_id": signing["item"]["key_id"],
             "wallet_id": str(books.one("select public_id from account where id = %s", tenant.wallet)),
+            "key_id": ok(self.owner.http.post("/v1/developer/provider-keys", json=key), 201)["id"],
             "price_id": "1",
             "target": "app",
             "target_id": app["public_app_id"],
@@ -124,7 +126,9 @@ def test_another_developer_gets_and_changes_nothing(world: ApiWorld, books: Book
     swept, document = Swept(world, books), openapi_document()
     stranger = world.developer()
     before = swept.rows(books)
-    assert all(before[table] for table in ("app", "feature_version", "usage_event", "developer_token", "session"))
+    assert all(
+        before[table] for table in ("app", "feature_version", "usage_event", "developer_token", "session", "credential")
+    )
     reached = 0
     for method, path, operation in _operations():
         asked = _asked(path, swept.ids)
@@ -150,7 +154,7 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
     missing = swept.ids | {
         "public_app_id": "none_such",
         "feature_key": "none_such",
-        **dict.fromkeys(("developer_id", "token_id", "wallet_id"), "01890000-0000-7000-8000-000000000000"),
+        **dict.fromkeys(("developer_id", "token_id", "wallet_id", "key_id"), "01890000-0000-7000-8000-000000000000"),
         "target_id": "none_such",
     }
     for method, path, operation in _operations():
@@ -171,6 +175,11 @@ def test_lists_hold_only_one_s_own(world: ApiWorld, books: Books) -> None:
     stranger: Developer = world.developer()
     mine = stranger.app()
     assert [a["public_app_id"] for a in ok(stranger.http.get("/v1/developer/apps"))["items"]] == [mine["public_app_id"]]
-    for path in ("/v1/developer/tokens", "/v1/developer/operations", "/v1/developer/usage"):
+    for path in (
+        "/v1/developer/tokens",
+        "/v1/developer/operations",
+        "/v1/developer/usage",
+        "/v1/developer/provider-keys",
+    ):
         text = stranger.http.get(path).text
         assert not [word for word in swept.words if word in text], path

@@ -53,20 +53,15 @@ class KeyedProvider:
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.answers: dict[str, int] = {"good": 200, "wrong": 401, "barred": 403, "limited": 429}
-        outer = self
 
-        class Answer(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+        def get(request: BaseHTTPRequestHandler) -> None:
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            self.seen.append((request.path, headers))
+            self.answer(request, headers)
 
-            def do_GET(self) -> None:  # noqa: N802 - the base class's name
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                outer.seen.append((self.path, headers))
-                outer.answer(self, headers)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        methods = {"protocol_version": "HTTP/1.1", "do_GET": get, "log_message": lambda *_: None}
+        answer = type("Answer", (BaseHTTPRequestHandler,), methods)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), answer)
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

@@ -72,6 +72,13 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
             "id": uuid7(), "developer_id": t.developer, "name": "T", "token_hash": os.urandom(32),
             "token_prefix": "mf_dev_abc", "scopes": ["s"], "created_by": "operator",
         },
+        "app_signing_key": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "key_id": f"sk_{uuid7().hex}", "name": "K",
+            "kind": "EdDSA", "public_key": HASH, "created_by": "operator",
+        },
+        "user_token_seen": lambda: {
+            "app_id": t.app, "jti_hash": os.urandom(32), "developer_id": t.developer, "expires_at": "2030-01-01",
+        },
         "feature_version": lambda: {
             "feature_id": t.feature, "version": uuid7().int % 1_000_000_000 + 1, "developer_id": t.developer,
             "display_name": "F", "policy": "{}", "pricing": "{}", "created_by": "operator",
@@ -84,6 +91,13 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         },
         "kill_switch": lambda: {
             "target": "provider", "target_id": str(uuid7()), "reason": "r", "thrown_by": "operator",
+        },
+        "vault_key": lambda: {
+            "id": uuid7(), "public_key": HASH, "wrapped": os.urandom(60), "kek": "local:x",
+        },
+        "credential": lambda: {
+            "id": uuid7(), "owner": "developer", "developer_id": t.developer, "app_id": t.app, "provider": "openai",
+            "sealed": os.urandom(60), "mask": "sk-...1234",
         },
     }  # fmt: skip
 
@@ -188,6 +202,15 @@ CASES = [
     Case("developer_token_developer_id_fkey", "developer_token", {"developer_id": uuid7()}),
     Case("developer_token_pkey", "developer_token", beside=("id",)),
     Case("developer_token_token_hash_key", "developer_token", beside=("token_hash",)),
+    *_checks("app_signing_key", key_id="short", name="", kind="RS256", public_key=b"short"),
+    Case("one_half", "app_signing_key", {"sealed_secret": b"s"}),
+    Case("one_half", "app_signing_key", {"kind": "HS256"}),
+    Case("app_signing_key_app_id_developer_id_fkey", "app_signing_key", {"app_id": uuid7()}),
+    Case("app_signing_key_pkey", "app_signing_key", beside=("id",)),
+    Case("app_signing_key_key_id_key", "app_signing_key", beside=("key_id",)),
+    *_checks("user_token_seen", jti_hash=b"short"),
+    Case("user_token_seen_app_id_fkey", "user_token_seen", {"app_id": uuid7()}),
+    Case("user_token_seen_pkey", "user_token_seen", beside=("jti_hash",)),
     *_checks("feature_version", version=0),
     Case("feature_version_feature_id_fkey", "feature_version", {"feature_id": uuid7()}),
     Case("feature_version_pkey", "feature_version", beside=("version",)),
@@ -198,6 +221,25 @@ CASES = [
     Case("everything_has_no_id", "kill_switch", {"target_id": ""}),
     Case("everything_has_no_id", "kill_switch", {"target": "everything"}),
     Case("kill_switch_pkey", "kill_switch", beside=("target_id",)),
+    *_checks("vault_key", public_key=b"short", wrapped=b"short", kek=""),
+    Case("vault_key_pkey", "vault_key", beside=("id",)),
+    *_checks(
+        "credential", owner="nobody", provider="No Body", base_url="", sealed=b"short", mask="abc",
+        models_allowed=["m"] * 101, priority=0, weight=1001, budget_limit_e8=-1, validation_answer="perhaps",
+    ),
+    Case("credential_status_check", "credential", {"status": "gone", "sealed": None, "key_id": None}),
+    Case("active_is_sealed", "credential", {"status": "disabled"}),
+    Case("active_is_sealed", "credential", {"sealed": None, "key_id": None}),
+    Case("active_is_sealed", "credential", {"key_id": None}),
+    Case("owner_is_whole", "credential", {"owner": "platform"}),
+    Case("owner_is_whole", "credential", {"owner": "end_user"}),
+    Case("owner_is_whole", "credential", {"end_user_id": uuid7()}),
+    Case("owner_is_whole", "credential", {"developer_id": None}),
+    Case("credential_developer_id_fkey", "credential", {"developer_id": uuid7(), "app_id": None}),
+    Case("credential_app_id_developer_id_fkey", "credential", {"app_id": uuid7()}),
+    Case("credential_end_user_id_fkey", "credential", {"owner": "end_user", "end_user_id": uuid7()}),
+    Case("credential_key_id_fkey", "credential", {"key_id": uuid7()}),
+    Case("credential_pkey", "credential", beside=("id",)),
 ]  # fmt: skip
 IMPLIED = {"app_id_developer_id_key", "move_pkey", "alembic_version_pkc"}
 """The first can't be broken while the primary key holds; the others guard tables that nobody can insert into."""
@@ -223,6 +265,8 @@ def test_every_constraint_refuses(books: Books) -> None:
         row = good[table]()
         if table == "spend_counter":
             row["limit_id"] = _insert(books, "spend_limit", good["spend_limit"]())["id"]
+        if table == "credential":
+            row["key_id"] = _insert(books, "vault_key", good["vault_key"]())["id"]
         return row
 
     passed: list[str] = []

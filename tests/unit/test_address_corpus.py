@@ -203,7 +203,7 @@ async def reached(base_url: str, answers: Sequence[str] = (PUBLIC,)) -> bool:
 
     pool = Pool(resolve=resolve)
     try:
-        await pool.check(Endpoint.parse(base_url, trusted=False), 5)
+        await pool.check(Endpoint.parse(base_url, trusted=False))
     except ValueError:
         return False
     except UpstreamError as refused:
@@ -276,9 +276,9 @@ async def test_a_name_that_changes_its_mind_is_judged_each_time() -> None:
     endpoint = Endpoint.parse("https://llm.example.com/v1", trusted=False)
     try:
         for _ in range(3):
-            await pool.check(endpoint, 5)
+            await pool.check(endpoint)
             with pytest.raises(UpstreamError, match="not a public address"):
-                await pool.check(endpoint, 5)
+                await pool.check(endpoint)
     finally:
         await pool.close()
     assert len(asked) == 6, "an answer was believed twice, or asked for twice"
