@@ -899,6 +899,25 @@ CREATE TABLE public.app (
     CONSTRAINT app_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'archived'::text])))
 );
 
+CREATE TABLE public.app_signing_key (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    key_id text NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    public_key bytea,
+    sealed_secret bytea,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT app_signing_key_key_id_check CHECK ((key_id ~ '^[a-zA-Z0-9_-]{8,64}$'::text)),
+    CONSTRAINT app_signing_key_kind_check CHECK ((kind = ANY (ARRAY['HS256'::text, 'EdDSA'::text]))),
+    CONSTRAINT app_signing_key_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT app_signing_key_public_key_check CHECK ((length(public_key) = 32)),
+    CONSTRAINT one_half CHECK ((((kind = 'EdDSA'::text) = (public_key IS NOT NULL)) AND ((kind = 'HS256'::text) = (sealed_secret IS NOT NULL))))
+);
+
 CREATE TABLE public.audit_log (
     id uuid NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -1082,23 +1101,6 @@ CREATE TABLE public.kill_switch (
     CONSTRAINT everything_has_no_id CHECK (((target = 'everything'::text) = (target_id = ''::text))),
     CONSTRAINT kill_switch_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
     CONSTRAINT kill_switch_target_check CHECK ((target = ANY (ARRAY['app'::text, 'provider'::text, 'everything'::text])))
-);
-
-CREATE TABLE public.local_endpoint (
-    id uuid NOT NULL,
-    developer_id uuid NOT NULL,
-    app_id uuid NOT NULL,
-    end_user_id uuid NOT NULL,
-    name text NOT NULL,
-    kind text NOT NULL,
-    base_url text NOT NULL,
-    models text[] DEFAULT '{}'::text[] NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT local_endpoint_base_url_check CHECK (((length(base_url) >= 8) AND (length(base_url) <= 300))),
-    CONSTRAINT local_endpoint_kind_check CHECK ((kind = ANY (ARRAY['ollama'::text, 'lm_studio'::text, 'vllm'::text, 'llama_cpp'::text, 'openai_compatible'::text]))),
-    CONSTRAINT local_endpoint_models_check CHECK ((cardinality(models) <= 200)),
-    CONSTRAINT local_endpoint_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100)))
 );
 
 CREATE TABLE public.move (
@@ -1303,6 +1305,14 @@ ALTER TABLE public.spend_limit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE public.user_token_seen (
+    app_id uuid NOT NULL,
+    jti_hash bytea NOT NULL,
+    developer_id uuid NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT user_token_seen_jti_hash_check CHECK ((length(jti_hash) = 32))
+);
+
 CREATE TABLE public.vault_key (
     id uuid NOT NULL,
     public_key bytea NOT NULL,
@@ -1334,6 +1344,12 @@ ALTER TABLE ONLY public.app
 
 ALTER TABLE ONLY public.app
     ADD CONSTRAINT app_public_app_id_key UNIQUE (public_app_id);
+
+ALTER TABLE ONLY public.app_signing_key
+    ADD CONSTRAINT app_signing_key_key_id_key UNIQUE (key_id);
+
+ALTER TABLE ONLY public.app_signing_key
+    ADD CONSTRAINT app_signing_key_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
@@ -1380,12 +1396,6 @@ ALTER TABLE ONLY public.idempotent_reply
 ALTER TABLE ONLY public.kill_switch
     ADD CONSTRAINT kill_switch_pkey PRIMARY KEY (target, target_id);
 
-ALTER TABLE ONLY public.local_endpoint
-    ADD CONSTRAINT local_endpoint_end_user_id_name_key UNIQUE (end_user_id, name);
-
-ALTER TABLE ONLY public.local_endpoint
-    ADD CONSTRAINT local_endpoint_pkey PRIMARY KEY (id);
-
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
 
@@ -1419,6 +1429,9 @@ ALTER TABLE ONLY public.transfer
 ALTER TABLE ONLY public.usage_event
     ADD CONSTRAINT usage_event_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.user_token_seen
+    ADD CONSTRAINT user_token_seen_pkey PRIMARY KEY (app_id, jti_hash);
+
 ALTER TABLE ONLY public.vault_key
     ADD CONSTRAINT vault_key_pkey PRIMARY KEY (id);
 
@@ -1427,6 +1440,8 @@ CREATE INDEX account_owner_idx ON public.account USING btree (owner_id) WHERE (o
 CREATE INDEX api_idempotency_expiry_idx ON public.api_idempotency USING btree (expires_at);
 
 CREATE INDEX app_developer_idx ON public.app USING btree (developer_id);
+
+CREATE INDEX app_signing_key_app_idx ON public.app_signing_key USING btree (app_id, created_at DESC, id DESC);
 
 CREATE INDEX audit_log_developer_idx ON public.audit_log USING btree (developer_id, created_at DESC, id DESC);
 
@@ -1448,19 +1463,15 @@ CREATE INDEX developer_token_list_idx ON public.developer_token USING btree (dev
 
 CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree (expires_at);
 
-CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
-
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
-
-CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
-
-CREATE INDEX transfer_debit_idx ON public.transfer USING btree (debit_id, created_at DESC) WHERE (code >= 10);
 
 CREATE UNIQUE INDEX transfer_key ON public.transfer USING btree (key) WHERE (key IS NOT NULL);
 
+CREATE INDEX transfer_top_up_idx ON public.transfer USING btree (credit_id) WHERE (code = 10);
+
 CREATE INDEX usage_event_app_idx ON public.usage_event USING btree (app_id, created_at DESC);
 
-CREATE INDEX usage_event_end_user_idx ON public.usage_event USING btree (end_user_id, id DESC);
+CREATE INDEX user_token_seen_expiry_idx ON public.user_token_seen USING btree (expires_at);
 
 CREATE TRIGGER audit_log_is_immutable BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -1490,6 +1501,9 @@ ALTER TABLE ONLY public.account
 ALTER TABLE ONLY public.app
     ADD CONSTRAINT app_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
 
+ALTER TABLE ONLY public.app_signing_key
+    ADD CONSTRAINT app_signing_key_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
 
@@ -1514,12 +1528,6 @@ ALTER TABLE ONLY public.feature
 ALTER TABLE ONLY public.feature_version
     ADD CONSTRAINT feature_version_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES public.feature(id);
 
-ALTER TABLE ONLY public.local_endpoint
-    ADD CONSTRAINT local_endpoint_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
-
-ALTER TABLE ONLY public.local_endpoint
-    ADD CONSTRAINT local_endpoint_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
-
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
 
@@ -1532,9 +1540,14 @@ ALTER TABLE ONLY public.session
 ALTER TABLE ONLY public.spend_counter
     ADD CONSTRAINT spend_counter_limit_id_fkey FOREIGN KEY (limit_id) REFERENCES public.spend_limit(id);
 
+ALTER TABLE ONLY public.user_token_seen
+    ADD CONSTRAINT user_token_seen_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
+
 ALTER TABLE public.account ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.app_signing_key ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.audit_log ENABLE ROW LEVEL SECURITY;
 
@@ -1549,6 +1562,8 @@ ALTER TABLE public.end_user ENABLE ROW LEVEL SECURITY;
 CREATE POLICY everybody ON public.account TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.app TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.app_signing_key TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.audit_log TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
@@ -1572,6 +1587,8 @@ CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (
 
 CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.user_token_seen TO faucet_jobs USING (true) WITH CHECK (true);
+
 ALTER TABLE public.feature ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.feature_version ENABLE ROW LEVEL SECURITY;
@@ -1580,13 +1597,13 @@ ALTER TABLE public.hold ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
 
-ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
-
 ALTER TABLE public.session ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON public.account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.app TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.app_signing_key TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.audit_log TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
@@ -1606,13 +1623,15 @@ CREATE POLICY tenant ON public.hold TO faucet_api USING (((current_setting('fauc
 
 CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
-CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
-
 CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.user_token_seen TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 ALTER TABLE public.usage_event ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.user_token_seen ENABLE ROW LEVEL SECURITY;
 
 GRANT ALL ON SCHEMA public TO faucet_owner;
 GRANT USAGE ON SCHEMA public TO faucet_gateway;
@@ -1700,6 +1719,10 @@ GRANT SELECT(expires_at) ON TABLE public.api_idempotency TO faucet_jobs;
 GRANT SELECT,INSERT,UPDATE ON TABLE public.app TO faucet_api;
 GRANT SELECT ON TABLE public.app TO faucet_gateway;
 GRANT SELECT ON TABLE public.app TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.app_signing_key TO faucet_api;
+
+GRANT UPDATE(revoked_at) ON TABLE public.app_signing_key TO faucet_api;
 
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_jobs;
@@ -1794,8 +1817,6 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kill_switch TO faucet_api;
 GRANT SELECT ON TABLE public.kill_switch TO faucet_gateway;
 GRANT SELECT ON TABLE public.kill_switch TO faucet_jobs;
 
-GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
-
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;
 
@@ -1835,6 +1856,9 @@ GRANT SELECT ON TABLE public.spend_counter TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_api;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_gateway;
+
+GRANT SELECT,INSERT ON TABLE public.user_token_seen TO faucet_api;
+GRANT SELECT,DELETE ON TABLE public.user_token_seen TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.vault_key TO faucet_gateway;
 

@@ -29,6 +29,7 @@ from faucet.api import (
     prices,
     reports,
     sessions,
+    signing_keys,
     tokens,
     wallets,
 )
@@ -60,6 +61,7 @@ _ROUTES = (
     reports,
     tokens,
     apps,
+    signing_keys,
     features,
     developer_keys,
     operations,
@@ -94,9 +96,15 @@ def build_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool = await open_pool(dsn, ROLE, size=POOL_SIZE)
         prober = Prober(upstream)
-        limit, window_ms = config.api_rate_limit_max_requests, config.api_rate_limit_window_ms
-        bearers = Bucket(limit, window_ms / 1000) if limit else None
-        app.state.world = World(config, pool, clock or Clock(), metrics, prober, bearers)
+        app.state.world = World(
+            config,
+            pool,
+            clock or Clock(),
+            metrics,
+            prober,
+            bearers=_bucket(config.api_rate_limit_max_requests, config.api_rate_limit_window_ms),
+            session_bucket=_bucket(config.session_rate_limit_max_requests, config.session_rate_limit_window_ms),
+        )
         try:
             yield
         finally:
@@ -106,6 +114,11 @@ def build_app(
     app = _assemble(lifespan)
     app.add_middleware(Edge, config=config, metrics=metrics)
     return app
+
+
+def _bucket(most: int, window_ms: int) -> Bucket | None:
+    """A limit of requests in a window, if there is one."""
+    return Bucket(most, window_ms / 1000) if most else None
 
 
 def openapi_document() -> dict[str, Any]:

@@ -144,6 +144,7 @@ class AppItem(Reply):
     status: Literal["active", "disabled", "archived"]
     identity_mode: Literal["open", "signed"]
     allowed_origins: list[str]
+    signing_keys: list[str]
     monthly_spend_limit_usd: Usd | None = None
     session_spend_limit_usd: Usd | None = None
     developer_id: UUID

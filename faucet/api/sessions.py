@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
+from uuid import UUID
+
 from fastapi import APIRouter, Request, Response
 
 from faucet.api.auth import TheEndUser
 from faucet.api.tenant import tenant_tx
 from faucet.api.wire import SessionAsk, SessionReply
-from faucet.api.world import TheWorld
+from faucet.api.world import TheWorld, World
+from faucet.kit.errors import Refusal
 from faucet.tenants import sessions
 
 router = APIRouter(tags=["sessions"])
@@ -17,20 +22,25 @@ router = APIRouter(tags=["sessions"])
 async def create_session(body: SessionAsk, request: Request, world: TheWorld) -> SessionReply:
     """Mint a short-lived session for one end user of one app."""
     config = world.config
+    ask = sessions.Ask(
+        public_app_id=body.public_app_id,
+        external_user_id=body.external_user_id,
+        feature_key=body.feature_key,
+        metadata=body.metadata,
+        origin=request.headers.get("origin"),
+        user_token=body.user_token,
+    )
+    rules = sessions.Rules(
+        external_id_key=config.external_id_key,
+        signing_key=config.signing_key,
+        ttl_seconds=config.session_token_ttl_seconds,
+        open_session_limit_e8=config.open_session_spend_limit_e8,
+        open_spends_paid=config.open_sessions_spend_paid_money,
+    )
     async with tenant_tx(world, None) as t:  # the app says whose
-        minted = await sessions.mint(
-            t,
-            sessions.Ask(
-                public_app_id=body.public_app_id,
-                external_user_id=body.external_user_id,
-                feature_key=body.feature_key,
-                metadata=body.metadata,
-                origin=request.headers.get("origin"),
-            ),
-            external_id_key=config.external_id_key,
-            ttl_seconds=config.session_token_ttl_seconds,
-            now=world.clock.now(),
-        )
+        app = await sessions.find_app(t, ask)
+        _count(world, app.id)
+        minted = await sessions.mint(t, app, ask, rules=rules, now=world.clock.now())
     return SessionReply(
         session_token=minted.bearer.reveal(),
         expires_in=config.session_token_ttl_seconds,
@@ -38,6 +48,19 @@ async def create_session(body: SessionAsk, request: Request, world: TheWorld) ->
         available_modes=minted.available_modes,
         wallet_balance_usd=minted.wallet_balance_e8,
     )
+
+
+def _count(world: World, app_id: UUID) -> None:
+    """Count a new session against its app's rate. Raises Refusal `rate_limited`."""
+    if world.session_bucket is None:
+        return
+    verdict = world.session_bucket.take(app_id.bytes, time.monotonic())
+    if not verdict.allowed:
+        raise Refusal(
+            "rate_limited",
+            "too many new sessions of this app; slow down",
+            retry_after_seconds=max(1, math.ceil(verdict.retry_after_seconds)),
+        )
 
 
 @router.delete("/v1/sessions/current", status_code=204, response_class=Response)

@@ -31,8 +31,10 @@ class World:
     clock: Clock
     metrics: Metrics
     prober: Prober
-    bearers: Bucket | None
+    bearers: Bucket | None = None
     """The rate of each developer's token and of each session, whatever addresses they come from."""
+    session_bucket: Bucket | None = None
+    """How fast each app may mint sessions, in this process."""
 
     def count(self, bearer_id: UUID) -> None:
         """Count a request against its bearer's rate. Raises Refusal `rate_limited`."""

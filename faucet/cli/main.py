@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from faucet.cli.operate import limits_app, prices_app, reconcile
+from faucet.cli.remote import GROUPS
 from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "mock-provider"),
     "Run": ("serve", "jobs", "migrate"),
+    "Tenants": ("developers", "apps", "features", "tokens", "wallets", "manifest"),
     "Operate": ("prices", "limits", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
@@ -58,6 +60,8 @@ serve_app = typer.Typer(
 app.add_typer(serve_app)
 app.add_typer(prices_app)
 app.add_typer(limits_app)
+for group in GROUPS:
+    app.add_typer(group)
 app.command(
     epilog=examples("faucet reconcile", "faucet reconcile --json | jq '.findings'"),
 )(reconcile)

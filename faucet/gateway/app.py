@@ -109,8 +109,12 @@ class Gateway:
 
     def _allow_origin(self, exchange: Exchange) -> None:
         origin = exchange.origin
-        if origin is None or not (self._reflects or origin.decode("latin-1") in self._origins):
+        if origin is None:
             return
+        if not self._reflects:
+            text = origin.decode("latin-1")
+            if text not in self._origins and text not in self.world.app_origins:
+                return
         exchange.extra += [
             (b"access-control-allow-origin", origin),
             (b"vary", b"origin"),

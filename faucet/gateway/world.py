@@ -16,6 +16,7 @@ from faucet.gateway.attempt import CallRules
 from faucet.gateway.catalogue import Catalogue, Product
 from faucet.gateway.exchange import Exchange
 from faucet.gateway.metrics import METRICS
+from faucet.gateway.origins import load_origins
 from faucet.gateway.replay import Replays
 from faucet.gateway.reserve import Reserver
 from faucet.gateway.settle import Settler
@@ -65,6 +66,8 @@ class World:
         self._switched_off = self.catalogue
         """What would be for sale, if the operator had not switched its providers off."""
         self._switches = Switches()
+        self.app_origins: frozenset[str] = frozenset()
+        """Pages that may call because an active app names their origin; known in production only."""
         self._cost_accounts: dict[tuple[UUID, str], int] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self._stale = asyncio.Event()
@@ -224,6 +227,8 @@ class World:
         async with self.db.connection() as connection:
             prices = await load_confirmed(connection)
             switches = await load_switches(connection)
+            if self.config.is_production:  # development lets every origin call
+                self.app_origins = await load_origins(connection)
         book, now = PriceBook(prices), self.clock.now()
         self.catalogue = Catalogue([p for p in self.providers if p.name not in switches.providers], book, now)
         self._switched_off = Catalogue([p for p in self.providers if p.name in switches.providers], book, now)

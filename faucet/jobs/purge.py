@@ -26,6 +26,11 @@ delete from api_idempotency where (principal, key_hash) in (
     select principal, key_hash from api_idempotency where expires_at < now() order by expires_at limit %(batch)s)
 """
 
+_USER_TOKENS: LiteralString = """
+delete from user_token_seen where (app_id, jti_hash) in (
+    select app_id, jti_hash from user_token_seen where expires_at < now() order by expires_at limit %(batch)s)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Purged:
@@ -33,15 +38,19 @@ class Purged:
 
     sessions: int
     replies: int
+    user_tokens: int
 
 
 async def purge(connection: Tx, *, batch: int = BATCH) -> Purged:
-    """Delete sessions that ended a week ago and replies older than their day, on a connection without an open tx."""
+    """Delete sessions that ended a week ago, replies older than their day, and signed words that have run out.
+
+    On a connection without an open tx.
+    """
     sessions = await _sweep(connection, _SESSIONS, batch)
     replies = await _sweep(connection, _REPLIES, batch) + await _sweep(connection, _API_REPLIES, batch)
-    purged = Purged(sessions, replies)
-    if purged.sessions or purged.replies:
-        logger.info("purged", sessions=purged.sessions, replies=purged.replies)
+    purged = Purged(sessions, replies, await _sweep(connection, _USER_TOKENS, batch))
+    if purged.sessions or purged.replies or purged.user_tokens:
+        logger.info("purged", sessions=purged.sessions, replies=purged.replies, user_tokens=purged.user_tokens)
     return purged
 
 

@@ -40,6 +40,7 @@ SECRETS_FILE = "secrets.json"
 _MADE_UP = ("SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN")
 _PLACEHOLDER = re.compile(r"change|replace|example|default|placeholder|insert|your[-_]|secret|password", re.I)
 _PRODUCTION_REQUESTS_MAX = 600
+_PRODUCTION_OPEN_SESSION_USD = "1.00"
 
 Environment = Literal["development", "production"]
 
@@ -142,6 +143,13 @@ class Config(BaseSettings):
     gateway_base_url: _Url = "http://localhost:3002/v1"
     """What a session tells its client to call."""
     session_token_ttl_seconds: Annotated[int, Field(ge=60, le=2_592_000)] = 3600
+    session_rate_limit_max_requests: Annotated[int, Field(ge=0)] = 0
+    """New sessions per app and window, in each process; 0 is no limit."""
+    session_rate_limit_window_ms: _Milliseconds = 60_000
+    open_session_spend_limit_e8: _Usd = Field(default=0, validation_alias="open_session_spend_limit_usd")
+    """What a session of an app that signs nothing may spend at most; 0 is no limit but the app's own."""
+    open_sessions_spend_paid_money: bool = False
+    """Whether an app that signs nothing may mint sessions for wallets that money was paid into."""
     api_cors_origins: _Origins = ()
     gateway_cors_origins: _Origins = ()
     trusted_proxies: _Networks = ()
@@ -218,6 +226,11 @@ class Config(BaseSettings):
         """The AES-256-GCM key that seals the control API's replies kept for repeated Idempotency-Keys."""
         return self._derive(b"modelfaucet api reply v1")
 
+    @property
+    def signing_key(self) -> bytes:
+        """The AES-256-GCM key that seals the secrets with which apps sign their users' ids."""
+        return self._derive(b"modelfaucet app signing key v1")
+
     def _derive(self, purpose: bytes) -> bytes:
         master = self.secret_encryption_key.reveal().encode()
         return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(master)
@@ -243,7 +256,10 @@ def load_config(env: Mapping[str, str] | None = None) -> Config:
         problems += _production_problems(given)
         given.setdefault("API_RATE_LIMIT_MAX_REQUESTS", str(_PRODUCTION_REQUESTS_MAX))
         given.setdefault("GATEWAY_RATE_LIMIT_MAX_REQUESTS", str(_PRODUCTION_REQUESTS_MAX))
+        given.setdefault("SESSION_RATE_LIMIT_MAX_REQUESTS", str(_PRODUCTION_REQUESTS_MAX))
+        given.setdefault("OPEN_SESSION_SPEND_LIMIT_USD", _PRODUCTION_OPEN_SESSION_USD)
     elif environment == "development":
+        given.setdefault("OPEN_SESSIONS_SPEND_PAID_MONEY", "true")  # there is no real money to lose
         unset = [name for name in _MADE_UP if name not in given]
         if unset:
             made_up = _made_up_secrets(data_dir, problems)

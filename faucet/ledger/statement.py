@@ -56,6 +56,14 @@ async def wallet_of_end_user(tx: Tx, end_user_id: UUID) -> Wallet | None:
     return await _wallet(tx, _WALLET + " and owner_id = %s and label = '' and currency = 'USD'", end_user_id)
 
 
+async def was_paid_into(tx: Tx, account_id: AccountId) -> bool:
+    """Whether a person's money was ever paid into the wallet, not only credit that we gave."""
+    # The code as a literal, so that the index of top-ups serves.
+    cursor = await tx.execute("select exists (select from transfer where credit_id = %s and code = 10)", (account_id,))
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Purse:
     """What can be corrected by hand: an end user's wallet or a developer's earnings. Amounts in e8."""

@@ -37,6 +37,8 @@ class App:
     status: str
     identity_mode: str
     allowed_origins: list[str]
+    signing_keys: list[str]
+    """The ids of those that are active."""
     monthly_spend_limit_e8: int | None
     session_spend_limit_e8: int | None
     created_at: datetime
@@ -46,6 +48,8 @@ class App:
 _APP: LiteralString = """
 select a.id, a.developer_id, d.name as developer_name, d.email as developer_email, a.public_app_id, a.name, a.vertical,
        a.default_revenue_share_bps, a.status, a.identity_mode, a.allowed_origins,
+       array(select k.key_id from app_signing_key k where k.app_id = a.id and k.revoked_at is null order by k.id)
+           as signing_keys,
        l.limit_e8 as monthly_spend_limit_e8, a.session_spend_limit_e8, a.created_at, a.updated_at
   from app a
   join developer d on d.id = a.developer_id

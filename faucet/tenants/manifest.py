@@ -154,6 +154,11 @@ def _tokens(value: object, path: str) -> int:
     return value
 
 
+def policy_words() -> tuple[str, ...]:
+    """What a feature's `policy` may say."""
+    return ("route_preference", "fallback_to_platform", *_READERS)
+
+
 _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "privacy": lambda value, path: _one_of(value, path, _PRIVACY),
     "model_policy": lambda value, path: _one_of(value, path, _MODEL_POLICIES),

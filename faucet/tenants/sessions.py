@@ -20,7 +20,7 @@ from faucet.kit.errors import InvariantBroken, Refusal
 from faucet.kit.ids import uuid7
 from faucet.kit.secret import Secret
 from faucet.ledger import moves, statement
-from faucet.tenants import store
+from faucet.tenants import identity, store
 from faucet.tenants.manifest import parse_policy
 from faucet.tenants.tenancy import see_only
 
@@ -37,6 +37,20 @@ class Ask:
     metadata: dict[str, Any] | None = None
     origin: str | None = None
     """The web page that asks, where a browser says so."""
+    user_token: str | None = None
+    """The app's backend's signed word for the user's id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the installation says about new sessions."""
+
+    external_id_key: bytes
+    signing_key: bytes
+    ttl_seconds: int
+    open_session_limit_e8: int = 0
+    """For apps that sign nothing; 0 is none."""
+    open_spends_paid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +74,22 @@ def external_id_hash(key: bytes, app_id: UUID, external_user_id: str) -> bytes:
     return hmac.new(key, app_id.bytes + external_user_id.encode(), hashlib.sha256).digest()
 
 
-async def mint(tx: Tx, ask: Ask, *, external_id_key: bytes, ttl_seconds: int, now: datetime) -> Minted:
-    """A new session for the end user, who gets a wallet with the first one. The tx sees all apps, then one developer.
+async def mint(tx: Tx, app: store.App, ask: Ask, *, rules: Rules, now: datetime) -> Minted:
+    """A new session for the end user of an app that `find_app` gave, who gets a wallet with the first one.
 
-    Raises Refusal `invalid_app`, `disabled`, `forbidden` (the page's origin, or a missing signature) and
-    `feature_not_found`.
+    From here on the tx sees the app's developer alone. Raises Refusal `feature_not_found`, and `forbidden` where the
+    app's backend has to vouch for the user and has not, or where nobody vouches and the wallet has paid money in it.
     """
-    app = await _open_app(tx, ask)
     await see_only(tx, app.developer_id)
+    if app.identity_mode == "signed":
+        await identity.vouch(
+            tx,
+            app,
+            user_token=ask.user_token,
+            external_user_id=ask.external_user_id,
+            sealing_key=rules.signing_key,
+            now=now,
+        )
     features = await store.list_features(tx, app.id)
     feature: store.Feature | None = None
     if ask.feature_key is not None:
@@ -78,12 +100,16 @@ async def mint(tx: Tx, ask: Ask, *, external_id_key: bytes, ttl_seconds: int, no
         tx,
         new_id=uuid7(),
         app=app,
-        external_id_hash=external_id_hash(external_id_key, app.id, ask.external_user_id),
+        external_id_hash=external_id_hash(rules.external_id_key, app.id, ask.external_user_id),
     )
     wallet_id = await moves.open_wallet(tx, developer_id=app.developer_id, end_user_id=end_user_id)
     wallet = await statement.wallet(tx, wallet_id)
     if wallet is None:
         raise InvariantBroken(f"the wallet {wallet_id} was opened and is not there")
+    if app.identity_mode == "open" and not rules.open_spends_paid and await statement.was_paid_into(tx, wallet_id):
+        raise Refusal(
+            "forbidden", "money was paid into this user's wallet: the app's identity mode must be signed to spend it"
+        )
     bearer = Secret(BEARER_PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode())
     session_id = uuid7()
     await store.insert_session(
@@ -95,16 +121,22 @@ async def mint(tx: Tx, ask: Ask, *, external_id_key: bytes, ttl_seconds: int, no
         bearer_hash=bearer_hash(bearer.reveal()),
         metadata=ask.metadata or {},
         created_at=now,
-        expires_at=now + timedelta(seconds=ttl_seconds),
+        expires_at=now + timedelta(seconds=rules.ttl_seconds),
     )
-    if app.session_spend_limit_e8 is not None:
-        await store.limit_session(tx, session_id, app.session_spend_limit_e8)
+    limits = [] if app.session_spend_limit_e8 is None else [app.session_spend_limit_e8]
+    if app.identity_mode == "open" and rules.open_session_limit_e8:
+        limits.append(rules.open_session_limit_e8)
+    if limits:
+        await store.limit_session(tx, session_id, min(limits))
     modes = _modes([feature] if feature is not None else features)
     return Minted(bearer, session_id, end_user_id, modes, wallet.posted_e8)
 
 
-async def _open_app(tx: Tx, ask: Ask) -> store.App:
-    """The app if sessions may be minted for it. Raises the refusals of `mint`."""
+async def find_app(tx: Tx, ask: Ask) -> store.App:
+    """The app if sessions may be minted for it, in a tx that sees all apps.
+
+    Raises Refusal `invalid_app`, `disabled`, and `forbidden` for a page's origin.
+    """
     app = await store.find_app(tx, ask.public_app_id)
     if app is None or app.status == "archived":
         raise Refusal("invalid_app", "there is no app with this public_app_id")
@@ -112,9 +144,6 @@ async def _open_app(tx: Tx, ask: Ask) -> store.App:
         raise Refusal("disabled", "this app is switched off")
     if ask.origin is not None and app.allowed_origins and ask.origin not in app.allowed_origins:
         raise Refusal("forbidden", "this app does not mint sessions for pages of this origin")
-    if app.identity_mode == "signed":
-        # No signing key can be registered yet, so no signature can be right.
-        raise Refusal("forbidden", "this app's backend must sign its users' ids (user_token)")
     return app
 
 

@@ -3,7 +3,7 @@
 from faucet.kit.migrate import run_sql_file
 
 revision = "0010_pre_end_users"
-down_revision = "0008_pre_vault"
+down_revision = "0009_pre_identity"
 branch_labels = None
 depends_on = None
 

@@ -485,6 +485,9 @@ DELETE /v1/developer/provider-keys/{key_id}
 GET /v1/developer/tokens
 POST /v1/developer/tokens
 DELETE /v1/developer/tokens/{token_id}
+POST /v1/developer/apps/{public_app_id}/signing-keys
+GET /v1/developer/apps/{public_app_id}/signing-keys
+DELETE /v1/developer/apps/{public_app_id}/signing-keys/{signing_key_id}
 GET /v1/developer/usage
 GET /v1/developers
 POST /v1/developers

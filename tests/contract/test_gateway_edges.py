@@ -88,6 +88,32 @@ def test_production_answers_its_own_origins_only(production: Gateway) -> None:
             assert "access-control-allow-origin" not in reply.headers
 
 
+def test_production_answers_the_origins_of_active_apps(production: Gateway, world: World) -> None:
+    """A developer would have to ask the operator before their own page may call; or a dead app's page still may."""
+    own = "https://crm.of-a-developer.example"
+
+    def allowed() -> bool:
+        reply = request(production, "OPTIONS", CHAT, None, {**PREFLIGHT, "origin": own})
+        return reply.headers.get("access-control-allow-origin") == own
+
+    assert not allowed()
+    changes = [
+        ("update app set allowed_origins = array[%s]", True),
+        ("update app set status = 'disabled' where %s <> ''", False),
+        ("update app set status = 'active' where %s <> ''", True),
+        ("update developer set status = 'disabled' where %s <> ''", False),
+    ]
+    try:
+        for change, expected in changes:
+            world.books.rows(change, own)
+            world.announce()
+            wait_for(lambda expected=expected: allowed() is expected, seconds=6)  # type: ignore[misc]
+    finally:
+        world.books.rows("update developer set status = 'active'")
+        world.books.rows("update app set status = 'active', allowed_origins = '{}'")
+        world.announce()
+
+
 # ── health ──
 
 

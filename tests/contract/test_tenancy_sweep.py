@@ -19,7 +19,7 @@ from faucet.api.app import openapi_document
 
 MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
-    "usage_event", "developer_token", "audit_log", "credential",
+    "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "user_token_seen",
 )  # fmt: skip
 SAFE = {"/health", "/ready", "/metrics", "/v1/sessions"}
 """Routes without a tenant: whoever knows an app may mint sessions of it."""
@@ -83,6 +83,8 @@ class Swept:
         feature = self.owner.feature(app, feature_key="the_feature_of_a")
         tenant = tenant_of(books, app, feature)
         assert books.settle(Settlement(tenant, books.held(tenant, E8), cost=100, channel=5)) == [0]
+        path = f"/v1/developer/apps/{app['public_app_id']}/signing-keys"
+        signing = ok(self.owner.http.post(path, json={"name": "K", "kind": "HS256"}), 201)
         session = {"public_app_id": app["public_app_id"], "external_user_id": "u"}
         ok(world.nobody.post("/v1/sessions", json=session))
         key = {"provider": "openai", "api_key": "sk-of-developer-a", "validate": False}
@@ -91,6 +93,7 @@ class Swept:
             "feature_key": feature["feature_key"],
             "developer_id": self.owner.id,
             "token_id": ok(self.owner.http.get("/v1/developer/tokens"))["items"][0]["id"],
+            "signing_key_id": signing["item"]["key_id"],
             "wallet_id": str(books.one("select public_id from account where id = %s", tenant.wallet)),
             "key_id": ok(self.owner.http.post("/v1/developer/provider-keys", json=key), 201)["id"],
             "price_id": "1",

@@ -26,6 +26,9 @@ _WRITABLE = {
     ("faucet_api", "local_endpoint"): {"INSERT", "DELETE"},
     ("faucet_api", "developer_token"): {"INSERT"},
     ("faucet_api", "feature_version"): {"INSERT"},
+    ("faucet_api", "app_signing_key"): {"INSERT"},
+    ("faucet_api", "user_token_seen"): {"INSERT"},
+    ("faucet_jobs", "user_token_seen"): {"DELETE"},
     ("faucet_api", "audit_log"): {"INSERT"},
     ("faucet_api", "api_idempotency"): {"INSERT", "UPDATE", "DELETE"},
     ("faucet_api", "kill_switch"): {"INSERT", "UPDATE", "DELETE"},
@@ -40,6 +43,7 @@ _WRITABLE = {
 _COLUMNS = {
     ("faucet_api", "developer_token"): {"last_used_at", "revoked_at", "updated_at"},
     ("faucet_api", "session"): {"revoked_at"},
+    ("faucet_api", "app_signing_key"): {"revoked_at"},
     ("faucet_api", "price"): {"status", "decided_at", "decided_by"},
     ("faucet_api", "credential"): {
         "sealed", "key_id", "mask", "models_allowed", "priority", "weight", "budget_limit_e8",
