@@ -31,7 +31,8 @@ GATEWAY_FEE_E8_MAX = 1_000 * E8_PER_USD
 _TOKENIZERS = frozenset(("o200k", "words", "bytes"))
 _STATUSES = frozenset(("draft", "confirmed", "rejected"))
 _PERCENT = re.compile(r"(0|[1-9][0-9]{0,3})(?:\.([0-9]{1,2}))?")
-_PRICING_WORDS = frozenset(("mode", "markup_percent", "channel_share_bps", "explicit_gateway_fee_usd"))
+PRICING_WORDS = ("mode", "markup_percent", "channel_share_bps", "explicit_gateway_fee_usd")
+"""Every word of a feature's `pricing`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ class PricePlan:
         if not isinstance(pricing, Mapping):
             raise ValueError("pricing: must be an object")
         for word in pricing:
-            if word not in _PRICING_WORDS:
+            if word not in PRICING_WORDS:
                 raise ValueError(f"pricing.{word}: unknown word")
         if pricing.get("mode", "usage_markup") != "usage_markup":
             raise ValueError("pricing.mode: must be usage_markup")
