@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, LiteralString
 
 import typer
 from rich.table import Table
@@ -78,7 +78,8 @@ class Findings:
 def doctor(as_json: JsonOption = False, data: DataOption = None, database_url: DatabaseOption = None) -> None:
     """Explain a broken set-up, and say what to do about it.
 
-    Looks at settings, keys, clock, disk, database, schema, roles, prices, jobs, ports and what runs. Exit code 1 where something keeps it from working. Changes nothing.
+    Looks at settings, keys, clock, disk, database, schema, roles, prices, jobs, ports and what runs. Exit code 1 where
+    something keeps it from working. Changes nothing.
     """
     findings = Findings()
     with progress() as shown:
@@ -195,13 +196,14 @@ def _dsn(findings: Findings, config: Config, step: Callable[[str], None]) -> Ite
     from faucet.stack.database import checked
 
     if config.database_url is not None:
+        dsn = None
         try:
-            yield checked(config.database_url.reveal())
+            dsn = checked(config.database_url.reveal())
         except FaucetError as error:
             findings.note("database", WRONG, str(error), "correct DATABASE_URL")
-            yield None
+        yield dsn
         return
-    if not (config.faucet_data / "pg").exists() and not list(config.faucet_data.glob("postgres*")):
+    if not any((config.faucet_data / name).exists() for name in ("pg", "place.json")):
         findings.note("database", WELL, "the embedded one is not made yet; `faucet up` or `faucet migrate` makes it")
         yield None
         return
@@ -248,8 +250,12 @@ async def check_database(findings: Findings, dsn: str) -> None:
             return
         findings.note("database", WELL, f"PostgreSQL {version} at {without_secret(dsn)}")
         _check_database_clock(findings, clock - (before + time.time()) / 2)
-        if await _check_schema(findings, connection):
-            await _check_work(findings, connection)
+        try:
+            if await _check_schema(findings, connection):
+                await _check_work(findings, connection)
+        except psycopg.Error as error:
+            remedy = "run `faucet migrate` as the database's owner; if it stays, tell us"
+            findings.note("database", WRONG, f"it refuses: {str(error).splitlines()[0]}", remedy)
 
 
 def _reach_remedy(reason: str) -> str:
@@ -308,26 +314,32 @@ async def _check_work(findings: Findings, connection: Any) -> None:
             remedy = f"grant it: `grant {role} to` the account of DATABASE_URL"
             findings.note("roles", WRONG, f"{role} can't be taken: {str(error).splitlines()[0]}", remedy)
             return
-    cursor = await connection.execute("select count(*) from price where status = 'confirmed'")
-    (prices,) = await cursor.fetchone()
+    prices = await _count(connection, "faucet_api", "select count(*) from price where status = 'confirmed'")
     if prices:
         findings.note("prices", WELL, f"{prices} confirmed")
     else:
         remedy = "import drafts with `faucet prices seed` and confirm some with `faucet prices confirm`"
         findings.note("prices", ODD, "no price is confirmed, so nothing is for sale", remedy)
-    await connection.execute("set role faucet_gateway")
-    cursor = await connection.execute("select count(*) from vault_key")
-    (keys,) = await cursor.fetchone()
-    if not keys:
+    if not await _count(connection, "faucet_gateway", "select count(*) from vault_key"):
         findings.note("vault", ODD, "it has no key, so no provider key can be stored", "run `faucet migrate`")
-    cursor = await connection.execute(
-        "select count(*) from hold where lease_expires_at < now() - make_interval(secs => %s)", (LATE_SECONDS,)
+    late = await _count(
+        connection,
+        "faucet_api",
+        "select count(*) from hold where lease_expires_at < now() - make_interval(secs => %s)",
+        LATE_SECONDS,
     )
-    (late,) = await cursor.fetchone()
     if late:
-        findings.note(
-            "jobs", WRONG, f"{late} holds ran out and still bind money", "run `faucet jobs`, at least one per database"
-        )
+        told = f"{late} {'hold' if late == 1 else 'holds'} ran out and still bind money"
+        findings.note("jobs", WRONG, told, "run `faucet jobs`, at least one per database")
+
+
+async def _count(connection: Any, role: str, query: LiteralString, *values: object) -> int:
+    """What a door's role counts, over all developers' rows."""
+    await connection.execute(f"set role {role}".encode())
+    await connection.execute("set faucet.developer_id = '*'")
+    cursor = await connection.execute(query, values)
+    row = await cursor.fetchone()
+    return int(row[0])
 
 
 # ── ports and processes ──

@@ -56,7 +56,9 @@ def test_yaml_and_json_say_the_same() -> None:
 
 
 WORD = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
-TRICKY = st.sampled_from(["yes", "on", "null", "~", "1e3", "0x1F", "2024-01-01", "1_000", "- a", "a: b", "#x", "'", "é"])
+TRICKY = st.sampled_from(
+    ["yes", "on", "null", "~", "1e3", "0x1F", "2024-01-01", "1_000", "- a", "a: b", "#x", "'", "é"]
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -68,9 +70,7 @@ TRICKY = st.sampled_from(["yes", "on", "null", "~", "1e3", "0x1F", "2024-01-01",
 )
 def test_what_is_written_reads_back(title: str, models: list[str], tokens: int, percent: object) -> None:
     """Lost: exporting a feature and applying it changes it, because a text looks like something else to YAML."""
-    document = Document(
-        "a", "f", title, {"models": models, "max_output_tokens": tokens}, {"markup_percent": percent}
-    )
+    document = Document("a", "f", title, {"models": models, "max_output_tokens": tokens}, {"markup_percent": percent})
     for as_json in (False, True):
         (got,) = read_documents(write_documents([document], as_json=as_json))
         assert got == document
@@ -122,7 +122,9 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         "[0].pricing.markup",
         "[1].display_name",
     ]
-    assert problems("feature: f\ndisplay_name: F\n---\nfeature: f\ndisplay_name: G\n") == ["feature: 'f' is there twice"]
+    assert problems("feature: f\ndisplay_name: F\n---\nfeature: f\ndisplay_name: G\n") == [
+        "feature: 'f' is there twice"
+    ]
 
 
 @pytest.mark.parametrize(
