@@ -23,7 +23,6 @@ from faucet.cli.remote import (
     show_rows,
 )
 from faucet.cli.terminal import examples
-from faucet.tenants.tokens import SCOPES
 
 developers_app = typer.Typer(
     name="developers", help="Developers: who owns apps and earns.", no_args_is_help=True, rich_markup_mode=None
@@ -388,6 +387,8 @@ def create_token(
     data: DataOption = None,
 ) -> None:
     """Make a token. It is shown this once, alone on standard output with --json."""
+    from faucet.tenants.tokens import SCOPES
+
     unknown = sorted(set(scopes or ()) - set(SCOPES))
     if unknown:
         raise typer.BadParameter(f"--scope: there is no {unknown[0]!r}; there are {', '.join(SCOPES)}")

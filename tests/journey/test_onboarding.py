@@ -9,8 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 110
+SECONDS = 200
 
 
 def faucet(data: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -21,6 +23,7 @@ def faucet(data: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=SECONDS)
 
 
+@pytest.mark.timeout(240)
 def test_from_nothing_to_revenue() -> None:
     """Lost: what a developer is told to type on the first day, or the agreement of the figures at its end."""
     with tempfile.TemporaryDirectory(prefix="faucet-story-", ignore_cleanup_errors=True) as folder:
