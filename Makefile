@@ -1,7 +1,7 @@
 # Every verb makes what it needs first: the environment in .venv, from locked requirements. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke serve test check bench profile torture sim schema openapi lock clean
+.PHONY: help setup demo smoke story-onboarding serve test check bench profile torture sim schema openapi lock clean
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -18,7 +18,7 @@ endif
 
 help: ## this list
 	@echo "make …"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-11s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 	@echo
 	@echo "ARGS=… goes to the command: make demo ARGS=--once, make test ARGS='-k wallet'"
 
@@ -31,6 +31,9 @@ demo: setup ## run everything here and show what an answer costs and who gets wh
 
 smoke: setup ## check over HTTP that whole requests add up
 	@exec $(BIN)/faucet smoke $(ARGS)
+
+story-onboarding: setup ## onboard a developer on a fresh stack, from nothing to revenue
+	@exec $(BIN)/faucet story $(ARGS)
 
 serve: setup ## run everything here, without the show
 	@exec $(BIN)/faucet up $(ARGS)

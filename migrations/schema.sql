@@ -1103,6 +1103,23 @@ CREATE TABLE public.kill_switch (
     CONSTRAINT kill_switch_target_check CHECK ((target = ANY (ARRAY['app'::text, 'provider'::text, 'everything'::text])))
 );
 
+CREATE TABLE public.local_endpoint (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    end_user_id uuid NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    base_url text NOT NULL,
+    models text[] DEFAULT '{}'::text[] NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT local_endpoint_base_url_check CHECK (((length(base_url) >= 8) AND (length(base_url) <= 300))),
+    CONSTRAINT local_endpoint_kind_check CHECK ((kind = ANY (ARRAY['ollama'::text, 'lm_studio'::text, 'vllm'::text, 'llama_cpp'::text, 'openai_compatible'::text]))),
+    CONSTRAINT local_endpoint_models_check CHECK ((cardinality(models) <= 200)),
+    CONSTRAINT local_endpoint_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100)))
+);
+
 CREATE TABLE public.move (
     code smallint NOT NULL,
     name text NOT NULL,
@@ -1396,6 +1413,12 @@ ALTER TABLE ONLY public.idempotent_reply
 ALTER TABLE ONLY public.kill_switch
     ADD CONSTRAINT kill_switch_pkey PRIMARY KEY (target, target_id);
 
+ALTER TABLE ONLY public.local_endpoint
+    ADD CONSTRAINT local_endpoint_end_user_id_name_key UNIQUE (end_user_id, name);
+
+ALTER TABLE ONLY public.local_endpoint
+    ADD CONSTRAINT local_endpoint_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
 
@@ -1463,13 +1486,19 @@ CREATE INDEX developer_token_list_idx ON public.developer_token USING btree (dev
 
 CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree (expires_at);
 
+CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
+
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
+
+CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
+
+CREATE INDEX transfer_debit_idx ON public.transfer USING btree (debit_id, created_at DESC) WHERE (code >= 10);
 
 CREATE UNIQUE INDEX transfer_key ON public.transfer USING btree (key) WHERE (key IS NOT NULL);
 
-CREATE INDEX transfer_top_up_idx ON public.transfer USING btree (credit_id) WHERE (code = 10);
-
 CREATE INDEX usage_event_app_idx ON public.usage_event USING btree (app_id, created_at DESC);
+
+CREATE INDEX usage_event_end_user_idx ON public.usage_event USING btree (end_user_id, id DESC);
 
 CREATE INDEX user_token_seen_expiry_idx ON public.user_token_seen USING btree (expires_at);
 
@@ -1527,6 +1556,12 @@ ALTER TABLE ONLY public.feature
 
 ALTER TABLE ONLY public.feature_version
     ADD CONSTRAINT feature_version_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES public.feature(id);
+
+ALTER TABLE ONLY public.local_endpoint
+    ADD CONSTRAINT local_endpoint_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.local_endpoint
+    ADD CONSTRAINT local_endpoint_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
 
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
@@ -1597,6 +1632,8 @@ ALTER TABLE public.hold ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.session ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON public.account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
@@ -1622,6 +1659,8 @@ CREATE POLICY tenant ON public.feature_version TO faucet_api USING (((current_se
 CREATE POLICY tenant ON public.hold TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
@@ -1816,6 +1855,8 @@ GRANT SELECT(expires_at) ON TABLE public.idempotent_reply TO faucet_jobs;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kill_switch TO faucet_api;
 GRANT SELECT ON TABLE public.kill_switch TO faucet_gateway;
 GRANT SELECT ON TABLE public.kill_switch TO faucet_jobs;
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
 
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;

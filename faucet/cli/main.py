@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from faucet.cli.developers import apps_app, developers_app, tokens_app
+from faucet.cli.doctor import doctor
+from faucet.cli.features import features_app
+from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import limits_app, prices_app, reconcile
-from faucet.cli.remote import GROUPS
+from faucet.cli.purse import sessions_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
 
@@ -25,9 +29,9 @@ if TYPE_CHECKING:
     pass
 
 SECTIONS = {
-    "Try": ("demo", "up", "chat", "smoke", "mock-provider"),
-    "Run": ("serve", "jobs", "migrate"),
-    "Tenants": ("developers", "apps", "features", "tokens", "wallets", "manifest"),
+    "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider"),
+    "Run": ("serve", "jobs", "migrate", "doctor"),
+    "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions"),
     "Operate": ("prices", "limits", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
@@ -60,7 +64,7 @@ serve_app = typer.Typer(
 app.add_typer(serve_app)
 app.add_typer(prices_app)
 app.add_typer(limits_app)
-for group in GROUPS:
+for group in (developers_app, apps_app, features_app, manifest_app, tokens_app, wallets_app, sessions_app):
     app.add_typer(group)
 app.command(
     epilog=examples("faucet reconcile", "faucet reconcile --json | jq '.findings'"),
@@ -68,6 +72,9 @@ app.command(
 app.command(
     epilog=examples("faucet reseal", "faucet reseal --same-key --batch 50"),
 )(reseal)
+app.command(
+    epilog=examples("faucet doctor", "faucet doctor --data /tmp/faucet-demo", "faucet doctor --json | jq '.checks'"),
+)(doctor)
 
 DataOption = Annotated[
     Path | None,
@@ -207,6 +214,24 @@ def smoke(
 
 
 @app.command(
+    epilog=examples("faucet story", "faucet story --data /tmp/faucet-story"),
+)
+def story(
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="A new data dir, which is kept; else one that is not.")
+    ] = None,
+) -> None:
+    """Onboard a developer before your eyes, from nothing to revenue.
+
+    On a fresh stack of its own: developer, token, app, a feature from a manifest, a session from an app's backend, an
+    answer, what it cost and who earned what. Every step is a command that you can type yourself.
+    """
+    from faucet.cli.story import run_story
+
+    raise typer.Exit(run_story(data))
+
+
+@app.command(
     epilog=examples("faucet mock-provider", "faucet mock-provider --port 0 --delay-ms 300 --chunk-delay-ms 20"),
 )
 def mock_provider(
@@ -270,7 +295,7 @@ def _serve(name: str) -> None:
 def migrate(data: DataOption = None, database_url: DatabaseOption = None) -> None:
     """Bring the database to the newest schema.
 
-    Makes the vault's first key where it has none. Harmless to repeat, and from several places at once.
+    Also makes the vault's first key. Harmless to repeat, and from several places at once.
     """
     from faucet.kit.migrate import newest_revision
     from faucet.stack.database import database

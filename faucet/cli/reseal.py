@@ -24,7 +24,7 @@ def reseal(
     data: DataOption = None,
     database_url: DatabaseOption = None,
 ) -> None:
-    """Seal stored provider keys to a new key; forget the old.
+    """Seal every stored provider key to a new key; forget the old one.
 
     Runs beside everything else, in small steps; if it is cut off, run it again with --same-key and it goes on. Also
     wraps the keys anew where KEK_PROVIDER or its key has changed. Exit code 1 where something did not open.

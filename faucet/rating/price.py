@@ -32,7 +32,7 @@ _TOKENIZERS = frozenset(("o200k", "words", "bytes"))
 _STATUSES = frozenset(("draft", "confirmed", "rejected"))
 _PERCENT = re.compile(r"(0|[1-9][0-9]{0,3})(?:\.([0-9]{1,2}))?")
 PRICING_WORDS = ("mode", "markup_percent", "channel_share_bps", "explicit_gateway_fee_usd")
-"""What a feature's `pricing` may say."""
+"""Every word of a feature's `pricing`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,7 +95,7 @@ def parse_policy(policy: object) -> Policy:
     if not isinstance(policy, Mapping):
         raise ValueError("policy: must be an object")
     for word in policy:
-        if word not in _READERS and word not in ("route_preference", "fallback_to_platform"):
+        if word not in POLICY_WORDS:
             raise ValueError(f"policy.{str(word)[:100]}: unknown word")
     values: dict[str, Any] = {
         word: read(policy[word], f"policy.{word}") for word, read in _READERS.items() if word in policy
@@ -167,3 +167,6 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "fit_to_wallet": _boolean,
     "max_output_tokens": _tokens,
 }
+
+POLICY_WORDS = (*_READERS, "route_preference", "fallback_to_platform")
+"""Every word of a feature's `policy`."""

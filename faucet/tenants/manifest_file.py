@@ -1,8 +1,19 @@
-"""A feature's manifest as a file: YAML or JSON in, checked as a whole with every problem and its path, and out again.
+"""A feature's manifest as a document in YAML or JSON: read strictly, written so that it reads back as it was.
 
-The file has the feature's key and name beside the words of its policy and pricing (`manifest`). Words that this
-version of ModelFaucet does not act on yet are checked for shape and then refused by name, so that nobody relies on
-what does nothing. Not here: sending it anywhere.
+    app: app_support
+    feature: reply_to_customer
+    display_name: Reply to a customer
+    policy:
+      models: [mock-small]
+    pricing:
+      markup_percent: 30
+
+A document holds one feature; a YAML file may hold several, with `---` between them, a JSON file an array of them.
+Everything that is wrong is told at once, each with its path and, where a word is near a known one, that word. What
+the words of `policy` and `pricing` mean is `manifest`'s and `rating.price`'s.
+
+YAML is read as its JSON part: no tags, no anchors (a short text that names itself could become a huge one), no key
+twice, and `yes`, `on` and dates stay text.
 """
 
 from __future__ import annotations
@@ -10,184 +21,287 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from faucet.kit.errors import FaucetError
 from faucet.rating.price import PRICING_WORDS, PricePlan
-from faucet.tenants.manifest import parse_policy, policy_words
+from faucet.tenants.manifest import POLICY_WORDS, parse_manifest, parse_policy
 
-BYTES_MAX = 262_144
-FEATURES_MAX = 200
-KEY = re.compile(r"[a-zA-Z0-9_:-]{1,128}")
+CHARACTERS_MAX = 1 << 20
+DOCUMENTS_MAX = 1_000
+PROBLEMS_MAX = 50
 NAME_CHARACTERS_MAX = 200
-NOT_YET = {
-    "input_schema": "what a feature's input must look like",
-    "prompt": "templates that stay on the server",
-    "output_schema": "structured output",
-    "limits": "limits of a feature (`faucet limits set feature APP/FEATURE …` sets them)",
+WORDS = ("app", "feature", "display_name", "policy", "pricing")
+NOT_ACTED_ON: Mapping[str, str] = {
+    "input_schema": "inputs are not checked against a schema yet",
+    "prompt": "prompts are not kept on the server yet",
+    "prompt_template": "prompts are not kept on the server yet",
+    "output_schema": "outputs are not held to a schema yet",
+    "limits": "limits are not part of a manifest yet; `faucet limits set feature` sets them",
+    "free_quota": "there is no free quota yet",
+    "pricing.free_quota": "there is no free quota yet",
+    "pricing.fixed_price_usd": "there is no fixed price yet",
 }
-"""Words of a feature that are understood and not acted on: a file that has one is refused."""
-_FEATURE_WORDS = ("feature_key", "display_name", "policy", "pricing")
-_FILE_WORDS = ("app", "features")
+"""Words that a manifest will have. They are refused, because a promise that nobody keeps must not look like one."""
+
+_IDENTIFIER = re.compile(r"[a-zA-Z0-9_:-]{1,128}")
+
+
+class ManifestRefused(FaucetError):
+    """A document can't be used. Each problem begins with the path of the word that is wrong."""
+
+    def __init__(self, problems: Sequence[str], name: str = "the manifest") -> None:
+        shown = [*problems[:PROBLEMS_MAX]]
+        if len(problems) > PROBLEMS_MAX:
+            shown.append(f"… and {len(problems) - PROBLEMS_MAX} more")
+        super().__init__(f"{name} can't be used:\n" + "\n".join(f"- {problem}" for problem in shown))
+        self.problems = list(problems)
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureFile:
-    """One feature of a file, in the words of the API."""
+class Document:
+    """One feature as its document says it."""
 
-    feature_key: str
+    app: str | None
+    """The app's public id, where the document names one."""
+    feature: str
     display_name: str
-    policy: dict[str, Any]
-    pricing: dict[str, Any]
-
-    def body(self) -> dict[str, Any]:
-        """What the API takes of it, and gives."""
-        return {
-            "feature_key": self.feature_key,
-            "display_name": self.display_name,
-            "policy": self.policy,
-            "pricing": self.pricing,
-        }
+    policy: dict[str, Any] = field(default_factory=dict)
+    pricing: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFile:
-    """An app's features."""
-
-    app: str
-    features: tuple[FeatureFile, ...]
-
-
-class ManifestRefused(ValueError):
-    """A file that can't be used, with every problem, each beginning with its path."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-
-def read_manifest(text: str) -> ManifestFile:
-    """The file's features. JSON is YAML too. Raises ManifestRefused."""
-    if len(text.encode("utf-8", "surrogatepass")) > BYTES_MAX:
-        raise ManifestRefused([f"the file has more than {BYTES_MAX} bytes"])
-    try:
-        document = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader that is stricter still
-    except yaml.MarkedYAMLError as error:
-        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ManifestRefused([f"{place}{error.problem or 'is not YAML'}"]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ManifestRefused([f"is not YAML ({type(error).__name__})"]) from None
+def read_documents(text: str, name: str = "the manifest") -> list[Document]:
+    """The features that a text describes, at least one. Raises ManifestRefused with every problem at once."""
+    found = _values(text, name)
+    if not found:
+        raise ManifestRefused(["it is empty; a manifest names a `feature` and a `display_name`"], name)
+    if len(found) > DOCUMENTS_MAX:
+        raise ManifestRefused([f"it has more than {DOCUMENTS_MAX} features"], name)
     problems: list[str] = []
-    if not isinstance(document, Mapping):
-        raise ManifestRefused(["the file must be an object with `app` and `features`"])
-    _known(document, _FILE_WORDS, "", problems)
-    app = document.get("app")
-    if not isinstance(app, str) or not KEY.fullmatch(app):
-        problems.append("app: must be the app's public id")
-    listed = document.get("features")
-    if not isinstance(listed, list) or not 1 <= len(listed) <= FEATURES_MAX:
-        problems.append(f"features: must be a list of 1 to {FEATURES_MAX} features")
-        listed = []
-    features = [_feature(item, f"features[{position}]", problems) for position, item in enumerate(listed)]
-    keys = [feature.feature_key for feature in features if feature is not None]
-    problems += [f"features: {key!r} is there twice" for key in sorted({key for key in keys if keys.count(key) > 1})]
+    documents: list[Document] = []
+    for position, value in enumerate(found):
+        prefix = f"[{position}]." if len(found) > 1 else ""
+        wrong = _problems(value)
+        problems += [prefix + problem for problem in wrong]
+        if not wrong:
+            documents.append(_document(value))
+    names = [(document.app, document.feature) for document in documents]
+    problems += sorted({f"feature: {key!r} is there twice" for app, key in names if names.count((app, key)) > 1})
     if problems:
-        raise ManifestRefused(problems)
-    return ManifestFile(str(app), tuple(feature for feature in features if feature is not None))
+        raise ManifestRefused(problems, name)
+    return documents
 
 
-def write_manifest(manifest: ManifestFile, *, as_json: bool = False) -> str:
-    """The file that `read_manifest` reads as this manifest."""
-    document = {"app": manifest.app, "features": [feature.body() for feature in manifest.features]}
+def write_documents(documents: Sequence[Document], *, as_json: bool = False) -> str:
+    """The text of which `read_documents` makes these."""
+    values = [_value(document) for document in documents]
     if as_json:
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
-    return text
+        return json.dumps(values[0] if len(values) == 1 else values, ensure_ascii=False, indent=2) + "\n"
+    return "---\n".join(
+        yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100) for value in values
+    )
 
 
-def differences(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What differs between two features, as the API has them: path, before, after. None is: not there."""
-    old, new = _flat(before or {}), _flat(after)
-    return [(path, old.get(path), new.get(path)) for path in {**old, **new} if old.get(path) != new.get(path)]
+def differences(before: Document | None, after: Document) -> list[str]:
+    """What is different, a line for each path: `+` new, `-` gone, `~` changed."""
+    old = {} if before is None else dict(_flat(_value(before)))
+    new = dict(_flat(_value(after)))
+    lines = []
+    for path in sorted(old.keys() | new.keys()):
+        if path == "app":
+            continue
+        if path not in old:
+            lines.append(f"+ {path}: {_shown(new[path])}")
+        elif path not in new:
+            lines.append(f"- {path}: {_shown(old[path])}")
+        elif _shown(old[path]) != _shown(new[path]):
+            lines.append(f"~ {path}: {_shown(old[path])} → {_shown(new[path])}")
+    return lines
 
 
-def _flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping) and item:
-            flat |= _flat(item, f"{path}{name}.")
-        else:
-            flat[f"{path}{name}"] = item
-    return flat
+# ── text ──
 
 
-def _feature(item: Any, path: str, problems: list[str]) -> FeatureFile | None:
-    if not isinstance(item, Mapping):
-        problems.append(f"{path}: must be an object")
-        return None
-    for word in item:
-        if word in NOT_YET:
-            problems.append(f"{path}.{word}: is not acted on yet ({NOT_YET[word]}); take it out")
-    _known({word: item[word] for word in item if word not in NOT_YET}, _FEATURE_WORDS, path, problems)
-    key, name = item.get("feature_key"), item.get("display_name", item.get("feature_key"))
-    if not isinstance(key, str) or not KEY.fullmatch(key):
-        problems.append(f"{path}.feature_key: must be 1 to 128 letters, digits, or any of _ : -")
-    if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARACTERS_MAX:
-        problems.append(f"{path}.display_name: must be a text of 1 to {NAME_CHARACTERS_MAX} characters")
-    policy, pricing = item.get("policy", {}), item.get("pricing", {})
-    found = len(problems)
-    for part, words, value in (("policy", policy_words(), policy), ("pricing", PRICING_WORDS, pricing)):
-        if isinstance(value, Mapping):
-            _known(value, words, f"{path}.{part}", problems)
-    if found == len(problems):
-        for check in (lambda: parse_policy(policy), lambda: PricePlan.parse_pricing(pricing)):
-            try:
-                check()
-            except ValueError as error:
-                problems.append(f"{path}.{error}")
-    if len(problems) > found:
-        return None
-    return FeatureFile(str(key), str(name), dict(policy), dict(pricing))
+def _values(text: str, name: str) -> list[Any]:
+    if len(text) > CHARACTERS_MAX:
+        raise ManifestRefused([f"it has more than {CHARACTERS_MAX} characters"], name)
+    try:
+        if text.lstrip().startswith(("{", "[")):
+            value = json.loads(text, object_pairs_hook=_pairs, parse_constant=_no_constant)
+            return value if isinstance(value, list) else [value]
+        return [value for value in yaml.load_all(text, Loader=_Loader) if value is not None]
+    except json.JSONDecodeError as error:
+        problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        problem = at + (error.problem or error.context or "is not YAML")
+    except yaml.YAMLError as error:
+        problem = str(error).splitlines()[0]
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except ValueError as error:
+        problem = str(error)
+    raise ManifestRefused([problem], name)
 
 
-def _known(value: Mapping[Any, Any], words: tuple[str, ...], path: str, problems: list[str]) -> None:
-    for word in value:
-        if word not in words:
-            text = str(word)[:100]
-            problems.append(f"{path}{'.' if path else ''}{text}: unknown word{_did_you_mean(text, words)}")
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        twice = next(key for key, _ in pairs if sum(1 for other, _ in pairs if other == key) > 1)
+        raise ValueError(f"the word {twice!r} is there twice in one object")
+    return value
 
 
-def _did_you_mean(word: str, words: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, [*words, *NOT_YET], n=1, cutoff=0.6)
-    return f"; did you mean `{close[0]}`?" if close else f"; known are {', '.join(words)}"
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML without anchors, whose repetition makes small files huge, without dates, and without repeated words."""
+class _Loader(yaml.SafeLoader):
+    """YAML's JSON part."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not allowed", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.composer.ComposerError(None, None, "tags are not allowed", event.start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a word must be plain text", key.start_mark)
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the word {key.value[:100]!r} is there twice", key.start_mark
-                )
+                problem = f"the word {key.value!r} is there twice in one object"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+class _Dumper(yaml.SafeDumper):
+    """Writes what the loader reads: texts that look like something else to other readers of YAML are quoted, too."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:null|~|)$"), ["n", "~", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^-?(?:0|[1-9][0-9]*)$"), list("-0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)(?:[eE][-+][0-9]+)?$"),
+    list("-0123456789"),
+)
+
+
+# ── words ──
+
+
+def _problems(value: object) -> list[str]:
+    """Everything that is wrong with one document."""
+    if not isinstance(value, Mapping):
+        return ["it must be an object with the words " + ", ".join(WORDS)]
+    problems = [_unknown(word, "", WORDS) for word in value if word not in WORDS]
+    for word, needed in (("app", False), ("feature", True)):
+        given = value.get(word)
+        if given is None and (needed or word in value):
+            problems.append(f"{word}: must be there")
+        elif given is not None and not (isinstance(given, str) and _IDENTIFIER.fullmatch(given)):
+            problems.append(f"{word}: must be 1 to 128 letters, digits, `_`, `:` and `-`")
+    title = value.get("display_name")
+    if not isinstance(title, str) or not title.strip() or len(title) > NAME_CHARACTERS_MAX or "\x00" in title:
+        problems.append(f"display_name: must be there, a text of 1 to {NAME_CHARACTERS_MAX} characters")
+    policy, pricing = value.get("policy", {}), value.get("pricing", {})
+    problems += _section("policy", policy, POLICY_WORDS, parse_policy)
+    problems += _section("pricing", pricing, PRICING_WORDS, PricePlan.parse_pricing)
+    if not any(problem.startswith(("policy", "pricing")) for problem in problems):
+        # Each word by itself is well; some are wrong only beside others.
+        problems += _refused(lambda: parse_manifest(policy, pricing, default_share_bps=0))
+    return problems
+
+
+def _section(name: str, value: object, words: Collection[str], parse: Any) -> list[str]:
+    if not isinstance(value, Mapping):
+        return [f"{name}: must be an object"]
+    problems = []
+    for word, given in value.items():
+        if word not in words:
+            problems.append(_unknown(word, f"{name}.", words))
+        elif (name, word) != ("policy", "privacy") or given != "local_only":
+            problems += [
+                _with_suggestion(problem, given) for problem in _refused(lambda w=word, g=given: parse({w: g}))
+            ]
+    return problems
+
+
+def _refused(parse: Any) -> list[str]:
+    try:
+        parse()
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _unknown(word: object, path: str, words: Collection[str]) -> str:
+    shown = f"{path}{str(word)[:100]}"
+    if shown in NOT_ACTED_ON:
+        return f"{shown}: {NOT_ACTED_ON[shown]}"
+    near = difflib.get_close_matches(str(word), words, n=1)
+    return f"{shown}: unknown word; " + (f"did you mean `{near[0]}`?" if near else f"there are {', '.join(words)}")
+
+
+def _with_suggestion(problem: str, given: object) -> str:
+    """A problem whose text lists the words that are allowed, with the one that was probably meant."""
+    path, _, text = problem.partition(": ")
+    listed = text.removeprefix("must be one of ")
+    at = re.search(r"\[(\d+)\]$", path)
+    word = given[int(at[1])] if at and isinstance(given, list) else given
+    if listed == text or not isinstance(word, str):
+        return problem
+    near = difflib.get_close_matches(word, listed.split(", "), n=1)
+    return f"{problem}; did you mean `{near[0]}`?" if near else problem
+
+
+def _document(value: Mapping[str, Any]) -> Document:
+    return Document(
+        app=value.get("app"),
+        feature=value["feature"],
+        display_name=value["display_name"],
+        policy=dict(value.get("policy", {})),
+        pricing=dict(value.get("pricing", {})),
+    )
+
+
+def _value(document: Document) -> dict[str, Any]:
+    value: dict[str, Any] = {} if document.app is None else {"app": document.app}
+    return value | {
+        "feature": document.feature,
+        "display_name": document.display_name,
+        "policy": document.policy,
+        "pricing": document.pricing,
+    }
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for word, given in value.items():
+        if isinstance(given, Mapping):
+            found += _flat(given, f"{prefix}{word}.")
+        else:
+            found.append((f"{prefix}{word}", given))
+    return found
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

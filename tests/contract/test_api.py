@@ -478,6 +478,9 @@ DELETE /v1/developer/apps/{public_app_id}/features/{feature_key}
 PATCH /v1/developer/apps/{public_app_id}/features/{feature_key}
 POST /v1/developer/apps/{public_app_id}/features/{feature_key}/activate
 GET /v1/developer/apps/{public_app_id}/features/{feature_key}/versions
+GET /v1/developer/apps/{public_app_id}/signing-keys
+POST /v1/developer/apps/{public_app_id}/signing-keys
+DELETE /v1/developer/apps/{public_app_id}/signing-keys/{signing_key_id}
 GET /v1/developer/operations
 GET /v1/developer/provider-keys
 POST /v1/developer/provider-keys
@@ -485,9 +488,6 @@ DELETE /v1/developer/provider-keys/{key_id}
 GET /v1/developer/tokens
 POST /v1/developer/tokens
 DELETE /v1/developer/tokens/{token_id}
-POST /v1/developer/apps/{public_app_id}/signing-keys
-GET /v1/developer/apps/{public_app_id}/signing-keys
-DELETE /v1/developer/apps/{public_app_id}/signing-keys/{signing_key_id}
 GET /v1/developer/usage
 GET /v1/developers
 POST /v1/developers
@@ -508,15 +508,6 @@ POST /v1/user/provider-keys/{key_id}/validate
 GET /v1/user/statement
 GET /v1/user/usage
 GET /v1/user/wallet
-POST /v1/user/provider-keys
-GET /v1/user/provider-keys
-PATCH /v1/user/provider-keys/{key_id}
-DELETE /v1/user/provider-keys/{key_id}
-POST /v1/user/provider-keys/{key_id}/rotate
-POST /v1/user/provider-keys/{key_id}/validate
-POST /v1/developer/provider-keys
-GET /v1/developer/provider-keys
-DELETE /v1/developer/provider-keys/{key_id}
 """
 
 

@@ -1,0 +1,415 @@
+"""Commands over the API for developers, their apps and tokens: list, show, create, change, switch off.
+
+Not here: features (`features`, `manifest`), wallets and sessions (`purse`).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from faucet.cli.remote import (
+    ApiOption,
+    DataOption,
+    JsonOption,
+    KeyOption,
+    LimitOption,
+    TokenOption,
+    remote,
+    show_row,
+    show_rows,
+)
+from faucet.cli.terminal import examples
+
+developers_app = typer.Typer(
+    name="developers", help="Developers: who owns apps and earns.", no_args_is_help=True, rich_markup_mode=None
+)
+apps_app = typer.Typer(name="apps", help="Apps of developers.", no_args_is_help=True, rich_markup_mode=None)
+tokens_app = typer.Typer(
+    name="tokens", help="Tokens of developers' programs.", no_args_is_help=True, rich_markup_mode=None
+)
+
+DeveloperArgument = Annotated[str, typer.Argument(metavar="DEVELOPER", help="An id or an e-mail address.")]
+DeveloperOption = Annotated[
+    str | None, typer.Option("--developer", metavar="DEVELOPER", help="Whose; an id or an e-mail address.")
+]
+AppArgument = Annotated[str, typer.Argument(metavar="APP", help="The app's public id.")]
+
+DEVELOPERS = ("v1", "developers")
+APPS = ("v1", "developer", "apps")
+TOKENS = ("v1", "developer", "tokens")
+
+
+class IdentityMode(StrEnum):
+    """How an app says who its end user is."""
+
+    OPEN = "open"
+    SIGNED = "signed"
+
+
+# ── developers ──
+
+
+@developers_app.command("list", epilog=examples("faucet developers list", "faucet developers list --json"))
+def list_developers(
+    email: Annotated[str | None, typer.Option(help="Only who has this address.")] = None,
+    limit: LimitOption = 1000,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """List developers, newest first."""
+    with remote(data, api, None) as at:
+        rows = list(at.every(*DEVELOPERS, limit=limit, email=email))
+    columns = (("Id", "id"), ("Name", "name"), ("E-mail", "email"), ("Status", "status"))
+    show_rows(rows, columns, as_json, none="There are none. `faucet developers create` makes one.")
+
+
+@developers_app.command("show", epilog=examples("faucet developers show dev@example.com"))
+def show_developer(
+    developer: DeveloperArgument, as_json: JsonOption = False, api: ApiOption = None, data: DataOption = None
+) -> None:
+    """Show one developer."""
+    with remote(data, api, None) as at:
+        show_row(at.get(*DEVELOPERS, at.developer_id(developer)), as_json)
+
+
+@developers_app.command("create", epilog=examples('faucet developers create --name "Acme" --email dev@acme.example'))
+def create_developer(
+    name: Annotated[str, typer.Option(help="Their name.")],
+    email: Annotated[str, typer.Option(help="Their address, which nobody else has.")],
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Make a developer, with accounts for what they will earn."""
+    with remote(data, api, None) as at:
+        show_row(at.post(*DEVELOPERS, body={"name": name, "email": email}, key=key), as_json)
+
+
+@developers_app.command("rename", epilog=examples('faucet developers rename dev@acme.example "Acme Ltd"'))
+def rename_developer(
+    developer: DeveloperArgument,
+    name: Annotated[str, typer.Argument(help="The new name.")],
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Give a developer another name."""
+    with remote(data, api, None) as at:
+        show_row(at.patch(*DEVELOPERS, at.developer_id(developer), body={"name": name}), as_json)
+
+
+@developers_app.command("disable", epilog=examples("faucet developers disable dev@acme.example"))
+def disable_developer(
+    developer: DeveloperArgument, as_json: JsonOption = False, api: ApiOption = None, data: DataOption = None
+) -> None:
+    """Refuse all of a developer's tokens, apps and sessions, within five seconds. What they earned stays."""
+    with remote(data, api, None) as at:
+        show_row(at.patch(*DEVELOPERS, at.developer_id(developer), body={"status": "disabled"}), as_json)
+
+
+@developers_app.command("enable", epilog=examples("faucet developers enable dev@acme.example"))
+def enable_developer(
+    developer: DeveloperArgument, as_json: JsonOption = False, api: ApiOption = None, data: DataOption = None
+) -> None:
+    """Let a disabled developer work again."""
+    with remote(data, api, None) as at:
+        show_row(at.patch(*DEVELOPERS, at.developer_id(developer), body={"status": "active"}), as_json)
+
+
+@developers_app.command("revenue", epilog=examples("faucet developers revenue dev@example.com"))
+def show_revenue(
+    developer: DeveloperArgument,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show what a developer has earned: now, being paid out, and in all."""
+    with remote(data, api, token) as at:
+        show_row(at.get(*DEVELOPERS, at.developer_id(developer), "revenue"), as_json)
+
+
+# ── apps ──
+
+
+@apps_app.command("list", epilog=examples("faucet apps list", "faucet apps list --token mf_dev_… --json"))
+def list_apps(
+    limit: LimitOption = 1000,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """List apps, newest first, archived ones included."""
+    with remote(data, api, token) as at:
+        rows = list(at.every(*APPS, limit=limit))
+    columns = (
+        ("Public id", "public_app_id"),
+        ("Name", "name"),
+        ("Developer", "developer_email"),
+        ("Identity", "identity_mode"),
+        ("Status", "status"),
+    )
+    show_rows(rows, columns, as_json, none="There are none. `faucet apps create` makes one.")
+
+
+@apps_app.command("show", epilog=examples("faucet apps show app_pub_demo"))
+def show_app(
+    app_id: AppArgument,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show one app."""
+    with remote(data, api, token) as at:
+        show_row(at.get(*APPS, app_id), as_json)
+
+
+ShareOption = Annotated[
+    int | None, typer.Option("--share-bps", min=0, max=10_000, metavar="BPS", help="The developer's usual share.")
+]
+IdentityOption = Annotated[IdentityMode | None, typer.Option("--identity", help="How end users are named.")]
+OriginOption = Annotated[
+    list[str] | None, typer.Option("--origin", metavar="ORIGIN", help="A web origin that may call; may be repeated.")
+]
+MonthlyOption = Annotated[
+    str | None, typer.Option("--monthly-limit", metavar="USD", help="What all its users may spend; `none` lifts it.")
+]
+SessionLimitOption = Annotated[
+    str | None, typer.Option("--session-limit", metavar="USD", help="What one session may spend; `none` lifts it.")
+]
+
+
+def _settings(
+    share_bps: int | None,
+    identity: IdentityMode | None,
+    origins: list[str] | None,
+    monthly_limit: str | None,
+    session_limit: str | None,
+) -> dict[str, Any]:
+    """What of an app's settings was said."""
+    body: dict[str, Any] = {}
+    if share_bps is not None:
+        body["default_revenue_share_bps"] = share_bps
+    if identity is not None:
+        body["identity_mode"] = identity.value
+    if origins:
+        body["allowed_origins"] = [origin for origin in origins if origin != "none"]
+    for field, text in (("monthly_spend_limit_usd", monthly_limit), ("session_spend_limit_usd", session_limit)):
+        if text is not None:
+            body[field] = None if text == "none" else text
+    return body
+
+
+@apps_app.command(
+    "create",
+    epilog=examples(
+        'faucet apps create app_support --name "Support desk" --developer dev@acme.example',
+        'faucet apps create app_support --name "Support desk" --token mf_dev_… --origin https://acme.example',
+    ),
+)
+def create_app(
+    app_id: AppArgument,
+    name: Annotated[str, typer.Option(help="Its name.")],
+    developer: DeveloperOption = None,
+    share_bps: ShareOption = None,
+    identity: IdentityOption = None,
+    origins: OriginOption = None,
+    monthly_limit: MonthlyOption = None,
+    session_limit: SessionLimitOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Make an app. Its public id is taken for good. The operator says whose it is with --developer."""
+    body = _settings(share_bps, identity, origins, monthly_limit, session_limit)
+    body |= {"public_app_id": app_id, "name": name}
+    with remote(data, api, token) as at:
+        if developer is not None:
+            body["developer_id"] = at.developer_id(developer)
+        show_row(at.post(*APPS, body=body, key=key), as_json)
+
+
+@apps_app.command(
+    "change",
+    epilog=examples(
+        "faucet apps change app_support --monthly-limit 50 --identity signed",
+        "faucet apps change app_support --monthly-limit none",
+    ),
+)
+def change_app(
+    app_id: AppArgument,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    share_bps: ShareOption = None,
+    identity: IdentityOption = None,
+    origins: OriginOption = None,
+    monthly_limit: MonthlyOption = None,
+    session_limit: SessionLimitOption = None,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Change what is said; the rest stays. `--origin none` takes all origins away."""
+    body = _settings(share_bps, identity, origins, monthly_limit, session_limit)
+    if name is not None:
+        body["name"] = name
+    if not body:
+        raise typer.BadParameter("say what to change")
+    with remote(data, api, token) as at:
+        show_row(at.patch(*APPS, app_id, body=body), as_json)
+
+
+@apps_app.command("disable", epilog=examples("faucet apps disable app_support"))
+def disable_app(
+    app_id: AppArgument,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Refuse an app's sessions within five seconds, until it is enabled again."""
+    with remote(data, api, token) as at:
+        show_row(at.patch(*APPS, app_id, body={"status": "disabled"}), as_json)
+
+
+@apps_app.command("enable", epilog=examples("faucet apps enable app_support"))
+def enable_app(
+    app_id: AppArgument,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Let a disabled or archived app work again."""
+    with remote(data, api, token) as at:
+        show_row(at.patch(*APPS, app_id, body={"status": "active"}), as_json)
+
+
+@apps_app.command("archive", epilog=examples("faucet apps archive app_support"))
+def archive_app(
+    app_id: AppArgument,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Archive an app: its sessions end, its books stay."""
+    with remote(data, api, token) as at:
+        show_row(at.delete(*APPS, app_id), as_json)
+
+
+@apps_app.command("usage", epilog=examples("faucet apps usage app_pub_demo", "faucet apps usage app_pub_demo --json"))
+def show_usage(
+    app_id: AppArgument,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show an app's totals and its last hundred answers."""
+    with remote(data, api, token) as at:
+        got = at.get("v1", "apps", app_id, "usage")
+    if as_json:
+        show_row(got, as_json)
+        return
+    newest = got.pop("usage")
+    show_row(got, as_json)
+    columns = (
+        ("At", "created_at"),
+        ("Feature", "feature_key"),
+        ("Route", "route_mode"),
+        ("Model", "model"),
+        ("In", "input_tokens"),
+        ("Out", "output_tokens"),
+        ("Price $", "retail_price_usd"),
+        ("Share $", "channel_revenue_usd"),
+    )
+    if newest:
+        show_rows(newest, columns, as_json, none="")
+
+
+# ── tokens ──
+
+
+@tokens_app.command("list", epilog=examples("faucet tokens list"))
+def list_tokens(
+    limit: LimitOption = 1000,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """List tokens, newest first, revoked ones included; never the secrets."""
+    with remote(data, api, token) as at:
+        rows = list(at.every(*TOKENS, limit=limit))
+    columns = (
+        ("Id", "id"),
+        ("Token", "token_prefix"),
+        ("Name", "name"),
+        ("Developer", "developer_email"),
+        ("Status", "status"),
+        ("Last used", "last_used_at"),
+    )
+    show_rows(rows, columns, as_json, none="There are none. `faucet tokens create` makes one.")
+
+
+@tokens_app.command(
+    "create",
+    epilog=examples(
+        "faucet tokens create --name ci --developer dev@acme.example",
+        "faucet tokens create --name reader --developer dev@acme.example --scope developer:usage:read",
+    ),
+)
+def create_token(
+    name: Annotated[str, typer.Option(help="What it is for.")],
+    developer: DeveloperOption = None,
+    scopes: Annotated[
+        list[str] | None,
+        typer.Option("--scope", metavar="SCOPE", help="What it may; may be repeated. All unless said."),
+    ] = None,
+    expires: Annotated[
+        datetime | None, typer.Option("--expires", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="When it ends, UTC.")
+    ] = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Make a token. It is shown this once, alone on standard output with --json."""
+    from faucet.tenants.tokens import SCOPES
+
+    unknown = sorted(set(scopes or ()) - set(SCOPES))
+    if unknown:
+        raise typer.BadParameter(f"--scope: there is no {unknown[0]!r}; there are {', '.join(SCOPES)}")
+    body: dict[str, Any] = {"name": name, "scopes": scopes or list(SCOPES)}
+    if expires is not None:
+        body["expires_at"] = expires.replace(tzinfo=UTC).isoformat()
+    with remote(data, api, token) as at:
+        if developer is not None:
+            body["developer_id"] = at.developer_id(developer)
+        made = at.post(*TOKENS, body=body, key=key)
+    show_row(made if as_json else {"token": made["token"], **made["item"]}, as_json)
+
+
+@tokens_app.command("revoke", epilog=examples("faucet tokens revoke 0198a3c2-…"))
+def revoke_token(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id, as in the list.")],
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """End a token for good, at once."""
+    with remote(data, api, token) as at:
+        show_row(at.delete(*TOKENS, token_id), as_json)

@@ -1,0 +1,170 @@
+"""Commands over the API for wallets and sessions: what end users and developers have, and how an end user comes in.
+
+Not here: what books a correction (`ledger`), nor the money of a request.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from faucet.cli.developers import AppArgument
+from faucet.cli.remote import (
+    ApiOption,
+    DataOption,
+    JsonOption,
+    KeyOption,
+    TokenOption,
+    api_address,
+    remote,
+    show_row,
+    show_rows,
+)
+from faucet.cli.terminal import examples, write_line
+
+wallets_app = typer.Typer(
+    name="wallets", help="Wallets of end users, earnings of developers.", no_args_is_help=True, rich_markup_mode=None
+)
+sessions_app = typer.Typer(name="sessions", help="Sessions of end users.", no_args_is_help=True, rich_markup_mode=None)
+
+WalletArgument = Annotated[str, typer.Argument(metavar="WALLET", help="The wallet's id, as in the list.")]
+AmountArgument = Annotated[str, typer.Argument(metavar="USD", help="Dollars, at most eight places.")]
+_WALLETS = ("v1", "admin", "wallets")
+
+
+class Kind(StrEnum):
+    """Why a balance is corrected."""
+
+    ADJUSTMENT = "adjustment"
+    REFUND = "refund"
+    CHARGEBACK = "chargeback"
+
+
+# ── wallets ──
+
+
+@wallets_app.command("list", epilog=examples("faucet wallets list", "faucet wallets list --token mf_dev_…"))
+def list_wallets(
+    as_json: JsonOption = False, token: TokenOption = None, api: ApiOption = None, data: DataOption = None
+) -> None:
+    """List the hundred wallets that changed last: end users' and developers' earnings."""
+    with remote(data, api, token) as at:
+        rows = at.get("v1", "developer", "operations")["wallets"]
+    columns = (
+        ("Wallet", "id"),
+        ("Whose", "owner_scope"),
+        ("Name", "owner_name"),
+        ("Balance $", "balance_usd"),
+        ("Changed", "updated_at"),
+    )
+    show_rows(rows, columns, as_json, none="There are none yet: an end user gets one with the first session.")
+
+
+@wallets_app.command("show", epilog=examples("faucet wallets show --session mf_sess_…"))
+def show_wallet(
+    session: Annotated[str, typer.Option("--session", metavar="TOKEN", help="A session of its end user.")],
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show the wallet of a session's end user, with what requests in flight hold of it."""
+    with remote(data, api, session) as at:
+        show_row(at.get("v1", "user", "wallet"), as_json)
+
+
+@wallets_app.command("credit", epilog=examples("faucet wallets credit 0198a3c2-… 5.00"))
+def credit_wallet(
+    wallet: WalletArgument,
+    amount: AmountArgument,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Give a wallet test credits that nobody paid for. Development only."""
+    with remote(data, api, None) as at:
+        show_row(at.post(*_WALLETS, wallet, "credit-test-balance", body={"amount_usd": amount}, key=key), as_json)
+
+
+@wallets_app.command(
+    "adjust",
+    epilog=examples(
+        'faucet wallets adjust 0198a3c2-… --credit 2.50 --reason "outage on Monday" --key ticket-4711',
+        "faucet wallets adjust 0198a3c2-… --debit 1.00 --kind refund",
+    ),
+)
+def adjust_wallet(
+    wallet: WalletArgument,
+    credit: Annotated[str | None, typer.Option(metavar="USD", help="Add this.")] = None,
+    debit: Annotated[str | None, typer.Option(metavar="USD", help="Take this.")] = None,
+    kind: Annotated[Kind, typer.Option(help="What it is called in the audit log.")] = Kind.ADJUSTMENT,
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Correct a wallet or a developer's earnings by hand, within what no request holds."""
+    if (credit is None) == (debit is None):
+        raise typer.BadParameter("say either --credit or --debit")
+    body: dict[str, Any] = {
+        "kind": kind.value,
+        "direction": "credit" if debit is None else "debit",
+        "amount_usd": credit if debit is None else debit,
+    }
+    if reason is not None:
+        body["reason"] = reason
+    with remote(data, api, None) as at:
+        show_row(at.post(*_WALLETS, wallet, "adjustments", body=body, key=key), as_json)
+
+
+# ── sessions ──
+
+
+@sessions_app.command(
+    "create",
+    epilog=examples(
+        "faucet sessions create app_pub_demo crm-demo-user",
+        "faucet sessions create app_pub_demo crm-demo-user --feature customer_reply --json",
+    ),
+)
+def create_session(
+    app_id: AppArgument,
+    user: Annotated[str, typer.Argument(metavar="USER", help="The end user's id in the app.")],
+    feature: Annotated[str | None, typer.Option(metavar="KEY", help="For this feature alone.")] = None,
+    user_token: Annotated[
+        str | None, typer.Option(metavar="JWT", help="Who the end user is, signed; where the app asks for it.")
+    ] = None,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Mint a session for an end user, as an app's backend does."""
+    from faucet.cli.client import Client
+    from faucet.stack.supervisor import API_PORT
+
+    body = {"public_app_id": app_id, "external_user_id": user}
+    if feature is not None:
+        body["feature_key"] = feature
+    if user_token is not None:
+        body["user_token"] = user_token
+    address = (api or api_address(data) or f"http://127.0.0.1:{API_PORT}").rstrip("/")
+    with Client(address, "") as client:
+        show_row(client.call("POST", f"{address}/v1/sessions", body=body), as_json)
+
+
+@sessions_app.command(
+    "revoke", epilog=examples("faucet sessions revoke mf_sess_…", "faucet sessions revoke - < token.txt")
+)
+def revoke_session(
+    session: Annotated[str, typer.Argument(metavar="TOKEN", help="The session's token; `-` reads standard input.")],
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """End a session; gateways refuse it within five seconds."""
+    with remote(data, api, sys.stdin.readline().strip() if session == "-" else session) as at:
+        at.delete("v1", "sessions", "current")
+    write_line("Revoked.")
