@@ -17,6 +17,28 @@ Row = dict[str, Any]
 HASH = b"\x01" * 32
 
 
+def _local_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
+    return {
+        "local_endpoint": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user,
+            "name": str(uuid7()), "kind": "ollama", "base_url": "http://127.0.0.1:11434",
+        },
+    }  # fmt: skip
+
+
+def _vault_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
+    """A row of each table of the vault."""
+    return {
+        "vault_key": lambda: {
+            "id": uuid7(), "public_key": HASH, "wrapped": os.urandom(60), "kek": "local:x",
+        },
+        "credential": lambda: {
+            "id": uuid7(), "owner": "developer", "developer_id": t.developer, "app_id": t.app, "provider": "openai",
+            "sealed": os.urandom(60), "mask": "sk-...1234",
+        },
+    }  # fmt: skip
+
+
 def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     """A row of each table that is fine as it is, with fresh keys at each call."""
     who = {"developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user, "session_id": t.session}
@@ -92,17 +114,8 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         "kill_switch": lambda: {
             "target": "provider", "target_id": str(uuid7()), "reason": "r", "thrown_by": "operator",
         },
-        "local_endpoint": lambda: {
-            "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user,
-            "name": str(uuid7()), "kind": "ollama", "base_url": "http://127.0.0.1:11434",
-        },
-        "vault_key": lambda: {
-            "id": uuid7(), "public_key": HASH, "wrapped": os.urandom(60), "kek": "local:x",
-        },
-        "credential": lambda: {
-            "id": uuid7(), "owner": "developer", "developer_id": t.developer, "app_id": t.app, "provider": "openai",
-            "sealed": os.urandom(60), "mask": "sk-...1234",
-        },
+        **_vault_rows(t),
+        **_local_rows(t),
     }  # fmt: skip
 
 
