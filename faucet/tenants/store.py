@@ -239,8 +239,13 @@ async def ensure_feature(
     """Add the feature if the app has none with this key; else leave it as it is."""
     await tx.execute(
         """
-        insert into feature (id, developer_id, app_id, feature_key, display_name, policy, pricing)
-        values (%s, %s, %s, %s, %s, %s, %s) on conflict (app_id, feature_key) do nothing
+        with made as (
+            insert into feature (id, developer_id, app_id, feature_key, display_name, policy, pricing)
+            values (%s, %s, %s, %s, %s, %s, %s) on conflict (app_id, feature_key) do nothing
+            returning id, version, developer_id, display_name, policy, pricing
+        )
+        insert into feature_version (feature_id, version, developer_id, display_name, policy, pricing, created_by)
+        select id, version, developer_id, display_name, policy, pricing, 'seed' from made
         """,
         (new_id, app.developer_id, app.id, feature_key, display_name, Jsonb(policy), Jsonb(pricing)),
     )

@@ -159,7 +159,7 @@ def test_amounts_that_are_none(client: httpx2.Client, shared_config: Config, amo
         ("GET", "/", 404, "not_found"),
         ("GET", "/v1/nothing", 404, "not_found"),
         ("GET", "/v1/sessions/", 404, "not_found"),
-        ("GET", "/docs", 404, "not_found"),
+        ("GET", "/docs/oauth2-redirect", 404, "not_found"),
         ("GET", "/redoc", 404, "not_found"),
         ("GET", "/v1/../etc/passwd", 404, "not_found"),
         ("PUT", "/v1/sessions", 405, "method_not_allowed"),
