@@ -18,25 +18,25 @@ create table app_signing_key (
 );
 create index app_signing_key_app_idx on app_signing_key (app_id, created_at desc, id desc);
 
-create table user_token_seen (
+create table end_user_token_seen (
     app_id uuid not null references app (id),
     jti_hash bytea not null check (length(jti_hash) = 32),
     developer_id uuid not null,
     expires_at timestamptz not null,
     primary key (app_id, jti_hash)
 );
-create index user_token_seen_expiry_idx on user_token_seen (expires_at);
+create index end_user_token_expiry_idx on end_user_token_seen (expires_at);
 
 
 grant select, insert, update (revoked_at) on app_signing_key to faucet_api;
-grant select, insert on user_token_seen to faucet_api;
-grant select, delete on user_token_seen to faucet_jobs;
+grant select, insert on end_user_token_seen to faucet_api;
+grant select, delete on end_user_token_seen to faucet_jobs;
 
 do $$
 declare
     v_table text;
 begin
-    foreach v_table in array array['app_signing_key', 'user_token_seen'] loop
+    foreach v_table in array array['app_signing_key', 'end_user_token_seen'] loop
         execute format('alter table %I enable row level security', v_table);
         execute format('create policy tenant on %I for all to faucet_api
             using (current_setting(''faucet.developer_id'', true) in (''*'', developer_id::text))

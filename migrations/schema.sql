@@ -1014,6 +1014,14 @@ CREATE TABLE public.end_user (
     CONSTRAINT end_user_external_id_hash_check CHECK ((length(external_id_hash) = 32))
 );
 
+CREATE TABLE public.end_user_token_seen (
+    app_id uuid NOT NULL,
+    jti_hash bytea NOT NULL,
+    developer_id uuid NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT end_user_token_seen_jti_hash_check CHECK ((length(jti_hash) = 32))
+);
+
 CREATE TABLE public.feature (
     id uuid NOT NULL,
     developer_id uuid NOT NULL,
@@ -1322,14 +1330,6 @@ ALTER TABLE public.spend_limit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
-CREATE TABLE public.user_token_seen (
-    app_id uuid NOT NULL,
-    jti_hash bytea NOT NULL,
-    developer_id uuid NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    CONSTRAINT user_token_seen_jti_hash_check CHECK ((length(jti_hash) = 32))
-);
-
 CREATE TABLE public.vault_key (
     id uuid NOT NULL,
     public_key bytea NOT NULL,
@@ -1388,6 +1388,9 @@ ALTER TABLE ONLY public.end_user
 
 ALTER TABLE ONLY public.end_user
     ADD CONSTRAINT end_user_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.end_user_token_seen
+    ADD CONSTRAINT end_user_token_seen_pkey PRIMARY KEY (app_id, jti_hash);
 
 ALTER TABLE ONLY public.feature
     ADD CONSTRAINT feature_app_id_feature_key_key UNIQUE (app_id, feature_key);
@@ -1452,9 +1455,6 @@ ALTER TABLE ONLY public.transfer
 ALTER TABLE ONLY public.usage_event
     ADD CONSTRAINT usage_event_pkey PRIMARY KEY (id);
 
-ALTER TABLE ONLY public.user_token_seen
-    ADD CONSTRAINT user_token_seen_pkey PRIMARY KEY (app_id, jti_hash);
-
 ALTER TABLE ONLY public.vault_key
     ADD CONSTRAINT vault_key_pkey PRIMARY KEY (id);
 
@@ -1484,6 +1484,8 @@ CREATE UNIQUE INDEX developer_email_key ON public.developer USING btree (lower(e
 
 CREATE INDEX developer_token_list_idx ON public.developer_token USING btree (developer_id, created_at DESC, id DESC);
 
+CREATE INDEX end_user_token_expiry_idx ON public.end_user_token_seen USING btree (expires_at);
+
 CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree (expires_at);
 
 CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
@@ -1499,8 +1501,6 @@ CREATE UNIQUE INDEX transfer_key ON public.transfer USING btree (key) WHERE (key
 CREATE INDEX usage_event_app_idx ON public.usage_event USING btree (app_id, created_at DESC);
 
 CREATE INDEX usage_event_end_user_idx ON public.usage_event USING btree (end_user_id, id DESC);
-
-CREATE INDEX user_token_seen_expiry_idx ON public.user_token_seen USING btree (expires_at);
 
 CREATE TRIGGER audit_log_is_immutable BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -1551,6 +1551,9 @@ ALTER TABLE ONLY public.developer_token
 ALTER TABLE ONLY public.end_user
     ADD CONSTRAINT end_user_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
 
+ALTER TABLE ONLY public.end_user_token_seen
+    ADD CONSTRAINT end_user_token_seen_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
+
 ALTER TABLE ONLY public.feature
     ADD CONSTRAINT feature_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
 
@@ -1575,9 +1578,6 @@ ALTER TABLE ONLY public.session
 ALTER TABLE ONLY public.spend_counter
     ADD CONSTRAINT spend_counter_limit_id_fkey FOREIGN KEY (limit_id) REFERENCES public.spend_limit(id);
 
-ALTER TABLE ONLY public.user_token_seen
-    ADD CONSTRAINT user_token_seen_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
-
 ALTER TABLE public.account ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
@@ -1593,6 +1593,8 @@ ALTER TABLE public.developer ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.developer_token ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.end_user ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.end_user_token_seen ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY everybody ON public.account TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
@@ -1610,6 +1612,8 @@ CREATE POLICY everybody ON public.developer_token TO faucet_gateway, faucet_jobs
 
 CREATE POLICY everybody ON public.end_user TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.end_user_token_seen TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.feature TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.feature_version TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
@@ -1621,8 +1625,6 @@ CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs
 CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
-
-CREATE POLICY everybody ON public.user_token_seen TO faucet_jobs USING (true) WITH CHECK (true);
 
 ALTER TABLE public.feature ENABLE ROW LEVEL SECURITY;
 
@@ -1652,6 +1654,8 @@ CREATE POLICY tenant ON public.developer_token TO faucet_api USING (((current_se
 
 CREATE POLICY tenant ON public.end_user TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.end_user_token_seen TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.feature TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.feature_version TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
@@ -1666,11 +1670,7 @@ CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('f
 
 CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
-CREATE POLICY tenant ON public.user_token_seen TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
-
 ALTER TABLE public.usage_event ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE public.user_token_seen ENABLE ROW LEVEL SECURITY;
 
 GRANT ALL ON SCHEMA public TO faucet_owner;
 GRANT USAGE ON SCHEMA public TO faucet_gateway;
@@ -1832,6 +1832,9 @@ GRANT UPDATE(revoked_at) ON TABLE public.developer_token TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.end_user TO faucet_api;
 GRANT SELECT ON TABLE public.end_user TO faucet_jobs;
 
+GRANT SELECT,INSERT ON TABLE public.end_user_token_seen TO faucet_api;
+GRANT SELECT,DELETE ON TABLE public.end_user_token_seen TO faucet_jobs;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE public.feature TO faucet_api;
 GRANT SELECT ON TABLE public.feature TO faucet_gateway;
 GRANT SELECT ON TABLE public.feature TO faucet_jobs;
@@ -1897,9 +1900,6 @@ GRANT SELECT ON TABLE public.spend_counter TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_api;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_gateway;
-
-GRANT SELECT,INSERT ON TABLE public.user_token_seen TO faucet_api;
-GRANT SELECT,DELETE ON TABLE public.user_token_seen TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.vault_key TO faucet_gateway;
 

@@ -73,7 +73,7 @@ class Sweeps:
             gone = await purge(connection)
         self.purged.add(("session",), gone.sessions)
         self.purged.add(("idempotent_reply",), gone.replies)
-        self.purged.add(("user_token",), gone.user_tokens)
+        self.purged.add(("end_user_token",), gone.end_user_tokens)
 
     async def reconcile(self, timestamp: int) -> None:
         """Every ten minutes: all balances, and the answers of the last day."""

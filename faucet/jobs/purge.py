@@ -26,9 +26,9 @@ delete from api_idempotency where (principal, key_hash) in (
     select principal, key_hash from api_idempotency where expires_at < now() order by expires_at limit %(batch)s)
 """
 
-_USER_TOKENS: LiteralString = """
-delete from user_token_seen where (app_id, jti_hash) in (
-    select app_id, jti_hash from user_token_seen where expires_at < now() order by expires_at limit %(batch)s)
+_END_USER_TOKENS: LiteralString = """
+delete from end_user_token_seen where (app_id, jti_hash) in (
+    select app_id, jti_hash from end_user_token_seen where expires_at < now() order by expires_at limit %(batch)s)
 """
 
 
@@ -38,7 +38,7 @@ class Purged:
 
     sessions: int
     replies: int
-    user_tokens: int
+    end_user_tokens: int
 
 
 async def purge(connection: Tx, *, batch: int = BATCH) -> Purged:
@@ -48,9 +48,9 @@ async def purge(connection: Tx, *, batch: int = BATCH) -> Purged:
     """
     sessions = await _sweep(connection, _SESSIONS, batch)
     replies = await _sweep(connection, _REPLIES, batch) + await _sweep(connection, _API_REPLIES, batch)
-    purged = Purged(sessions, replies, await _sweep(connection, _USER_TOKENS, batch))
-    if purged.sessions or purged.replies or purged.user_tokens:
-        logger.info("purged", sessions=purged.sessions, replies=purged.replies, user_tokens=purged.user_tokens)
+    purged = Purged(sessions, replies, await _sweep(connection, _END_USER_TOKENS, batch))
+    if purged.sessions or purged.replies or purged.end_user_tokens:
+        logger.info("purged", sessions=purged.sessions, replies=purged.replies, end_user_tokens=purged.end_user_tokens)
     return purged
 
 

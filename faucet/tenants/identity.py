@@ -180,7 +180,7 @@ async def vouch(
     if not isinstance(jti, str) or not 1 <= len(jti) <= JTI_CHARACTERS_MAX:
         raise _forbidden(f"user_token: jti must be 1 to {JTI_CHARACTERS_MAX} characters, new for each session")
     cursor = await tx.execute(
-        "insert into user_token_seen (app_id, jti_hash, developer_id, expires_at) values (%s, %s, %s, %s)"
+        "insert into end_user_token_seen (app_id, jti_hash, developer_id, expires_at) values (%s, %s, %s, %s)"
         " on conflict do nothing",
         (
             app.id,

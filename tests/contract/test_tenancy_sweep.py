@@ -19,7 +19,7 @@ from faucet.api.app import openapi_document
 
 MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
-    "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "user_token_seen",
+    "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "end_user_token_seen",
 )  # fmt: skip
 SAFE = {"/health", "/ready", "/metrics", "/v1/sessions"}
 """Routes without a tenant: whoever knows an app may mint sessions of it."""

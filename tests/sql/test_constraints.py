@@ -26,6 +26,35 @@ def _local_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     }  # fmt: skip
 
 
+def _control_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
+    return {
+        "developer_token": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "name": "T", "token_hash": os.urandom(32),
+            "token_prefix": "mf_dev_abc", "scopes": ["s"], "created_by": "operator",
+        },
+        "app_signing_key": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "key_id": f"sk_{uuid7().hex}", "name": "K",
+            "kind": "EdDSA", "public_key": HASH, "created_by": "operator",
+        },
+        "end_user_token_seen": lambda: {
+            "app_id": t.app, "jti_hash": os.urandom(32), "developer_id": t.developer, "expires_at": "2030-01-01",
+        },
+        "feature_version": lambda: {
+            "feature_id": t.feature, "version": uuid7().int % 1_000_000_000 + 1, "developer_id": t.developer,
+            "display_name": "F", "policy": "{}", "pricing": "{}", "created_by": "operator",
+        },
+        "api_idempotency": lambda: {
+            "principal": "operator", "key_hash": os.urandom(32), "fingerprint": HASH, "expires_at": "2030-01-01",
+        },
+        "audit_log": lambda: {
+            "id": uuid7(), "actor_scope": "operator", "action": "a", "resource_type": "app",
+        },
+        "kill_switch": lambda: {
+            "target": "provider", "target_id": str(uuid7()), "reason": "r", "thrown_by": "operator",
+        },
+    }  # fmt: skip
+
+
 def _vault_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     """A row of each table of the vault."""
     return {
@@ -90,30 +119,7 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
             "max_output_tokens": 1, **dict.fromkeys(prices, 0), "image_tokens_max": 0,
             "effective_from": "2026-01-01", "source": "s",
         },
-        "developer_token": lambda: {
-            "id": uuid7(), "developer_id": t.developer, "name": "T", "token_hash": os.urandom(32),
-            "token_prefix": "mf_dev_abc", "scopes": ["s"], "created_by": "operator",
-        },
-        "app_signing_key": lambda: {
-            "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "key_id": f"sk_{uuid7().hex}", "name": "K",
-            "kind": "EdDSA", "public_key": HASH, "created_by": "operator",
-        },
-        "user_token_seen": lambda: {
-            "app_id": t.app, "jti_hash": os.urandom(32), "developer_id": t.developer, "expires_at": "2030-01-01",
-        },
-        "feature_version": lambda: {
-            "feature_id": t.feature, "version": uuid7().int % 1_000_000_000 + 1, "developer_id": t.developer,
-            "display_name": "F", "policy": "{}", "pricing": "{}", "created_by": "operator",
-        },
-        "api_idempotency": lambda: {
-            "principal": "operator", "key_hash": os.urandom(32), "fingerprint": HASH, "expires_at": "2030-01-01",
-        },
-        "audit_log": lambda: {
-            "id": uuid7(), "actor_scope": "operator", "action": "a", "resource_type": "app",
-        },
-        "kill_switch": lambda: {
-            "target": "provider", "target_id": str(uuid7()), "reason": "r", "thrown_by": "operator",
-        },
+        **_control_rows(t),
         **_vault_rows(t),
         **_local_rows(t),
     }  # fmt: skip
@@ -225,9 +231,9 @@ CASES = [
     Case("app_signing_key_app_id_developer_id_fkey", "app_signing_key", {"app_id": uuid7()}),
     Case("app_signing_key_pkey", "app_signing_key", beside=("id",)),
     Case("app_signing_key_key_id_key", "app_signing_key", beside=("key_id",)),
-    *_checks("user_token_seen", jti_hash=b"short"),
-    Case("user_token_seen_app_id_fkey", "user_token_seen", {"app_id": uuid7()}),
-    Case("user_token_seen_pkey", "user_token_seen", beside=("jti_hash",)),
+    *_checks("end_user_token_seen", jti_hash=b"short"),
+    Case("end_user_token_seen_app_id_fkey", "end_user_token_seen", {"app_id": uuid7()}),
+    Case("end_user_token_seen_pkey", "end_user_token_seen", beside=("jti_hash",)),
     *_checks("feature_version", version=0),
     Case("feature_version_feature_id_fkey", "feature_version", {"feature_id": uuid7()}),
     Case("feature_version_pkey", "feature_version", beside=("version",)),
