@@ -21,7 +21,7 @@ from faucet.cli.doctor import doctor
 from faucet.cli.features import features_app
 from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import limits_app, prices_app, reconcile
-from faucet.cli.purse import sessions_app, wallets_app
+from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
-    "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions"),
+    "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
     "Operate": ("prices", "limits", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
@@ -64,7 +64,16 @@ serve_app = typer.Typer(
 app.add_typer(serve_app)
 app.add_typer(prices_app)
 app.add_typer(limits_app)
-for group in (developers_app, apps_app, features_app, manifest_app, tokens_app, wallets_app, sessions_app):
+for group in (
+    developers_app,
+    apps_app,
+    features_app,
+    manifest_app,
+    tokens_app,
+    wallets_app,
+    sessions_app,
+    signing_keys_app,
+):
     app.add_typer(group)
 app.command(
     epilog=examples("faucet reconcile", "faucet reconcile --json | jq '.findings'"),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from faucet.cli.developers import AppArgument
+from faucet.cli.developers import APPS, AppArgument
 from faucet.cli.remote import (
     ApiOption,
     DataOption,
@@ -28,11 +29,24 @@ from faucet.cli.terminal import examples, write_line
 wallets_app = typer.Typer(
     name="wallets", help="Wallets of end users, earnings of developers.", no_args_is_help=True, rich_markup_mode=None
 )
+signing_keys_app = typer.Typer(
+    name="signing-keys",
+    help="Keys with which apps' backends vouch for their users.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 sessions_app = typer.Typer(name="sessions", help="Sessions of end users.", no_args_is_help=True, rich_markup_mode=None)
 
 WalletArgument = Annotated[str, typer.Argument(metavar="WALLET", help="The wallet's id, as in the list.")]
 AmountArgument = Annotated[str, typer.Argument(metavar="USD", help="Dollars, at most eight places.")]
 _WALLETS = ("v1", "admin", "wallets")
+
+
+class Algorithm(StrEnum):
+    """How a backend signs."""
+
+    HS256 = "HS256"
+    EDDSA = "EdDSA"
 
 
 class Kind(StrEnum):
@@ -168,3 +182,69 @@ def revoke_session(
     with remote(data, api, sys.stdin.readline().strip() if session == "-" else session) as at:
         at.delete("v1", "sessions", "current")
     write_line("Revoked.")
+
+
+# ── signing keys ──
+
+
+@signing_keys_app.command("list", epilog=examples("faucet signing-keys list app_support"))
+def list_signing_keys(
+    app_id: AppArgument,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """List an app's signing keys, revoked ones included; never the secrets."""
+    with remote(data, api, token) as at:
+        rows = list(at.every(*APPS, app_id, "signing-keys"))
+    columns = (("Id", "key_id"), ("Name", "name"), ("Kind", "kind"), ("Status", "status"), ("Made", "created_at"))
+    show_rows(rows, columns, as_json, none="There are none. `faucet signing-keys create` makes one.")
+
+
+@signing_keys_app.command(
+    "create",
+    epilog=examples(
+        "faucet signing-keys create app_support",
+        "faucet signing-keys create app_support --kind EdDSA --public-key key.pub.pem",
+    ),
+)
+def create_signing_key(
+    app_id: AppArgument,
+    name: Annotated[str, typer.Option(help="What you call it.")] = "backend",
+    kind: Annotated[Algorithm, typer.Option(help="HS256: the secret is made here; EdDSA: you keep it.")] = (
+        Algorithm.HS256
+    ),
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For EdDSA: the Ed25519 public key, as PEM.")
+    ] = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Make a key; the secret of HS256 is shown this once. Several may be active, so that they can be rotated."""
+    if (public_key is not None) != (kind is Algorithm.EDDSA):
+        raise typer.BadParameter("--public-key: belongs to --kind EdDSA, which needs it")
+    body = {"name": name, "kind": kind.value}
+    if public_key is not None:
+        body["public_key"] = public_key.read_text(encoding="utf-8", errors="replace").strip()
+    with remote(data, api, token) as at:
+        made = at.post(*APPS, app_id, "signing-keys", body=body, key=key)
+    shown = {name: value for name, value in made.items() if name != "item"}
+    show_row(made if as_json else {**shown, **made["item"]}, as_json)
+
+
+@signing_keys_app.command("revoke", epilog=examples("faucet signing-keys revoke app_support sk_7Qx…"))
+def revoke_signing_key(
+    app_id: AppArgument,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as in the list.")],
+    as_json: JsonOption = False,
+    token: TokenOption = None,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Believe nothing any more that this key signs."""
+    with remote(data, api, token) as at:
+        show_row(at.delete(*APPS, app_id, "signing-keys", key_id), as_json)

@@ -65,14 +65,15 @@ class Story:
         token = str(made["token"])
 
         self._chapter("The developer makes an app, and a feature from a manifest")
-        self._faucet("apps", "create", APP, "--name", "Support desk", token=token)
+        self._faucet("apps", "create", APP, "--name", "Support desk", "--identity", "signed", token=token)
         self._show(MANIFEST)
         self._faucet("manifest", "validate", str(MANIFEST))
         self._faucet("manifest", "apply", str(MANIFEST), "--app", APP, token=token)
 
-        self._chapter("The app's backend asks for a session of its user")
+        self._chapter("The app's backend vouches for its user, and asks for a session")
+        key = self._faucet("signing-keys", "create", APP, token=token, hide="secret")
         self._show(BACKEND)
-        session = self._backend()
+        session = self._backend({"SIGNING_KEY_ID": str(key["item"]["key_id"]), "SIGNING_SECRET": str(key["secret"])})
         with Client(self.api, self.gateway) as client:
             wallet = client.wallet(session)
             self._say(f"The user's wallet has {usd(wallet.balance_e8)}; the operator gives it test credits.")
@@ -122,9 +123,9 @@ class Story:
         self._result(got)
         return got
 
-    def _backend(self) -> str:
-        self._type(f"python {BACKEND.name}")
-        got = self._run([sys.executable, str(BACKEND)], {"FAUCET_API": self.api})
+    def _backend(self, key: Mapping[str, str]) -> str:
+        self._type(f"SIGNING_KEY_ID=… SIGNING_SECRET=… python {BACKEND.name}")
+        got = self._run([sys.executable, str(BACKEND)], {"FAUCET_API": self.api, **key})
         token = str(got["session_token"])
         self.secrets.append(token)
         self._result(got)

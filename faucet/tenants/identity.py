@@ -26,8 +26,9 @@ from psycopg.rows import class_row
 
 from faucet.kit.aead import seal, unseal
 from faucet.kit.db import Tx
-from faucet.kit.errors import InvariantBroken, Refusal, field_error
+from faucet.kit.errors import Refusal, field_error
 from faucet.kit.ids import uuid7
+from faucet.kit.log import logger
 from faucet.kit.secret import Secret
 from faucet.tenants import apps, store
 
@@ -260,7 +261,9 @@ def _material(key: _Verifying, app: store.App, sealing_key: bytes) -> Any:
     try:
         return unseal(sealing_key, bytes(key.sealed_secret), binding=_binding(key.id, app.id))
     except ValueError as error:
-        raise InvariantBroken(f"the signing key {key.key_id} can't be opened: {error}") from error
+        # SECRET_ENCRYPTION_KEY has changed since, or somebody moved the row: make a new key.
+        logger.error("signing_key.not_opened", key_id=key.key_id, error=repr(error))
+        raise _forbidden("user_token: its key can't be used any more; make a new one") from None
 
 
 def _check_times(claims: dict[str, Any], now: float) -> float:

@@ -225,7 +225,7 @@ def test_keys_are_checked_kept_sealed_and_their_app_s(backend: Backend, books: B
         made.json()["item"]["key_id"],
         kid,
     )
-    refused(there.mint(signed(there.claims(), secret, kid=kid)), 500, "internal")
+    refused(there.mint(signed(there.claims(), secret, kid=kid)), 403, "forbidden")
 
 
 def test_nobody_s_word_gets_little_and_no_paid_money(tmp_path: Path, dsn: str, books: Books) -> None:

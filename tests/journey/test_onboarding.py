@@ -34,6 +34,7 @@ def test_from_nothing_to_revenue() -> None:
         assert told.stdout.count("✓") == 4, told.stdout
         assert "✗" not in told.stdout
         assert "feature: reply_to_customer" in told.stdout
+        assert "identity_mode: signed" in told.stdout
         secrets = json.loads((data / "secrets.json").read_text())
         assert not any(secret in told.stdout for secret in secrets.values())
         assert not (data / "stack.json").exists(), "the stack still runs"
