@@ -20,6 +20,7 @@ from faucet.api.app import openapi_document
 MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
     "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "end_user_token_seen",
+    "local_endpoint",
 )  # fmt: skip
 SAFE = {"/health", "/ready", "/metrics", "/v1/sessions"}
 """Routes without a tenant: whoever knows an app may mint sessions of it."""
@@ -86,7 +87,9 @@ class Swept:
         path = f"/v1/developer/apps/{app['public_app_id']}/signing-keys"
         signing = ok(self.owner.http.post(path, json={"name": "K", "kind": "HS256"}), 201)
         session = {"public_app_id": app["public_app_id"], "external_user_id": "u"}
-        ok(world.nobody.post("/v1/sessions", json=session))
+        bearer = ok(world.nobody.post("/v1/sessions", json=session))["session_token"]
+        endpoint = {"name": "laptop of a", "kind": "ollama", "base_url": "http://127.0.0.1:11434/v1"}
+        noted = world.client(bearer).post("/v1/local/endpoints", json=endpoint)
         key = {"provider": "openai", "api_key": "sk-of-developer-a", "validate": False}
         self.ids = {
             "public_app_id": app["public_app_id"],
@@ -97,6 +100,7 @@ class Swept:
             "wallet_id": str(books.one("select public_id from account where id = %s", tenant.wallet)),
             "key_id": ok(self.owner.http.post("/v1/developer/provider-keys", json=key), 201)["id"],
             "price_id": "1",
+            "endpoint_id": ok(noted, 201)["id"],
             "target": "app",
             "target_id": app["public_app_id"],
         }
