@@ -176,6 +176,8 @@ class serve:  # noqa: N801 - reads as a verb where it is used
             server_config(config, build_app(config, dsn, upstream=upstream or Pool(resolve=_nowhere)))
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
+        # asyncio does this only for sockets that name their protocol; without it a reply waits for a delayed ACK.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: BaseException | None = None
         self._started = threading.Event()
