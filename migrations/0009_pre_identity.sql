@@ -27,7 +27,6 @@ create table end_user_token_seen (
 );
 create index end_user_token_expiry_idx on end_user_token_seen (expires_at);
 
-
 grant select, insert, update (revoked_at) on app_signing_key to faucet_api;
 grant select, insert on end_user_token_seen to faucet_api;
 grant select, delete on end_user_token_seen to faucet_jobs;

@@ -19,7 +19,7 @@ from fastapi.security import HTTPBearer
 from faucet.api.tenant import tenant_tx
 from faucet.api.world import World, world_of
 from faucet.kit.config import Config
-from faucet.kit.errors import Refusal
+from faucet.kit.errors import Refusal, field_error
 from faucet.tenants import sessions, tokens
 from faucet.tenants.sessions import BEARER_PREFIX
 from faucet.tenants.store import Session
@@ -85,11 +85,7 @@ class DeveloperScope:
         """
         if self.developer_id is None:
             if named is None:
-                raise Refusal(
-                    "invalid_request",
-                    "developer_id: is required with this bearer",
-                    details={"formErrors": [], "fieldErrors": {"developer_id": ["is required with this bearer"]}},
-                )
+                raise field_error("developer_id", "is required with this bearer")
             return named
         if named is not None and named != self.developer_id:
             raise Refusal("not_found", "there is no such developer")

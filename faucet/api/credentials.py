@@ -14,13 +14,13 @@ from uuid import UUID
 from faucet.api.auth import Actor
 from faucet.api.credential_wire import ProviderKeyAsk, ProviderKeyReply
 from faucet.api.tenant import TenantTx
+from faucet.api.trail import Trail
 from faucet.api.world import World
-from faucet.kit.errors import InvariantBroken, Refusal
+from faucet.kit.errors import InvariantBroken, Refusal, field_error
 from faucet.kit.secret import Secret
 from faucet.kit.upstream import Endpoint
 from faucet.providers.keyed import KEYED
 from faucet.providers.probe import Verdict
-from faucet.tenants import audit
 from faucet.tenants.store import announce_change
 from faucet.vault import store
 from faucet.vault.seal import Place, mask, seal
@@ -29,12 +29,7 @@ from faucet.vault.store import Credential, Sealing, Terms
 
 def unsafe(text: str) -> Refusal:
     """The refusal of an address that may not be reached."""
-    return Refusal(
-        "no_available_route",
-        f"base_url: {text}",
-        status=400,
-        details={"formErrors": [], "fieldErrors": {"base_url": [text]}},
-    )
+    return field_error("base_url", text, code="no_available_route")
 
 
 def endpoint_of(world: World, provider: str, base_url: str | None) -> Endpoint:
@@ -97,17 +92,14 @@ async def note_change(
     tx: TenantTx, actor: Actor, rid: str, action: str, *, before: Credential | None, after: Credential
 ) -> None:
     """Write a change into the audit log, and tell gateways."""
-    await audit.record(
+    await Trail(actor, rid).note(
         tx,
-        actor_scope=actor.scope,
-        actor_id=actor.id,
-        action=f"provider_key.{action}",
-        resource_type="provider_key",
-        resource_id=str(after.id),
-        request_id=rid,
+        f"provider_key.{action}",
+        "provider_key",
+        str(after.id),
+        developer_id=after.developer_id,
         before=None if before is None else _shown(before),
         after=_shown(after),
-        developer_id=after.developer_id,
     )
     await announce_change(tx)
 

@@ -15,7 +15,7 @@ from faucet.api.paging import PageReply, ThePage, page_reply
 from faucet.api.tenant import TenantTx, tenant_tx
 from faucet.api.wire import Identifier
 from faucet.api.world import TheRequestId, TheWorld
-from faucet.kit.errors import InvariantBroken, Refusal
+from faucet.kit.errors import InvariantBroken, Refusal, field_error
 from faucet.kit.ids import uuid7
 from faucet.kit.secret import Secret
 from faucet.tenants.store import App, find_app
@@ -74,12 +74,7 @@ async def add_developer_provider_key(
         async with tenant_tx(world, caller.developer_id) as t:
             app = await _app(t, body.public_app_id)
     elif caller.developer_id is None:
-        text = "is required with this bearer"
-        raise Refusal(
-            "invalid_request",
-            f"public_app_id: {text}",
-            details={"formErrors": [], "fieldErrors": {"public_app_id": [text]}},
-        )
+        raise field_error("public_app_id", "is required with this bearer")
     developer_id = caller.developer_id if app is None else app.developer_id
     verdict = await ask_provider(world, body.provider, body.base_url, Secret(body.api_key), ask=body.validate_)
 

@@ -9,20 +9,18 @@ some show a secret that is shown only once.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from fastapi import Header, Request, Response
 from pydantic import BaseModel
 
 from faucet.api.tenant import TenantTx, tenant_tx
 from faucet.api.wire import IdempotencyKey
 from faucet.api.world import World
+from faucet.kit.aead import seal, unseal
 from faucet.kit.db import Tx
 from faucet.kit.errors import Refusal
 
@@ -59,8 +57,7 @@ async def idempotent(
         if kept is not None:
             return _response(_unseal(world, kept[1], binding), kept[0], REPLAYED)
         plain = _plain(await act(t))
-        nonce = os.urandom(12)
-        sealed = nonce + AESGCM(world.config.api_reply_key).encrypt(nonce, plain, binding)
+        sealed = seal(world.config.api_reply_key, plain, binding=binding)
         await t.execute(
             "update api_idempotency set status = %s, sealed = %s where principal = %s and key_hash = %s",
             (status, sealed, principal, key_hash),
@@ -110,8 +107,8 @@ def _plain(reply: BaseModel) -> bytes:
 
 def _unseal(world: World, sealed: bytes, binding: bytes) -> bytes:
     try:
-        return AESGCM(world.config.api_reply_key).decrypt(sealed[:12], sealed[12:], binding)
-    except InvalidTag:
+        return unseal(world.config.api_reply_key, sealed, binding=binding)
+    except ValueError:
         raise Refusal("idempotency_conflict", "the stored reply can't be opened any more") from None
 
 

@@ -12,17 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from faucet.cli.remote import (
-    ApiOption,
-    DataOption,
-    JsonOption,
     KeyOption,
     LimitOption,
-    TokenOption,
-    remote,
-    show_row,
-    show_rows,
+    Remote,
+    over_api,
 )
-from faucet.cli.terminal import examples
 
 developers_app = typer.Typer(
     name="developers", help="Developers: who owns apps and earns.", no_args_is_help=True, rich_markup_mode=None
@@ -53,102 +47,85 @@ class IdentityMode(StrEnum):
 # ── developers ──
 
 
-@developers_app.command("list", epilog=examples("faucet developers list", "faucet developers list --json"))
+@over_api(developers_app, "list", "faucet developers list", "faucet developers list --json", operator=True)
 def list_developers(
+    at: Remote,
     email: Annotated[str | None, typer.Option(help="Only who has this address.")] = None,
     limit: LimitOption = 1000,
-    as_json: JsonOption = False,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """List developers, newest first."""
-    with remote(data, api, None) as at:
-        rows = list(at.every(*DEVELOPERS, limit=limit, email=email))
+    rows = list(at.every(*DEVELOPERS, limit=limit, email=email))
     columns = (("Id", "id"), ("Name", "name"), ("E-mail", "email"), ("Status", "status"))
-    show_rows(rows, columns, as_json, none="There are none. `faucet developers create` makes one.")
+    at.show_rows(rows, columns, none="There are none. `faucet developers create` makes one.")
 
 
-@developers_app.command("show", epilog=examples("faucet developers show dev@example.com"))
+@over_api(developers_app, "show", "faucet developers show dev@example.com", operator=True)
 def show_developer(
-    developer: DeveloperArgument, as_json: JsonOption = False, api: ApiOption = None, data: DataOption = None
+    at: Remote,
+    developer: DeveloperArgument,
 ) -> None:
     """Show one developer."""
-    with remote(data, api, None) as at:
-        show_row(at.get(*DEVELOPERS, at.developer_id(developer)), as_json)
+    at.show(at.get(*DEVELOPERS, at.developer_id(developer)))
 
 
-@developers_app.command("create", epilog=examples('faucet developers create --name "Acme" --email dev@acme.example'))
+@over_api(developers_app, "create", 'faucet developers create --name "Acme" --email dev@acme.example', operator=True)
 def create_developer(
+    at: Remote,
     name: Annotated[str, typer.Option(help="Their name.")],
     email: Annotated[str, typer.Option(help="Their address, which nobody else has.")],
     key: KeyOption = None,
-    as_json: JsonOption = False,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Make a developer, with accounts for what they will earn."""
-    with remote(data, api, None) as at:
-        show_row(at.post(*DEVELOPERS, body={"name": name, "email": email}, key=key), as_json)
+    at.show(at.post(*DEVELOPERS, body={"name": name, "email": email}, key=key))
 
 
-@developers_app.command("rename", epilog=examples('faucet developers rename dev@acme.example "Acme Ltd"'))
+@over_api(developers_app, "rename", 'faucet developers rename dev@acme.example "Acme Ltd"', operator=True)
 def rename_developer(
+    at: Remote,
     developer: DeveloperArgument,
     name: Annotated[str, typer.Argument(help="The new name.")],
-    as_json: JsonOption = False,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Give a developer another name."""
-    with remote(data, api, None) as at:
-        show_row(at.patch(*DEVELOPERS, at.developer_id(developer), body={"name": name}), as_json)
+    at.show(at.patch(*DEVELOPERS, at.developer_id(developer), body={"name": name}))
 
 
-@developers_app.command("disable", epilog=examples("faucet developers disable dev@acme.example"))
+@over_api(developers_app, "disable", "faucet developers disable dev@acme.example", operator=True)
 def disable_developer(
-    developer: DeveloperArgument, as_json: JsonOption = False, api: ApiOption = None, data: DataOption = None
+    at: Remote,
+    developer: DeveloperArgument,
 ) -> None:
     """Refuse all of a developer's tokens, apps and sessions, within five seconds. What they earned stays."""
-    with remote(data, api, None) as at:
-        show_row(at.patch(*DEVELOPERS, at.developer_id(developer), body={"status": "disabled"}), as_json)
+    at.show(at.patch(*DEVELOPERS, at.developer_id(developer), body={"status": "disabled"}))
 
 
-@developers_app.command("enable", epilog=examples("faucet developers enable dev@acme.example"))
+@over_api(developers_app, "enable", "faucet developers enable dev@acme.example", operator=True)
 def enable_developer(
-    developer: DeveloperArgument, as_json: JsonOption = False, api: ApiOption = None, data: DataOption = None
+    at: Remote,
+    developer: DeveloperArgument,
 ) -> None:
     """Let a disabled developer work again."""
-    with remote(data, api, None) as at:
-        show_row(at.patch(*DEVELOPERS, at.developer_id(developer), body={"status": "active"}), as_json)
+    at.show(at.patch(*DEVELOPERS, at.developer_id(developer), body={"status": "active"}))
 
 
-@developers_app.command("revenue", epilog=examples("faucet developers revenue dev@example.com"))
+@over_api(developers_app, "revenue", "faucet developers revenue dev@example.com")
 def show_revenue(
+    at: Remote,
     developer: DeveloperArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Show what a developer has earned: now, being paid out, and in all."""
-    with remote(data, api, token) as at:
-        show_row(at.get(*DEVELOPERS, at.developer_id(developer), "revenue"), as_json)
+    at.show(at.get(*DEVELOPERS, at.developer_id(developer), "revenue"))
 
 
 # ── apps ──
 
 
-@apps_app.command("list", epilog=examples("faucet apps list", "faucet apps list --token mf_dev_… --json"))
+@over_api(apps_app, "list", "faucet apps list", "faucet apps list --token mf_dev_… --json")
 def list_apps(
+    at: Remote,
     limit: LimitOption = 1000,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """List apps, newest first, archived ones included."""
-    with remote(data, api, token) as at:
-        rows = list(at.every(*APPS, limit=limit))
+    rows = list(at.every(*APPS, limit=limit))
     columns = (
         ("Public id", "public_app_id"),
         ("Name", "name"),
@@ -156,20 +133,16 @@ def list_apps(
         ("Identity", "identity_mode"),
         ("Status", "status"),
     )
-    show_rows(rows, columns, as_json, none="There are none. `faucet apps create` makes one.")
+    at.show_rows(rows, columns, none="There are none. `faucet apps create` makes one.")
 
 
-@apps_app.command("show", epilog=examples("faucet apps show app_pub_demo"))
+@over_api(apps_app, "show", "faucet apps show app_pub_demo")
 def show_app(
+    at: Remote,
     app_id: AppArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Show one app."""
-    with remote(data, api, token) as at:
-        show_row(at.get(*APPS, app_id), as_json)
+    at.show(at.get(*APPS, app_id))
 
 
 ShareOption = Annotated[
@@ -208,14 +181,14 @@ def _settings(
     return body
 
 
-@apps_app.command(
+@over_api(
+    apps_app,
     "create",
-    epilog=examples(
-        'faucet apps create app_support --name "Support desk" --developer dev@acme.example',
-        'faucet apps create app_support --name "Support desk" --token mf_dev_… --origin https://acme.example',
-    ),
+    'faucet apps create app_support --name "Support desk" --developer dev@acme.example',
+    'faucet apps create app_support --name "Support desk" --token mf_dev_… --origin https://acme.example',
 )
 def create_app(
+    at: Remote,
     app_id: AppArgument,
     name: Annotated[str, typer.Option(help="Its name.")],
     developer: DeveloperOption = None,
@@ -225,28 +198,23 @@ def create_app(
     monthly_limit: MonthlyOption = None,
     session_limit: SessionLimitOption = None,
     key: KeyOption = None,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Make an app. Its public id is taken for good. The operator says whose it is with --developer."""
     body = _settings(share_bps, identity, origins, monthly_limit, session_limit)
     body |= {"public_app_id": app_id, "name": name}
-    with remote(data, api, token) as at:
-        if developer is not None:
-            body["developer_id"] = at.developer_id(developer)
-        show_row(at.post(*APPS, body=body, key=key), as_json)
+    if developer is not None:
+        body["developer_id"] = at.developer_id(developer)
+    at.show(at.post(*APPS, body=body, key=key))
 
 
-@apps_app.command(
+@over_api(
+    apps_app,
     "change",
-    epilog=examples(
-        "faucet apps change app_support --monthly-limit 50 --identity signed",
-        "faucet apps change app_support --monthly-limit none",
-    ),
+    "faucet apps change app_support --monthly-limit 50 --identity signed",
+    "faucet apps change app_support --monthly-limit none",
 )
 def change_app(
+    at: Remote,
     app_id: AppArgument,
     name: Annotated[str | None, typer.Option(help="Another name.")] = None,
     share_bps: ShareOption = None,
@@ -254,10 +222,6 @@ def change_app(
     origins: OriginOption = None,
     monthly_limit: MonthlyOption = None,
     session_limit: SessionLimitOption = None,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Change what is said; the rest stays. `--origin none` takes all origins away."""
     body = _settings(share_bps, identity, origins, monthly_limit, session_limit)
@@ -265,65 +229,48 @@ def change_app(
         body["name"] = name
     if not body:
         raise typer.BadParameter("say what to change")
-    with remote(data, api, token) as at:
-        show_row(at.patch(*APPS, app_id, body=body), as_json)
+    at.show(at.patch(*APPS, app_id, body=body))
 
 
-@apps_app.command("disable", epilog=examples("faucet apps disable app_support"))
+@over_api(apps_app, "disable", "faucet apps disable app_support")
 def disable_app(
+    at: Remote,
     app_id: AppArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Refuse an app's sessions within five seconds, until it is enabled again."""
-    with remote(data, api, token) as at:
-        show_row(at.patch(*APPS, app_id, body={"status": "disabled"}), as_json)
+    at.show(at.patch(*APPS, app_id, body={"status": "disabled"}))
 
 
-@apps_app.command("enable", epilog=examples("faucet apps enable app_support"))
+@over_api(apps_app, "enable", "faucet apps enable app_support")
 def enable_app(
+    at: Remote,
     app_id: AppArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Let a disabled or archived app work again."""
-    with remote(data, api, token) as at:
-        show_row(at.patch(*APPS, app_id, body={"status": "active"}), as_json)
+    at.show(at.patch(*APPS, app_id, body={"status": "active"}))
 
 
-@apps_app.command("archive", epilog=examples("faucet apps archive app_support"))
+@over_api(apps_app, "archive", "faucet apps archive app_support")
 def archive_app(
+    at: Remote,
     app_id: AppArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Archive an app: its sessions end, its books stay."""
-    with remote(data, api, token) as at:
-        show_row(at.delete(*APPS, app_id), as_json)
+    at.show(at.delete(*APPS, app_id))
 
 
-@apps_app.command("usage", epilog=examples("faucet apps usage app_pub_demo", "faucet apps usage app_pub_demo --json"))
+@over_api(apps_app, "usage", "faucet apps usage app_pub_demo", "faucet apps usage app_pub_demo --json")
 def show_usage(
+    at: Remote,
     app_id: AppArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Show an app's totals and its last hundred answers."""
-    with remote(data, api, token) as at:
-        got = at.get("v1", "apps", app_id, "usage")
-    if as_json:
-        show_row(got, as_json)
+    got = at.get("v1", "apps", app_id, "usage")
+    if at.as_json:
+        at.show(got)
         return
     newest = got.pop("usage")
-    show_row(got, as_json)
+    at.show(got)
     columns = (
         ("At", "created_at"),
         ("Feature", "feature_key"),
@@ -335,23 +282,19 @@ def show_usage(
         ("Share $", "channel_revenue_usd"),
     )
     if newest:
-        show_rows(newest, columns, as_json, none="")
+        at.show_rows(newest, columns, none="")
 
 
 # ── tokens ──
 
 
-@tokens_app.command("list", epilog=examples("faucet tokens list"))
+@over_api(tokens_app, "list", "faucet tokens list")
 def list_tokens(
+    at: Remote,
     limit: LimitOption = 1000,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """List tokens, newest first, revoked ones included; never the secrets."""
-    with remote(data, api, token) as at:
-        rows = list(at.every(*TOKENS, limit=limit))
+    rows = list(at.every(*TOKENS, limit=limit))
     columns = (
         ("Id", "id"),
         ("Token", "token_prefix"),
@@ -360,17 +303,17 @@ def list_tokens(
         ("Status", "status"),
         ("Last used", "last_used_at"),
     )
-    show_rows(rows, columns, as_json, none="There are none. `faucet tokens create` makes one.")
+    at.show_rows(rows, columns, none="There are none. `faucet tokens create` makes one.")
 
 
-@tokens_app.command(
+@over_api(
+    tokens_app,
     "create",
-    epilog=examples(
-        "faucet tokens create --name ci --developer dev@acme.example",
-        "faucet tokens create --name reader --developer dev@acme.example --scope developer:usage:read",
-    ),
+    "faucet tokens create --name ci --developer dev@acme.example",
+    "faucet tokens create --name reader --developer dev@acme.example --scope developer:usage:read",
 )
 def create_token(
+    at: Remote,
     name: Annotated[str, typer.Option(help="What it is for.")],
     developer: DeveloperOption = None,
     scopes: Annotated[
@@ -381,10 +324,6 @@ def create_token(
         datetime | None, typer.Option("--expires", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="When it ends, UTC.")
     ] = None,
     key: KeyOption = None,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Make a token. It is shown this once, alone on standard output with --json."""
     from faucet.tenants.tokens import SCOPES
@@ -395,21 +334,16 @@ def create_token(
     body: dict[str, Any] = {"name": name, "scopes": scopes or list(SCOPES)}
     if expires is not None:
         body["expires_at"] = expires.replace(tzinfo=UTC).isoformat()
-    with remote(data, api, token) as at:
-        if developer is not None:
-            body["developer_id"] = at.developer_id(developer)
-        made = at.post(*TOKENS, body=body, key=key)
-    show_row(made if as_json else {"token": made["token"], **made["item"]}, as_json)
+    if developer is not None:
+        body["developer_id"] = at.developer_id(developer)
+    made = at.post(*TOKENS, body=body, key=key)
+    at.show(made if at.as_json else {"token": made["token"], **made["item"]})
 
 
-@tokens_app.command("revoke", epilog=examples("faucet tokens revoke 0198a3c2-…"))
+@over_api(tokens_app, "revoke", "faucet tokens revoke 0198a3c2-…")
 def revoke_token(
+    at: Remote,
     token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id, as in the list.")],
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """End a token for good, at once."""
-    with remote(data, api, token) as at:
-        show_row(at.delete(*TOKENS, token_id), as_json)
+    at.show(at.delete(*TOKENS, token_id))

@@ -12,17 +12,11 @@ import typer
 
 from faucet.cli.developers import APPS, AppArgument
 from faucet.cli.remote import (
-    ApiOption,
-    DataOption,
-    JsonOption,
     KeyOption,
     LimitOption,
-    TokenOption,
-    remote,
-    show_row,
-    show_rows,
+    Remote,
+    over_api,
 )
-from faucet.cli.terminal import examples
 from faucet.kit.errors import FaucetError
 
 features_app = typer.Typer(name="features", help="Features of apps.", no_args_is_help=True, rich_markup_mode=None)
@@ -30,57 +24,45 @@ features_app = typer.Typer(name="features", help="Features of apps.", no_args_is
 FeatureArgument = Annotated[str, typer.Argument(metavar="FEATURE", help="The feature's key.")]
 
 
-@features_app.command("list", epilog=examples("faucet features list app_pub_demo"))
+@over_api(features_app, "list", "faucet features list app_pub_demo")
 def list_features(
+    at: Remote,
     app_id: AppArgument,
     limit: LimitOption = 1000,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """List an app's features, newest first."""
-    with remote(data, api, token) as at:
-        rows = list(at.every(*APPS, app_id, "features", limit=limit))
+    rows = list(at.every(*APPS, app_id, "features", limit=limit))
     columns = (("Key", "feature_key"), ("Name", "display_name"), ("Version", "version"), ("Status", "status"))
-    show_rows(rows, columns, as_json, none="There are none. `faucet manifest apply` makes one from a file.")
+    at.show_rows(rows, columns, none="There are none. `faucet manifest apply` makes one from a file.")
 
 
-@features_app.command("show", epilog=examples("faucet features show app_pub_demo customer_reply"))
+@over_api(features_app, "show", "faucet features show app_pub_demo customer_reply")
 def show_feature(
+    at: Remote,
     app_id: AppArgument,
     feature: FeatureArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Show one feature, with its policy and pricing."""
-    with remote(data, api, token) as at:
-        rows = at.every(*APPS, app_id, "features")
-        found = next((row for row in rows if row["feature_key"] == feature), None)
+    rows = at.every(*APPS, app_id, "features")
+    found = next((row for row in rows if row["feature_key"] == feature), None)
     if found is None:
         raise FaucetError(f"{app_id} has no feature {feature!r} in force")
-    show_row(found, as_json)
+    at.show(found)
 
 
-@features_app.command(
+@over_api(
+    features_app,
     "create",
-    epilog=examples(
-        'faucet features create app_support reply --name "Reply" --pricing \'{"markup_percent":30}\'',
-    ),
+    'faucet features create app_support reply --name "Reply" --pricing \'{"markup_percent":30}\'',
 )
 def create_feature(
+    at: Remote,
     app_id: AppArgument,
     feature: FeatureArgument,
     name: Annotated[str, typer.Option(help="Its name, for people.")],
     policy: Annotated[str, typer.Option(metavar="JSON", help="Its policy.")] = "{}",
     pricing: Annotated[str, typer.Option(metavar="JSON", help="Its pricing.")] = "{}",
     key: KeyOption = None,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Make a feature from the command line. `faucet manifest apply` makes one from a file."""
     body = {
@@ -89,8 +71,7 @@ def create_feature(
         "policy": _object(policy, "--policy"),
         "pricing": _object(pricing, "--pricing"),
     }
-    with remote(data, api, token) as at:
-        show_row(at.post(*APPS, app_id, "features", body=body, key=key), as_json)
+    at.show(at.post(*APPS, app_id, "features", body=body, key=key))
 
 
 def _object(text: str, option: str) -> dict[str, Any]:
@@ -103,46 +84,34 @@ def _object(text: str, option: str) -> dict[str, Any]:
     return value
 
 
-@features_app.command("archive", epilog=examples("faucet features archive app_support reply"))
+@over_api(features_app, "archive", "faucet features archive app_support reply")
 def archive_feature(
+    at: Remote,
     app_id: AppArgument,
     feature: FeatureArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Refuse requests for a feature within five seconds."""
-    with remote(data, api, token) as at:
-        show_row(at.delete(*APPS, app_id, "features", feature), as_json)
+    at.show(at.delete(*APPS, app_id, "features", feature))
 
 
-@features_app.command("restore", epilog=examples("faucet features restore app_support reply"))
+@over_api(features_app, "restore", "faucet features restore app_support reply")
 def restore_feature(
+    at: Remote,
     app_id: AppArgument,
     feature: FeatureArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Bring an archived feature back."""
-    with remote(data, api, token) as at:
-        show_row(at.patch(*APPS, app_id, "features", feature, body={"status": "active"}), as_json)
+    at.show(at.patch(*APPS, app_id, "features", feature, body={"status": "active"}))
 
 
-@features_app.command("versions", epilog=examples("faucet features versions app_support reply"))
+@over_api(features_app, "versions", "faucet features versions app_support reply")
 def list_versions(
+    at: Remote,
     app_id: AppArgument,
     feature: FeatureArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """List what a feature said before, newest first."""
-    with remote(data, api, token) as at:
-        rows = at.get(*APPS, app_id, "features", feature, "versions")["items"]
+    rows = at.get(*APPS, app_id, "features", feature, "versions")["items"]
     columns = (
         ("Version", "version"),
         ("In force", "is_active"),
@@ -150,19 +119,15 @@ def list_versions(
         ("Pricing", "pricing"),
         ("By", "created_by"),
     )
-    show_rows(rows, columns, as_json, none="There are none.")
+    at.show_rows(rows, columns, none="There are none.")
 
 
-@features_app.command("activate", epilog=examples("faucet features activate app_support reply 1"))
+@over_api(features_app, "activate", "faucet features activate app_support reply 1")
 def activate_version(
+    at: Remote,
     app_id: AppArgument,
     feature: FeatureArgument,
     version: Annotated[int, typer.Argument(min=1, help="The version to put in force again.")],
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Put an earlier version in force again."""
-    with remote(data, api, token) as at:
-        show_row(at.post(*APPS, app_id, "features", feature, "activate", body={"version": version}), as_json)
+    at.show(at.post(*APPS, app_id, "features", feature, "activate", body={"version": version}))

@@ -18,11 +18,11 @@ from faucet.cli.remote import (
     DataOption,
     JsonOption,
     KeyOption,
-    TokenOption,
+    Remote,
     api_address,
+    over_api,
     remote,
     show_row,
-    show_rows,
 )
 from faucet.cli.terminal import examples, write_line
 
@@ -60,13 +60,12 @@ class Kind(StrEnum):
 # ── wallets ──
 
 
-@wallets_app.command("list", epilog=examples("faucet wallets list", "faucet wallets list --token mf_dev_…"))
+@over_api(wallets_app, "list", "faucet wallets list", "faucet wallets list --token mf_dev_…")
 def list_wallets(
-    as_json: JsonOption = False, token: TokenOption = None, api: ApiOption = None, data: DataOption = None
+    at: Remote,
 ) -> None:
     """List the hundred wallets that changed last: end users' and developers' earnings."""
-    with remote(data, api, token) as at:
-        rows = at.get("v1", "developer", "operations")["wallets"]
+    rows = at.get("v1", "developer", "operations")["wallets"]
     columns = (
         ("Wallet", "id"),
         ("Whose", "owner_scope"),
@@ -74,7 +73,7 @@ def list_wallets(
         ("Balance $", "balance_usd"),
         ("Changed", "updated_at"),
     )
-    show_rows(rows, columns, as_json, none="There are none yet: an end user gets one with the first session.")
+    at.show_rows(rows, columns, none="There are none yet: an end user gets one with the first session.")
 
 
 @wallets_app.command("show", epilog=examples("faucet wallets show --session mf_sess_…"))
@@ -89,37 +88,32 @@ def show_wallet(
         show_row(at.get("v1", "user", "wallet"), as_json)
 
 
-@wallets_app.command("credit", epilog=examples("faucet wallets credit 0198a3c2-… 5.00"))
+@over_api(wallets_app, "credit", "faucet wallets credit 0198a3c2-… 5.00", operator=True)
 def credit_wallet(
+    at: Remote,
     wallet: WalletArgument,
     amount: AmountArgument,
     key: KeyOption = None,
-    as_json: JsonOption = False,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Give a wallet test credits that nobody paid for. Development only."""
-    with remote(data, api, None) as at:
-        show_row(at.post(*_WALLETS, wallet, "credit-test-balance", body={"amount_usd": amount}, key=key), as_json)
+    at.show(at.post(*_WALLETS, wallet, "credit-test-balance", body={"amount_usd": amount}, key=key))
 
 
-@wallets_app.command(
+@over_api(
+    wallets_app,
     "adjust",
-    epilog=examples(
-        'faucet wallets adjust 0198a3c2-… --credit 2.50 --reason "outage on Monday" --key ticket-4711',
-        "faucet wallets adjust 0198a3c2-… --debit 1.00 --kind refund",
-    ),
+    'faucet wallets adjust 0198a3c2-… --credit 2.50 --reason "outage on Monday" --key ticket-4711',
+    "faucet wallets adjust 0198a3c2-… --debit 1.00 --kind refund",
+    operator=True,
 )
 def adjust_wallet(
+    at: Remote,
     wallet: WalletArgument,
     credit: Annotated[str | None, typer.Option(metavar="USD", help="Add this.")] = None,
     debit: Annotated[str | None, typer.Option(metavar="USD", help="Take this.")] = None,
     kind: Annotated[Kind, typer.Option(help="What it is called in the audit log.")] = Kind.ADJUSTMENT,
     reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
     key: KeyOption = None,
-    as_json: JsonOption = False,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Correct a wallet or a developer's earnings by hand, within what no request holds."""
     if (credit is None) == (debit is None):
@@ -131,8 +125,7 @@ def adjust_wallet(
     }
     if reason is not None:
         body["reason"] = reason
-    with remote(data, api, None) as at:
-        show_row(at.post(*_WALLETS, wallet, "adjustments", body=body, key=key), as_json)
+    at.show(at.post(*_WALLETS, wallet, "adjustments", body=body, key=key))
 
 
 # ── sessions ──
@@ -187,29 +180,25 @@ def revoke_session(
 # ── signing keys ──
 
 
-@signing_keys_app.command("list", epilog=examples("faucet signing-keys list app_support"))
+@over_api(signing_keys_app, "list", "faucet signing-keys list app_support")
 def list_signing_keys(
+    at: Remote,
     app_id: AppArgument,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """List an app's signing keys, revoked ones included; never the secrets."""
-    with remote(data, api, token) as at:
-        rows = list(at.every(*APPS, app_id, "signing-keys"))
+    rows = list(at.every(*APPS, app_id, "signing-keys"))
     columns = (("Id", "key_id"), ("Name", "name"), ("Kind", "kind"), ("Status", "status"), ("Made", "created_at"))
-    show_rows(rows, columns, as_json, none="There are none. `faucet signing-keys create` makes one.")
+    at.show_rows(rows, columns, none="There are none. `faucet signing-keys create` makes one.")
 
 
-@signing_keys_app.command(
+@over_api(
+    signing_keys_app,
     "create",
-    epilog=examples(
-        "faucet signing-keys create app_support",
-        "faucet signing-keys create app_support --kind EdDSA --public-key key.pub.pem",
-    ),
+    "faucet signing-keys create app_support",
+    "faucet signing-keys create app_support --kind EdDSA --public-key key.pub.pem",
 )
 def create_signing_key(
+    at: Remote,
     app_id: AppArgument,
     name: Annotated[str, typer.Option(help="What you call it.")] = "backend",
     kind: Annotated[Algorithm, typer.Option(help="HS256: the secret is made here; EdDSA: you keep it.")] = (
@@ -219,10 +208,6 @@ def create_signing_key(
         Path | None, typer.Option(metavar="FILE", help="For EdDSA: the Ed25519 public key, as PEM.")
     ] = None,
     key: KeyOption = None,
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Make a key; the secret of HS256 is shown this once. Several may be active, so that they can be rotated."""
     if (public_key is not None) != (kind is Algorithm.EDDSA):
@@ -230,21 +215,16 @@ def create_signing_key(
     body = {"name": name, "kind": kind.value}
     if public_key is not None:
         body["public_key"] = public_key.read_text(encoding="utf-8", errors="replace").strip()
-    with remote(data, api, token) as at:
-        made = at.post(*APPS, app_id, "signing-keys", body=body, key=key)
+    made = at.post(*APPS, app_id, "signing-keys", body=body, key=key)
     shown = {name: value for name, value in made.items() if name != "item"}
-    show_row(made if as_json else {**shown, **made["item"]}, as_json)
+    at.show(made if at.as_json else {**shown, **made["item"]})
 
 
-@signing_keys_app.command("revoke", epilog=examples("faucet signing-keys revoke app_support sk_7Qx…"))
+@over_api(signing_keys_app, "revoke", "faucet signing-keys revoke app_support sk_7Qx…")
 def revoke_signing_key(
+    at: Remote,
     app_id: AppArgument,
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as in the list.")],
-    as_json: JsonOption = False,
-    token: TokenOption = None,
-    api: ApiOption = None,
-    data: DataOption = None,
 ) -> None:
     """Believe nothing any more that this key signs."""
-    with remote(data, api, token) as at:
-        show_row(at.delete(*APPS, app_id, "signing-keys", key_id), as_json)
+    at.show(at.delete(*APPS, app_id, "signing-keys", key_id))

@@ -5,8 +5,9 @@ Not here: any command, nor the HTTP (`client`).
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from faucet.cli.client import Client
-from faucet.cli.terminal import console, write_line
+from faucet.cli.terminal import console, examples, write_line
 from faucet.kit.errors import FaucetError
 
+Command = Callable[..., None]
 Row = dict[str, Any]
 Columns = Sequence[tuple[str, str]]
 """Headings, each with the field that is below it."""
@@ -52,6 +54,7 @@ class Remote:
 
     client: Client
     bearer: str
+    as_json: bool = False
 
     def get(self, *path: str, **query: str | int | None) -> Row:
         """Raises Unreachable, Refused."""
@@ -95,12 +98,52 @@ class Remote:
         except ValueError:
             raise FaucetError(f"{named!r} is neither a developer's id nor an e-mail address") from None
 
+    def show(self, row: Row) -> None:
+        """One thing, as the command was told to show it."""
+        show_row(row, self.as_json)
+
+    def show_rows(self, rows: Sequence[Row], columns: Columns, *, none: str) -> None:
+        """A list, as the command was told to show it; `none` is said where there is nothing."""
+        show_rows(rows, columns, self.as_json, none=none)
+
     def _at(self, path: Sequence[str]) -> str:
         return "/".join([self.client.api, *(quote(part, safe=":") for part in path)])
 
 
+def over_api(group: typer.Typer, name: str, *lines: str, operator: bool = False) -> Callable[[Command], Command]:
+    """Make a function a command of `group` that speaks to the API, its first parameter: where that is, who calls and
+    how things are shown are options that all such commands have. `operator`: nobody else may, so none takes a token.
+    """
+
+    def make(function: Command) -> Command:
+        signature = inspect.signature(function, eval_str=True)
+        own = list(signature.parameters.values())[1:]
+
+        def command(
+            *, as_json: bool, api: str | None, data: Path | None, token: str | None = None, **given: Any
+        ) -> None:
+            with remote(data, api, token, as_json=as_json) as at:
+                function(at, **given)
+
+        options = [("as_json", JsonOption, False), ("token", TokenOption, None), ("api", ApiOption, None)]
+        shared = [
+            inspect.Parameter(word, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for word, kind, default in [*options, ("data", DataOption, None)]
+            if not (operator and word == "token")
+        ]
+        given = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+        vars(command)["__signature__"] = signature.replace(parameters=[*given, *shared])
+        command.__annotations__ = {}
+        command.__doc__ = function.__doc__
+        command.__name__ = function.__name__
+        group.command(name, epilog=examples(*lines))(command)
+        return function
+
+    return make
+
+
 @contextmanager
-def remote(data: Path | None, api: str | None, token: str | None) -> Iterator[Remote]:
+def remote(data: Path | None, api: str | None, token: str | None, *, as_json: bool = False) -> Iterator[Remote]:
     """The API of the stack that runs with this data dir, else at its usual address; called by the operator unless
     there is a token.
 
@@ -116,7 +159,7 @@ def remote(data: Path | None, api: str | None, token: str | None) -> Iterator[Re
         )
     address = api or api_address(data) or f"http://127.0.0.1:{API_PORT}"
     with Client(address.rstrip("/"), "") as client:
-        yield Remote(client, bearer)
+        yield Remote(client, bearer, as_json)
 
 
 def api_address(data: Path | None) -> str | None:

@@ -66,7 +66,6 @@ class Caller(msgspec.Struct):
     wallet_id: int
     earnings_account: int
     revenue_account: int
-    origins: tuple[str, ...]
     expires_at: float
     """On the monotonic clock."""
     known_until: float
@@ -88,7 +87,7 @@ class Admission:
         self._callers: dict[bytes, Caller] = {}
         self._seen: set[bytes] = set()
         self._features: dict[UUID, tuple[float, dict[str, Feature]]] = {}
-        self._asked: dict[bytes, asyncio.Future[Caller | Refusal]] = {}
+        self._asked: dict[bytes, asyncio.Future[Caller]] = {}
         """Bearers that are waited for."""
         self._changes = 0
         """What was being read while something changed is not remembered."""
@@ -141,10 +140,7 @@ class Admission:
             if self._asking is None:
                 self._asking = asyncio.create_task(self._ask(), name="find-callers")
         # Others may wait for the same answer: this one's end must not cancel it.
-        found = await asyncio.shield(answer)
-        if isinstance(found, Refusal):
-            raise found
-        return found
+        return await asyncio.shield(answer)
 
     async def _ask(self) -> None:
         """Answer everyone who asked, a bounded crowd at a time."""
@@ -152,16 +148,21 @@ class Admission:
             while self._asked:
                 crowd = list(self._asked)[:ASKED_MAX]
                 found: dict[bytes, Caller | Refusal] = {}
-                away: Refusal | None = None
+                failure: Exception | None = None
                 try:
                     found = await self._look_up(crowd)
-                except Refusal as refusal:
-                    away = refusal
+                except Exception as error:  # whatever it is, each of them hears of it
+                    failure = error
                 for bearer in crowd:
-                    self._asked.pop(bearer).set_result(away or found[bearer])
+                    answer = self._asked.pop(bearer)
+                    known = failure or found[bearer]
+                    if isinstance(known, Caller):
+                        answer.set_result(known)
+                    else:
+                        answer.set_exception(known)
         finally:
             self._asking = None
-            for answer in self._asked.values():  # none, but for a fault of ours or the end of the process
+            for answer in self._asked.values():  # only where the process ends
                 answer.cancel()
             self._asked.clear()
 
@@ -283,7 +284,6 @@ def _judged(row: dict[str, Any] | None) -> Caller | Refusal:
         wallet_id=row["wallet_id"],
         earnings_account=row["earnings_account_id"],
         revenue_account=row["revenue_account_id"],
-        origins=tuple(row["allowed_origins"]),
         expires_at=now + left,
         known_until=min(now + REMEMBERED_SECONDS, now + left),
     )

@@ -272,7 +272,7 @@ async def _settle(
     product = answering.product
     usage = answer.usage
     METRICS.settled += 1
-    METRICS.tokens["input"] += usage.input_tokens + usage.cached_read_tokens + usage.cached_write_tokens
+    METRICS.tokens["input"] += usage.total_input_tokens
     METRICS.tokens["output"] += usage.output_tokens
     return await world.settler.settle(
         request.exchange.hold_id,

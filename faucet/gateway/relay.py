@@ -129,16 +129,10 @@ class Relay:
         for body, chunk in zip(bodies, chunks, strict=False):
             here = end
             end += len(body) + 8
-            choices = chunk.choices
-            if choices and len(choices) == 1 and not streamed.kept:
-                choice = choices[0]
-                delta = choice.delta
-                if choice.finish_reason is None and choice.index == 0 and delta is not None and chunk.error is None:
-                    content = delta.content
-                    is_text = type(content) is str and content and self._old_id is not None
-                    if is_text and (chunk.usage is NO_USAGE or chunk.report is None):
-                        texts.append(content)
-                        continue
+            text = _mere_text(chunk)
+            if text and self._old_id is not None and not streamed.kept:
+                texts.append(text)
+                continue
             if begin < here:
                 out.append(whole[begin:here])
             begin = end
@@ -160,9 +154,9 @@ class Relay:
         """Any other events, one by one."""
         streamed = self.streamed
         out: list[bytes] = []
-        events = split_events(whole)
-        bodies = [payload(event) for event in events]
-        for event, body, chunk in zip(events, bodies, _decoded(bodies), strict=True):
+        for event in split_events(whole):
+            body = payload(event)
+            chunk = _decoded(body)
             if chunk is None:
                 if body == DONE:
                     streamed.finished = True
@@ -245,25 +239,26 @@ class Relay:
         return data
 
 
-def _decoded(bodies: list[bytes | None]) -> list[Chunk | None]:
-    """The chunks in these payloads; None for what is none (comments, the end, unreadable ones).
+def _mere_text(chunk: Chunk) -> str | None:
+    """The text of a chunk that says nothing else; None for any other."""
+    choices = chunk.choices
+    if not choices or len(choices) > 1 or chunk.error is not None:
+        return None
+    choice = choices[0]
+    if choice.finish_reason is not None or choice.index != 0 or choice.delta is None:
+        return None
+    if chunk.usage is not NO_USAGE and chunk.report is not None:
+        return None
+    content = choice.delta.content
+    return content if type(content) is str else None
 
-    Many at once are read as one JSON array, at half the cost of one by one.
-    """
-    chunks: list[Chunk | None] = [None] * len(bodies)
-    places = [place for place, body in enumerate(bodies) if body is not None and body[:1] == b"{"]
-    if len(places) > 2:
-        try:
-            whole = decode_chunks(b"[" + b",".join([bodies[place] or b"" for place in places]) + b"]")
-        except msgspec.MsgspecError:
-            whole = []
-        if len(whole) == len(places):
-            for place, chunk in zip(places, whole, strict=True):
-                chunks[place] = chunk
-            return chunks
-    for place in places:
-        try:
-            chunks[place] = decode_chunk(bodies[place] or b"")
-        except msgspec.MsgspecError:
-            pass  # forwarded as it is: what we can't read is between provider and client
-    return chunks
+
+def _decoded(body: bytes | None) -> Chunk | None:
+    """The chunk in a payload; None for what is none: comments, the end, and what we can't read, which is forwarded
+    as it is, for it is between provider and client."""
+    if body is None or body[:1] != b"{":
+        return None
+    try:
+        return decode_chunk(body)
+    except msgspec.MsgspecError:
+        return None

@@ -7,18 +7,16 @@ no moment in which a repeat could be charged again. Sealed with AES-256-GCM, bou
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from faucet.gateway.exchange import Exchange, idempotency_key_of
+from faucet.kit.aead import seal, unseal
 from faucet.kit.db import Tx, in_time
 from faucet.kit.errors import Refusal
 
@@ -46,7 +44,7 @@ class Replays:
 
     def __init__(self, pool: AsyncConnectionPool[Tx], key: bytes, *, lease_seconds: int) -> None:
         self._pool = pool
-        self._aead = AESGCM(key)
+        self._key = key
         self._lease_seconds = lease_seconds
 
     async def claim(self, exchange: Exchange, end_user_id: UUID, body: bytes) -> Claim | None:
@@ -112,13 +110,12 @@ class Replays:
         return self._seal(claim, _KIND_EVENTS + body)
 
     def _seal(self, claim: Claim, plain: bytes) -> bytes:
-        nonce = os.urandom(12)
-        return nonce + self._aead.encrypt(nonce, plain, claim.binding)
+        return seal(self._key, plain, binding=claim.binding)
 
     async def _again(self, exchange: Exchange, binding: bytes, sealed: bytes) -> None:
         try:
-            plain = self._aead.decrypt(sealed[:12], sealed[12:], binding)
-        except InvalidTag:
+            plain = unseal(self._key, sealed, binding=binding)
+        except ValueError:
             raise Refusal("idempotency_conflict", "the stored reply can't be opened any more") from None
         replayed = [(b"idempotent-replayed", b"true")]
         if plain[:1] == _KIND_JSON:

@@ -153,14 +153,13 @@ class _Bid:
         return max(self._ceiling_of(product) for product in products)
 
     def _ceiling_of(self, product: Product) -> int:
-        ask = self.ask
         return ceiling_e8(
             product.price,
             self.feature.plan,
             Payer.PLATFORM,
             input_tokens_max=self._input_bound(product),
-            output_tokens_max=self.output_limit + ask.extra_output_bytes,
-            n=ask.n,
+            output_tokens_max=self.output_limit + self.ask.extra_output_bytes,
+            n=self.ask.n,
         )
 
     def _input_bound(self, product: Product) -> int:

@@ -78,31 +78,12 @@ class EventSplitter:
         """The bytes of all events that are complete now. Raises EventTooLong."""
         if self._rest:
             data = self._rest + data
-        if b"\r" in data:
-            events = self._feed_with_returns(data)
-            return b"".join(events)
-        end = data.rfind(b"\n\n") + 2
+        end = sum(map(len, _split_with_returns(data))) if b"\r" in data else data.rfind(b"\n\n") + 2
         if end < 2:
             self._keep(data)
             return b""
-        if end == len(data):
-            self._rest = b""
-            return data
         self._keep(data[end:])
         return data[:end]
-
-    def _feed_with_returns(self, data: bytes) -> list[bytes]:
-        events = []
-        start = 0
-        while True:
-            ends = [(at, at + len(mark)) for mark in _BLANK_LINES if (at := data.find(mark, start)) >= 0]
-            if not ends:
-                break
-            end = min(ends)[1]
-            events.append(data[start:end])
-            start = end
-        self._keep(data[start:])
-        return events
 
     def _keep(self, rest: bytes) -> None:
         if len(rest) > EVENT_BYTES_MAX:
@@ -115,12 +96,23 @@ class EventSplitter:
         return self._rest
 
 
+def _split_with_returns(data: bytes) -> list[bytes]:
+    """The whole events at the beginning of bytes in which lines may end in CR, LF or both."""
+    events = []
+    start = 0
+    while ends := [(at, at + len(mark)) for mark in _BLANK_LINES if (at := data.find(mark, start)) >= 0]:
+        end = min(ends)[1]
+        events.append(data[start:end])
+        start = end
+    return events
+
+
 def split_events(whole: bytes) -> list[bytes]:
     """Whole events one by one, each with its ending blank line."""
     if not whole:
         return []
     if b"\r" in whole:
-        return EventSplitter()._feed_with_returns(whole)
+        return _split_with_returns(whole)
     return [part + b"\n\n" for part in whole[:-2].split(b"\n\n")]
 
 

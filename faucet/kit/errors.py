@@ -72,11 +72,12 @@ class InvariantBroken(FaucetError):
     """A state that must be impossible was seen."""
 
 
-def field_error(field: str, message: str, *, param: str | None = None) -> Refusal:
+def field_error(field: str, message: str, *, param: str | None = None, code: str = "invalid_request") -> Refusal:
     """A 400 that names one field, in the contract's validation shape."""
     return Refusal(
-        "invalid_request",
+        code,
         f"{field}: {message}",
+        status=400,
         param=param or field,
         details={"formErrors": [], "fieldErrors": {field: [message]}},
     )

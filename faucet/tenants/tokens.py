@@ -19,7 +19,7 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from faucet.kit.db import Tx
-from faucet.kit.errors import Refusal
+from faucet.kit.errors import Refusal, field_error
 from faucet.kit.ids import uuid7
 from faucet.kit.secret import Secret
 
@@ -102,11 +102,7 @@ async def mint(
     if lacking:
         raise Refusal("forbidden", f"a token can't give scopes that it lacks: {', '.join(lacking)}")
     if expires_at is not None and expires_at <= now:
-        raise Refusal(
-            "invalid_request",
-            "expires_at: must be in the future",
-            details={"formErrors": [], "fieldErrors": {"expires_at": ["must be in the future"]}},
-        )
+        raise field_error("expires_at", "must be in the future")
     text = TOKEN_PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
     token_id = uuid7()
     await tx.execute(

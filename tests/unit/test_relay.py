@@ -6,11 +6,9 @@ import asyncio
 import json
 from typing import Any, cast
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faucet.gateway import relay
 from faucet.gateway.attempt import Answering
 from faucet.gateway.exchange import Exchange
 from faucet.gateway.relay import Relay, Streamed
@@ -43,11 +41,18 @@ class _Client:
         self.got += data
 
 
-def relayed(pieces: list[bytes]) -> tuple[bytes, Streamed]:
+class LongWay(Relay):
+    """Takes every event one by one."""
+
+    def _take(self, data: bytes) -> bytes:
+        return self._renamed(self._take_each(self._splitter.whole(data)))
+
+
+def relayed(pieces: list[bytes], kind: type[Relay] = Relay) -> tuple[bytes, Streamed]:
     """What a client got at once, and what the relay knows, of a stream in these pieces."""
     client = _Client()
     answering = Answering(cast(Any, None), cast(Any, _Body(pieces[1:])), pieces[0], None, 0)
-    ours = Relay(cast(Exchange, client), cast(Any, answering), "chatcmpl_mf_ours", record=False)
+    ours = kind(cast(Exchange, client), cast(Any, answering), "chatcmpl_mf_ours", record=False)
     streamed = asyncio.run(ours.run())
     return client.got, streamed
 
@@ -88,9 +93,7 @@ def test_runs_of_text_are_relayed_as_one_by_one(
     places = sorted({0, *(cut % (len(whole) + 1) for cut in cuts), len(whole)})
     pieces = [whole[a:b] for a, b in zip(places, places[1:], strict=False)] or [b""]
     got, streamed = relayed(list(pieces))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay, "plain_payloads", lambda whole: None)
-        expected, reference = relayed(list(pieces))
+    expected, reference = relayed(list(pieces), LongWay)
     assert got == expected and streamed == reference
     assert ID.encode() not in got + b"".join(streamed.kept)
     said = [body["choices"][0]["delta"].get("content") for body in bodies if body["choices"]]

@@ -7,20 +7,16 @@ services that keep such keys elsewhere (`aws_kms`, `transit`).
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from faucet.kit.aead import seal, unseal
 from faucet.kit.config import Config
 from faucet.kit.errors import Fault
 from faucet.kit.secret import Secret
-
-_NONCE_BYTES = 12
 
 
 class KekFailed(Fault):
@@ -46,7 +42,7 @@ class LocalKek:
 
     def __init__(self, master: Secret) -> None:
         raw = master.reveal().encode()
-        self._aead = AESGCM(_derive(raw, b"modelfaucet vault kek v1"))
+        self._key = _derive(raw, b"modelfaucet vault kek v1")
         # Says which key it is without helping to find it: another branch of the same derivation.
         self._name = "local:" + hashlib.sha256(_derive(raw, b"modelfaucet vault kek name v1")).hexdigest()[:16]
 
@@ -55,13 +51,12 @@ class LocalKek:
         return self._name
 
     async def wrap(self, plain: bytes, context: bytes) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, plain, context)
+        return seal(self._key, plain, binding=context)
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         try:
-            return self._aead.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], context)
-        except (InvalidTag, ValueError):
+            return unseal(self._key, wrapped, binding=context)
+        except ValueError:
             raise KekFailed(f"what {self._name} is asked to unwrap is not what it wrapped") from None
 
 
