@@ -243,6 +243,40 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.ledger_final_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+    v_until timestamptz;
+begin
+    lock table ledger_horizon in access share mode;
+    select h.final_until into v_until from ledger_horizon h;
+    if now() < v_until then
+        raise exception 'what happened before % is final, and this tx began at %', v_until, now()
+            using errcode = 'serialization_failure';
+    end if;
+    return null;
+end
+$$;
+
+CREATE FUNCTION public.ledger_finalize_v1(p_until timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    SET lock_timeout TO '250ms'
+    AS $$
+declare
+    v_until timestamptz;
+begin
+    if p_until > now() - interval '1 hour' then
+        raise exception 'less than an hour ago is not final yet' using errcode = 'restrict_violation';
+    end if;
+    lock table ledger_horizon in access exclusive mode;
+    update ledger_horizon set final_until = p_until where final_until < p_until;
+    select h.final_until into v_until from ledger_horizon h;
+    return v_until;
+end
+$$;
+
 CREATE FUNCTION public.ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -280,6 +314,33 @@ CREATE FUNCTION public.ledger_refuse_v1() RETURNS trigger
     AS $$
 begin
     raise exception '% is immutable: % refused', tg_table_name, lower(tg_op) using errcode = 'restrict_violation';
+end
+$$;
+
+CREATE FUNCTION public.period_sum_v1(p_month date) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_from timestamptz := p_month::timestamp at time zone 'UTC';
+    v_until timestamptz := (p_month + interval '1 month') at time zone 'UTC';
+begin
+    perform from period p where p.month = p_month and p.summed_at is null for update;
+    if not found then
+        return;
+    end if;
+    insert into period_sum (month, account_id, code, amount_e8, developer_id)
+    select p_month, s.account_id, s.code, sum(s.amount), a.developer_id
+    from (
+        select t.debit_id as account_id, t.code, -sum(t.amount_e8) as amount from transfer t
+        where t.created_at >= v_from and t.created_at < v_until group by 1, 2
+        union all
+        select t.credit_id, t.code, sum(t.amount_e8) from transfer t
+        where t.created_at >= v_from and t.created_at < v_until group by 1, 2
+    ) s
+    join account a on a.id = s.account_id and a.kind in ('wallet', 'earnings', 'payout_clearing')
+    group by s.account_id, s.code, a.developer_id;
+    update period set summed_at = now() where month = p_month;
 end
 $$;
 
@@ -836,6 +897,34 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.usage_roll_up_v1(p_final timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_from timestamptz;
+    v_until timestamptz;
+begin
+    select r.rolled_until into v_from from usage_rolled r for update;
+    if v_from = '2000-01-01 00:00:00+00' then
+        select coalesce(date_trunc('day', min(u.created_at), 'UTC'), v_from) into v_from from usage_event u;
+    end if;
+    v_until := least(v_from + interval '1 day', date_trunc('hour', p_final, 'UTC'));
+    if v_until <= v_from or not exists (select from usage_event) then
+        return null;
+    end if;
+    insert into usage_hour (hour, developer_id, app_id, feature_id, provider, model, payer, calls, input_tokens,
+        output_tokens, cost_e8, retail_e8, channel_e8, platform_e8)
+    select date_trunc('hour', u.created_at, 'UTC'), u.developer_id, u.app_id, u.feature_id, u.provider, u.model,
+        u.payer, count(*), sum(u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens),
+        sum(u.output_tokens), sum(u.cost_e8), sum(u.retail_e8), sum(u.channel_e8), sum(u.platform_e8)
+    from usage_event u where u.created_at >= v_from and u.created_at < v_until
+    group by 1, 2, 3, 4, 5, 6, 7;
+    update usage_rolled set rolled_until = v_until;
+    return v_until;
+end
+$$;
+
 CREATE TABLE public.account (
     id bigint NOT NULL,
     public_id uuid NOT NULL,
@@ -1111,6 +1200,12 @@ CREATE TABLE public.kill_switch (
     CONSTRAINT kill_switch_target_check CHECK ((target = ANY (ARRAY['app'::text, 'provider'::text, 'everything'::text])))
 );
 
+CREATE TABLE public.ledger_horizon (
+    is_only boolean DEFAULT true NOT NULL,
+    final_until timestamp with time zone NOT NULL,
+    CONSTRAINT ledger_horizon_is_only_check CHECK (is_only)
+);
+
 CREATE TABLE public.local_endpoint (
     id uuid NOT NULL,
     developer_id uuid NOT NULL,
@@ -1133,6 +1228,24 @@ CREATE TABLE public.move (
     name text NOT NULL,
     debit_kind public.account_kind NOT NULL,
     credit_kind public.account_kind NOT NULL
+);
+
+CREATE TABLE public.period (
+    month date NOT NULL,
+    asked_by text NOT NULL,
+    asked_at timestamp with time zone DEFAULT now() NOT NULL,
+    summed_at timestamp with time zone,
+    closed_at timestamp with time zone,
+    statements integer DEFAULT 0 NOT NULL,
+    CONSTRAINT period_month_check CHECK ((EXTRACT(day FROM month) = (1)::numeric))
+);
+
+CREATE TABLE public.period_sum (
+    month date NOT NULL,
+    account_id bigint NOT NULL,
+    code smallint NOT NULL,
+    amount_e8 bigint NOT NULL,
+    developer_id uuid NOT NULL
 );
 
 CREATE TABLE public.transfer (
@@ -1203,6 +1316,29 @@ ALTER TABLE public.price ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+CREATE TABLE public.provider_invoice (
+    id uuid NOT NULL,
+    provider text NOT NULL,
+    reference text NOT NULL,
+    first_day date NOT NULL,
+    last_day date NOT NULL,
+    imported_by text NOT NULL,
+    imported_at timestamp with time zone DEFAULT now() NOT NULL,
+    withdrawn_at timestamp with time zone,
+    CONSTRAINT days_in_order CHECK ((first_day <= last_day)),
+    CONSTRAINT provider_invoice_provider_check CHECK (((length(provider) >= 1) AND (length(provider) <= 100))),
+    CONSTRAINT provider_invoice_reference_check CHECK (((length(reference) >= 1) AND (length(reference) <= 200)))
+);
+
+CREATE TABLE public.provider_invoice_line (
+    invoice_id uuid NOT NULL,
+    day date NOT NULL,
+    model text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    CONSTRAINT provider_invoice_line_amount_e8_check CHECK ((amount_e8 >= 0)),
+    CONSTRAINT provider_invoice_line_model_check CHECK (((length(model) >= 1) AND (length(model) <= 200)))
 );
 
 CREATE TABLE public.usage_event (
@@ -1330,6 +1466,50 @@ ALTER TABLE public.spend_limit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE public.statement (
+    id uuid NOT NULL,
+    month date NOT NULL,
+    developer_id uuid NOT NULL,
+    end_user_id uuid,
+    body text NOT NULL,
+    hash bytea NOT NULL,
+    signature bytea NOT NULL,
+    key_id text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT statement_hash_check CHECK ((length(hash) = 32)),
+    CONSTRAINT statement_signature_check CHECK ((length(signature) = 64))
+);
+
+CREATE TABLE public.statement_key (
+    key_id text NOT NULL,
+    public_key bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT statement_key_public_key_check CHECK ((length(public_key) = 32))
+);
+
+CREATE TABLE public.usage_hour (
+    hour timestamp with time zone NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    feature_id uuid,
+    provider text NOT NULL,
+    model text NOT NULL,
+    payer smallint NOT NULL,
+    calls bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost_e8 bigint NOT NULL,
+    retail_e8 bigint NOT NULL,
+    channel_e8 bigint NOT NULL,
+    platform_e8 bigint NOT NULL
+);
+
+CREATE TABLE public.usage_rolled (
+    is_only boolean DEFAULT true NOT NULL,
+    rolled_until timestamp with time zone NOT NULL,
+    CONSTRAINT usage_rolled_is_only_check CHECK (is_only)
+);
+
 CREATE TABLE public.vault_key (
     id uuid NOT NULL,
     public_key bytea NOT NULL,
@@ -1416,6 +1596,9 @@ ALTER TABLE ONLY public.idempotent_reply
 ALTER TABLE ONLY public.kill_switch
     ADD CONSTRAINT kill_switch_pkey PRIMARY KEY (target, target_id);
 
+ALTER TABLE ONLY public.ledger_horizon
+    ADD CONSTRAINT ledger_horizon_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_end_user_id_name_key UNIQUE (end_user_id, name);
 
@@ -1425,11 +1608,23 @@ ALTER TABLE ONLY public.local_endpoint
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
 
+ALTER TABLE ONLY public.period
+    ADD CONSTRAINT period_pkey PRIMARY KEY (month);
+
+ALTER TABLE ONLY public.period_sum
+    ADD CONSTRAINT period_sum_pkey PRIMARY KEY (account_id, month, code);
+
 ALTER TABLE ONLY public.price
     ADD CONSTRAINT price_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.price
     ADD CONSTRAINT price_provider_model_effective_from_key UNIQUE (provider, model, effective_from);
+
+ALTER TABLE ONLY public.provider_invoice_line
+    ADD CONSTRAINT provider_invoice_line_pkey PRIMARY KEY (invoice_id, day, model);
+
+ALTER TABLE ONLY public.provider_invoice
+    ADD CONSTRAINT provider_invoice_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_bearer_hash_key UNIQUE (bearer_hash);
@@ -1449,11 +1644,26 @@ ALTER TABLE ONLY public.spend_limit
 ALTER TABLE ONLY public.spend_limit
     ADD CONSTRAINT spend_limit_scope_id_scope_period_key UNIQUE (scope_id, scope, period);
 
+ALTER TABLE ONLY public.statement
+    ADD CONSTRAINT statement_developer_id_end_user_id_month_key UNIQUE NULLS NOT DISTINCT (developer_id, end_user_id, month);
+
+ALTER TABLE ONLY public.statement_key
+    ADD CONSTRAINT statement_key_pkey PRIMARY KEY (key_id);
+
+ALTER TABLE ONLY public.statement
+    ADD CONSTRAINT statement_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.transfer
     ADD CONSTRAINT transfer_pkey PRIMARY KEY (event_id, code);
 
 ALTER TABLE ONLY public.usage_event
     ADD CONSTRAINT usage_event_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.usage_hour
+    ADD CONSTRAINT usage_hour_app_id_hour_feature_id_provider_model_payer_key UNIQUE NULLS NOT DISTINCT (app_id, hour, feature_id, provider, model, payer);
+
+ALTER TABLE ONLY public.usage_rolled
+    ADD CONSTRAINT usage_rolled_pkey PRIMARY KEY (is_only);
 
 ALTER TABLE ONLY public.vault_key
     ADD CONSTRAINT vault_key_pkey PRIMARY KEY (id);
@@ -1490,7 +1700,17 @@ CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree 
 
 CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
 
+CREATE INDEX period_sum_month_idx ON public.period_sum USING btree (month, developer_id);
+
+CREATE INDEX provider_invoice_list_idx ON public.provider_invoice USING btree (imported_at DESC, id DESC);
+
+CREATE UNIQUE INDEX provider_invoice_reference_idx ON public.provider_invoice USING btree (provider, reference) WHERE (withdrawn_at IS NULL);
+
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
+
+CREATE INDEX statement_end_user_idx ON public.statement USING btree (end_user_id, month DESC) WHERE (end_user_id IS NOT NULL);
+
+CREATE INDEX statement_list_idx ON public.statement USING btree (developer_id, month DESC) WHERE (end_user_id IS NULL);
 
 CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
 
@@ -1498,9 +1718,15 @@ CREATE INDEX transfer_debit_idx ON public.transfer USING btree (debit_id, create
 
 CREATE UNIQUE INDEX transfer_key ON public.transfer USING btree (key) WHERE (key IS NOT NULL);
 
+CREATE INDEX transfer_time_idx ON public.transfer USING brin (created_at) WITH (pages_per_range='32', autosummarize='on');
+
 CREATE INDEX usage_event_app_idx ON public.usage_event USING btree (app_id, created_at DESC);
 
 CREATE INDEX usage_event_end_user_idx ON public.usage_event USING btree (end_user_id, id DESC);
+
+CREATE INDEX usage_event_time_idx ON public.usage_event USING brin (created_at) WITH (pages_per_range='32', autosummarize='on');
+
+CREATE INDEX usage_hour_time_idx ON public.usage_hour USING btree (hour);
 
 CREATE TRIGGER audit_log_is_immutable BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -1512,13 +1738,23 @@ CREATE TRIGGER feature_version_is_kept BEFORE TRUNCATE ON public.feature_version
 
 CREATE TRIGGER move_is_fixed BEFORE INSERT OR DELETE OR UPDATE ON public.move FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
+CREATE TRIGGER period_sum_is_immutable BEFORE DELETE OR UPDATE ON public.period_sum FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER period_sum_is_kept BEFORE TRUNCATE ON public.period_sum FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+
 CREATE TRIGGER price_is_history BEFORE DELETE OR UPDATE ON public.price FOR EACH ROW EXECUTE FUNCTION public.price_refuse_change_v1();
 
 CREATE TRIGGER price_is_kept BEFORE TRUNCATE ON public.price FOR EACH STATEMENT EXECUTE FUNCTION public.price_refuse_change_v1();
 
+CREATE TRIGGER statement_is_immutable BEFORE DELETE OR UPDATE ON public.statement FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER statement_is_kept BEFORE TRUNCATE ON public.statement FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+
 CREATE TRIGGER transfer_is_immutable BEFORE DELETE OR UPDATE ON public.transfer FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER transfer_is_kept BEFORE TRUNCATE ON public.transfer FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER transfer_is_not_late BEFORE INSERT ON public.transfer FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_final_v1();
 
 CREATE TRIGGER usage_event_is_immutable BEFORE DELETE OR UPDATE ON public.usage_event FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -1566,6 +1802,15 @@ ALTER TABLE ONLY public.local_endpoint
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
 
+ALTER TABLE ONLY public.period_sum
+    ADD CONSTRAINT period_sum_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.period_sum
+    ADD CONSTRAINT period_sum_month_fkey FOREIGN KEY (month) REFERENCES public.period(month);
+
+ALTER TABLE ONLY public.provider_invoice_line
+    ADD CONSTRAINT provider_invoice_line_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.provider_invoice(id);
+
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
 
@@ -1577,6 +1822,12 @@ ALTER TABLE ONLY public.session
 
 ALTER TABLE ONLY public.spend_counter
     ADD CONSTRAINT spend_counter_limit_id_fkey FOREIGN KEY (limit_id) REFERENCES public.spend_limit(id);
+
+ALTER TABLE ONLY public.statement
+    ADD CONSTRAINT statement_key_id_fkey FOREIGN KEY (key_id) REFERENCES public.statement_key(key_id);
+
+ALTER TABLE ONLY public.statement
+    ADD CONSTRAINT statement_month_fkey FOREIGN KEY (month) REFERENCES public.period(month);
 
 ALTER TABLE public.account ENABLE ROW LEVEL SECURITY;
 
@@ -1622,9 +1873,15 @@ CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (tru
 
 CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.period_sum TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.statement TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.usage_hour TO faucet_jobs USING (true) WITH CHECK (true);
 
 ALTER TABLE public.feature ENABLE ROW LEVEL SECURITY;
 
@@ -1636,7 +1893,11 @@ ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.period_sum ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.session ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.statement ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON public.account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
@@ -1666,11 +1927,19 @@ CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_se
 
 CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.period_sum TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.statement TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.usage_hour TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 ALTER TABLE public.usage_event ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.usage_hour ENABLE ROW LEVEL SECURITY;
 
 GRANT ALL ON SCHEMA public TO faucet_owner;
 GRANT USAGE ON SCHEMA public TO faucet_gateway;
@@ -1692,9 +1961,17 @@ REVOKE ALL ON FUNCTION public.hold_locked_v1(p_id uuid[], p_wallet bigint[], p_a
 REVOKE ALL ON FUNCTION public.hold_v1(p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer, OUT status smallint[], OUT posted bigint[], OUT held bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.hold_v1(p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer, OUT status smallint[], OUT posted bigint[], OUT held bigint[]) TO faucet_gateway;
 
+REVOKE ALL ON FUNCTION public.ledger_final_v1() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.ledger_finalize_v1(p_until timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.ledger_finalize_v1(p_until timestamp with time zone) TO faucet_jobs;
+
 REVOKE ALL ON FUNCTION public.ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.ledger_refuse_v1() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.period_sum_v1(p_month date) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.period_sum_v1(p_month date) TO faucet_jobs;
 
 REVOKE ALL ON FUNCTION public.price_refuse_change_v1() FROM PUBLIC;
 
@@ -1741,6 +2018,9 @@ GRANT ALL ON FUNCTION public.spend_limit_set_v1(p_scope text, p_scope_id uuid, p
 REVOKE ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) TO faucet_api;
 GRANT ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.usage_roll_up_v1(p_final timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.usage_roll_up_v1(p_final timestamp with time zone) TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.account TO faucet_api;
 GRANT SELECT ON TABLE public.account TO faucet_jobs;
@@ -1859,10 +2139,23 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kill_switch TO faucet_api;
 GRANT SELECT ON TABLE public.kill_switch TO faucet_gateway;
 GRANT SELECT ON TABLE public.kill_switch TO faucet_jobs;
 
+GRANT SELECT ON TABLE public.ledger_horizon TO faucet_api;
+GRANT SELECT ON TABLE public.ledger_horizon TO faucet_jobs;
+
 GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
 
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.period TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.period TO faucet_jobs;
+
+GRANT UPDATE(closed_at) ON TABLE public.period TO faucet_jobs;
+
+GRANT UPDATE(statements) ON TABLE public.period TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.period_sum TO faucet_api;
+GRANT SELECT ON TABLE public.period_sum TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.transfer TO faucet_api;
 GRANT SELECT ON TABLE public.transfer TO faucet_jobs;
@@ -1883,6 +2176,14 @@ GRANT UPDATE(decided_at) ON TABLE public.price TO faucet_jobs;
 GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_api;
 GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_jobs;
 
+GRANT SELECT,INSERT ON TABLE public.provider_invoice TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.provider_invoice TO faucet_jobs;
+
+GRANT UPDATE(withdrawn_at) ON TABLE public.provider_invoice TO faucet_api;
+
+GRANT SELECT,INSERT ON TABLE public.provider_invoice_line TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.provider_invoice_line TO faucet_jobs;
+
 GRANT SELECT ON TABLE public.usage_event TO faucet_api;
 GRANT SELECT ON TABLE public.usage_event TO faucet_jobs;
 
@@ -1900,6 +2201,18 @@ GRANT SELECT ON TABLE public.spend_counter TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_api;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_gateway;
+
+GRANT SELECT ON TABLE public.statement TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.statement TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.statement_key TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.statement_key TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.usage_hour TO faucet_api;
+GRANT SELECT ON TABLE public.usage_hour TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.usage_rolled TO faucet_api;
+GRANT SELECT ON TABLE public.usage_rolled TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.vault_key TO faucet_gateway;
 

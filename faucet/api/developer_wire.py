@@ -265,6 +265,7 @@ class UsagePoint(Reply):
     at: Moment
     public_app_id: str | None = None
     feature_key: str | None = None
+    provider: str | None = None
     model: str | None = None
     calls: int
     input_tokens: int
@@ -277,5 +278,19 @@ class UsageSeriesReply(Reply):
     since: Moment
     until: Moment
     interval: Literal["day", "hour"]
-    group_by: Literal["app", "feature", "model"] | None = None
+    group_by: Literal["app", "feature", "model", "provider"] | None = None
     items: list[UsagePoint]
+
+
+class PlatformPoint(UsagePoint):
+    developer_id: UUID | None = None
+    upstream_cost_usd: Usd
+    platform_revenue_usd: Usd
+
+
+class PlatformSeriesReply(Reply):
+    since: Moment
+    until: Moment
+    interval: Literal["day", "hour"]
+    group_by: Literal["app", "feature", "model", "provider", "developer"] | None = None
+    items: list[PlatformPoint]

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from faucet.api.statement_wire import StatementItem
 from faucet.api.wire import Ask, Moment, Reply, Usd
 from faucet.tenants.local_endpoints import MODELS_MAX, checked_base_url
 
@@ -46,6 +47,10 @@ class StatementReply(Reply):
     available_usd: Usd
     items: list[StatementLine]
     next_cursor: str | None = None
+    period: str | None = None
+    """The month that was asked for; the movements are those of it."""
+    statement: StatementItem | None = None
+    """The signed statement of that month, where it is closed and the wallet moved in it."""
 
 
 LocalKind = Literal["ollama", "lm_studio", "vllm", "llama_cpp", "openai_compatible"]

@@ -35,6 +35,8 @@ class World:
     """The rate of each developer's token and of each session, whatever addresses they come from."""
     session_bucket: Bucket | None = None
     """How fast each app may mint sessions, in this process."""
+    exports: int = 0
+    """How many exports are running in this process."""
 
     def count(self, bearer_id: UUID) -> None:
         """Count a request against its bearer's rate. Raises Refusal `rate_limited`."""

@@ -120,7 +120,14 @@ def _examine(findings: Findings, data: Path | None, database_url: str | None, st
 
 _SETTING_REMEDIES = {
     name: "make one with `openssl rand -base64 48`, and keep it where the other processes get it, too"
-    for name in ("SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN", "METRICS_TOKEN", "KEK_LOCAL_KEY")
+    for name in (
+        "SECRET_ENCRYPTION_KEY",
+        "ADMIN_TOKEN",
+        "DEVELOPER_ADMIN_TOKEN",
+        "METRICS_TOKEN",
+        "KEK_LOCAL_KEY",
+        "STATEMENT_SIGNING_KEY",
+    )
 } | {
     "API_CORS_ORIGINS": "list the origins of the pages that call the API, such as https://console.example.com",
     "GATEWAY_CORS_ORIGINS": "list the origins of the pages that call the gateway, such as https://app.example.com",

@@ -20,10 +20,13 @@ from procrastinate.exceptions import ProcrastinateException
 from procrastinate.jobs import DeleteJobCondition, Status
 from psycopg_pool import AsyncConnectionPool
 
+from faucet.closing.document import Signer
+from faucet.jobs.close_periods import ask_for_last_month, close_periods
 from faucet.jobs.expire_holds import expire_holds
 from faucet.jobs.probe import SERVICE, Probe
 from faucet.jobs.purge import purge
 from faucet.jobs.reconcile import reconcile_books
+from faucet.jobs.roll_up import roll_up
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx, open_pool
@@ -39,21 +42,27 @@ COMPARED_DAYS = 1
 
 # Minute, hour, day, month, weekday, second.
 EVERY_FIVE_SECONDS = "* * * * * */5"
+EVERY_MINUTE = "* * * * *"
 EVERY_TEN_MINUTES = "*/10 * * * *"
 HOURLY = "7 * * * *"
+HOURLY_LATER = "37 * * * *"
 DAILY = "17 3 * * *"
 
 
 class Sweeps:
     """The sweeps over one pool, with what they count."""
 
-    def __init__(self, pool: AsyncConnectionPool[Tx], metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, pool: AsyncConnectionPool[Tx], metrics: Metrics, clock: Clock, config: Config) -> None:
         self._pool = pool
         self._clock = clock
+        self._config = config
+        seed = config.statement_seed
+        self._signer = None if seed is None else Signer(seed)
         self.ran = metrics.also(Counter("modelfaucet_sweeps", "Sweeps by name and end.", ("sweep", "end")))
         self.seconds = metrics.also(Histogram("modelfaucet_sweep_seconds", "Time of a sweep.", ("sweep",)))
         self.expired = metrics.also(Counter("modelfaucet_holds_expired", "Holds that nobody settled."))
         self.purged = metrics.also(Counter("modelfaucet_purged", "Rows forgotten.", ("kind",)))
+        self.closed = metrics.also(Counter("modelfaucet_periods_closed", "Months that were closed."))
         self.findings = metrics.also(
             Gauge("modelfaucet_reconciliation_findings", "Differences in the books, when last compared.")
         )
@@ -74,6 +83,21 @@ class Sweeps:
         self.purged.add(("session",), gone.sessions)
         self.purged.add(("idempotent_reply",), gone.replies)
         self.purged.add(("end_user_token",), gone.end_user_tokens)
+
+    async def roll_up(self, timestamp: int) -> None:
+        """Every hour; there is something to do once a day."""
+        async with self._sweep("roll_up") as connection:
+            await roll_up(connection)
+
+    async def close_periods(self, timestamp: int) -> None:
+        """Every minute: months that an operator asked for, or the clock where it may."""
+        now = self._clock.now()
+        async with self._sweep("close_periods") as connection:
+            if self._config.period_close_automatic:
+                grace = timedelta(hours=self._config.period_close_grace_hours)
+                await ask_for_last_month(connection, now=now, grace=grace)
+            closed = await close_periods(connection, self._signer, now=now)
+        self.closed.add(count=len(closed))
 
     async def reconcile(self, timestamp: int) -> None:
         """Every ten minutes: all balances, and the answers of the last day."""
@@ -117,7 +141,9 @@ def queue_of(dsn: str, sweeps: Sweeps) -> procrastinate.App:
     app = procrastinate.App(connector=connector)
     for cron, sweep in (
         (EVERY_FIVE_SECONDS, sweeps.expire_holds),
+        (EVERY_MINUTE, sweeps.close_periods),
         (EVERY_TEN_MINUTES, sweeps.reconcile),
+        (HOURLY_LATER, sweeps.roll_up),
         (HOURLY, sweeps.purge),
         (DAILY, sweeps.reconcile_all),
     ):
@@ -141,7 +167,7 @@ async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], 
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics(SERVICE)
     pool = await open_pool(dsn, ROLE, size=CONCURRENCY)
-    sweeps = Sweeps(pool, metrics, Clock())
+    sweeps = Sweeps(pool, metrics, Clock(), config)
     working = asyncio.Event()
     probe = None if config.port_jobs is None else Probe(config, config.port_jobs, metrics, working.is_set)
     watched = None if probe is None else asyncio.create_task(probe.serve(), name="probe")

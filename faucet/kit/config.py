@@ -37,7 +37,8 @@ from faucet.kit.secret import Secret
 
 SECRET_CHARACTERS_MIN = 32
 SECRETS_FILE = "secrets.json"
-_MADE_UP = ("SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN")
+_REQUIRED = ("SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN")
+_MADE_UP = (*_REQUIRED, "STATEMENT_SIGNING_KEY")
 _PLACEHOLDER = re.compile(r"change|replace|example|default|placeholder|insert|your[-_]|secret|password", re.I)
 _PRODUCTION_REQUESTS_MAX = 600
 _PRODUCTION_OPEN_SESSION_USD = "1.00"
@@ -195,6 +196,17 @@ class Config(BaseSettings):
     payout_threshold_e8: _Usd = Field(default=10 * E8_PER_USD, validation_alias="payout_threshold_usd")
     """Earnings below this are not paid out by the monthly run."""
 
+    statement_signing_key: _Secret | None = None
+    """What the jobs sign statements with; without it, in production, no month is closed."""
+    statement_font: Path | None = None
+    """A font file for letters other than Latin ones in printed statements."""
+    period_close_grace_hours: Annotated[int, Field(ge=1, le=2_000)] = 72
+    """How long after its end a month can be closed: a settlement that comes later is of the next month."""
+    period_close_automatic: bool = False
+    """Whether the jobs close a month by themselves once it can be."""
+    invoice_tolerance_bps: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """By how much a provider's invoice may differ from our books, per day and model, in basis points."""
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -231,9 +243,18 @@ class Config(BaseSettings):
         """The AES-256-GCM key that seals the secrets with which apps sign their users' ids."""
         return self._derive(b"modelfaucet app signing key v1")
 
+    @property
+    def statement_seed(self) -> bytes | None:
+        """The seed of the Ed25519 key that signs statements, where there is one."""
+        key = self.statement_signing_key
+        return None if key is None else _hkdf(key, b"modelfaucet statement v1")
+
     def _derive(self, purpose: bytes) -> bytes:
-        master = self.secret_encryption_key.reveal().encode()
-        return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(master)
+        return _hkdf(self.secret_encryption_key, purpose)
+
+
+def _hkdf(master: Secret, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(master.reveal().encode())
 
 
 NAMES = {str(field.validation_alias or name).upper(): name for name, field in Config.model_fields.items()}
@@ -304,7 +325,7 @@ def _collect(env: Mapping[str, str], problems: list[str]) -> dict[str, str]:
 
 def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
     """What production refuses: tokens that are missing, guessable or shared, and open CORS."""
-    for name in _MADE_UP:
+    for name in _REQUIRED:
         if name not in given:
             yield f"{name}: must be set in production"
     owner: dict[str, str] = {}

@@ -104,9 +104,18 @@ class Movement:
 
 
 async def movements_of(
-    tx: Tx, wallet: Wallet, *, limit: int, after: tuple[datetime, UUID] | None = None
+    tx: Tx,
+    wallet: Wallet,
+    *,
+    limit: int,
+    after: tuple[datetime, UUID] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> list[Movement]:
-    """The newest movements of a wallet, or those before the one that a caller has seen. Newest first."""
+    """The newest movements of a wallet, or those before the one that a caller has seen. Newest first.
+
+    From `since`, included, to `until`, excluded, where they are given.
+    """
     async with tx.cursor(row_factory=class_row(Movement)) as cursor:
         await cursor.execute(
             """
@@ -114,6 +123,7 @@ async def movements_of(
                 select u.id, u.created_at, 'usage' as kind, -u.retail_e8 as amount_e8 from usage_event u
                  where u.end_user_id = %(owner)s and u.wallet_id = %(wallet)s
                    and (%(at)s::timestamptz is null or (u.created_at, u.id) < (%(at)s, %(id)s))
+                   and u.created_at >= %(since)s::timestamptz and u.created_at < %(until)s::timestamptz
                  order by u.end_user_id, u.id desc limit %(limit)s
             ), others as (
                 select t.event_id as id, t.created_at, t.code, t.amount_e8 from transfer t
@@ -126,7 +136,8 @@ async def movements_of(
                 select id, created_at, kind, amount_e8 from answers
                 union all
                 select o.id, o.created_at, (select m.name from move m where m.code = o.code limit 1), o.amount_e8
-                  from others o where %(at)s::timestamptz is null or (o.created_at, o.id) < (%(at)s, %(id)s)
+                  from others o where (%(at)s::timestamptz is null or (o.created_at, o.id) < (%(at)s, %(id)s))
+                   and o.created_at >= %(since)s::timestamptz and o.created_at < %(until)s::timestamptz
             ) line
             order by created_at desc, id desc limit %(limit)s
             """,
@@ -135,6 +146,8 @@ async def movements_of(
                 "wallet": wallet.id,
                 "at": None if after is None else after[0],
                 "id": None if after is None else after[1],
+                "since": since or "-infinity",
+                "until": until or "infinity",
                 "limit": limit,
             },
         )
