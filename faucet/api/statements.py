@@ -77,11 +77,8 @@ async def download_statement_print(
 ) -> Response:
     """The statement for print. What counts is the signed file; this shows what it says and its hash."""
     kept = await _own(world, caller, period, developer_id)
-    return _file(
-        await run_in_threadpool(statement_pdf, kept.signed, font=world.config.statement_font),
-        "application/pdf",
-        f"statement-{period}.pdf",
-    )
+    content = await run_in_threadpool(statement_pdf, kept.signed, font=world.config.statement_font)
+    return _file(content, "application/pdf", f"statement-{period}.pdf")
 
 
 @router.get("/v1/developer/statements/{period}", tags=["developer: reports"], response_model=StatementItem)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
+from fpdf.fonts import TTFFont
 
 from faucet.closing.document import Signed, key_id
 from faucet.closing.sheet import figures
@@ -39,7 +40,8 @@ class _Page(FPDF):
                 self.add_font(_OWN, fname=str(font))
             except (OSError, ValueError, RuntimeError) as error:
                 raise Fault(f"STATEMENT_FONT can't be used: {type(error).__name__}") from None
-            self._known = frozenset(self.fonts[_OWN].cmap)
+            added = self.fonts[_OWN]
+            self._known = frozenset(added.cmap if isinstance(added, TTFFont) else ())
         self.set_margin(20)
         self.add_page()
 
@@ -71,7 +73,10 @@ class _Page(FPDF):
 
 
 def statement_pdf(signed: Signed, *, font: Path | None = None) -> bytes:
-    """The statement as PDF; the same bytes for the same statement and font. Raises Fault where the font can't be used."""
+    """The statement as PDF; the same bytes for the same statement and font.
+
+    Raises Fault where the font can't be used.
+    """
     says = signed.says
     page = _Page(font)
     closed_at = datetime.fromisoformat(says["closed_at"])
