@@ -23,6 +23,7 @@ from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import limits_app, prices_app, reconcile
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
+from faucet.cli.statements import periods_app, statement_app
 from faucet.cli.terminal import complain, examples, progress, write_line
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "reconcile", "reseal"),
+    "Operate": ("prices", "limits", "periods", "statement", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -73,6 +74,8 @@ for group in (
     wallets_app,
     sessions_app,
     signing_keys_app,
+    periods_app,
+    statement_app,
 ):
     app.add_typer(group)
 app.command(

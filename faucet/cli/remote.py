@@ -61,6 +61,18 @@ class Remote:
         given = {name: value for name, value in query.items() if value is not None}
         return self.client.call("GET", self._at(path) + (f"?{urlencode(given)}" if given else ""), self.bearer)
 
+    def download(self, *path: str, to: Path, **query: str | None) -> None:
+        """Write what is at a path into a file, which is there only once it is whole. Raises Unreachable, Refused."""
+        given = {name: value for name, value in query.items() if value is not None}
+        address = self._at(path) + (f"?{urlencode(given)}" if given else "")
+        draft = to.with_name(f".{to.name}.part")
+        try:
+            with draft.open("wb") as file:
+                self.client.download(address, self.bearer, file)
+            draft.replace(to)
+        finally:
+            draft.unlink(missing_ok=True)
+
     def post(self, *path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Row:
         """Raises Unreachable, Refused."""
         headers = {} if key is None else {"idempotency-key": key}

@@ -145,7 +145,7 @@ def _fault(day: str, said: Json, shown: Day, placed: list[_Line]) -> str:
         at = by_weighted * pow(by_plain, -1, _PRIME) % _PRIME
         if 1 <= at <= len(placed):
             return f"line {placed[at - 1].position} ({day}) was changed"
-    if missing == 0 and by_weighted:
+    if missing == 0 and not by_plain and by_weighted:
         return f"the lines of {day} are in another order"
     if missing == -1:
         extra = [line for line in placed if line.number == by_plain]

@@ -1,7 +1,7 @@
 """Lines of CSV that a spreadsheet can open without running anything.
 
-A text that a spreadsheet would take for a formula gets an apostrophe before it. A line is one row: what would break
-it becomes a space. Not here: what is in a row.
+A text that a spreadsheet would take for a formula gets an apostrophe before it. A line is one row: characters that
+only control something become spaces. Not here: what is in a row.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-_BREAKS = re.compile(r"[\r\n\v\f\x85\u2028\u2029]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
 def text_cell(text: str | None) -> str:
@@ -19,8 +19,8 @@ def text_cell(text: str | None) -> str:
         return ""
     if text.startswith(_FORMULA):
         text = "'" + text
-    if _BREAKS.search(text):
-        text = _BREAKS.sub(" ", text)
+    if _CONTROLS.search(text):
+        text = _CONTROLS.sub(" ", text)
     if '"' in text or "," in text:
         return '"' + text.replace('"', '""') + '"'
     return text

@@ -1,4 +1,4 @@
-"""Months are closed for good: nothing is booked into one, what its statements say adds up, and each follows the last."""
+"""Months are closed for good: nothing is booked into one, its statements add up, and each follows the last."""
 
 from __future__ import annotations
 
