@@ -98,7 +98,7 @@ def fetch_statement(
 ) -> None:
     """Fetch a statement into a file."""
     path = out or Path(f"statement-{month}.{form}")
-    at.download(*STATEMENTS, f"{month}.{form}", to=path, developer_id=_whose(at, developer))
+    at.download(path, *STATEMENTS, f"{month}.{form}", developer_id=_whose(at, developer))
     at.show({"file": str(path), "bytes": path.stat().st_size})
 
 
@@ -113,7 +113,7 @@ def fetch_usage(at: Remote, month: PeriodArgument, out: OutOption = None) -> Non
         raise FaucetError(str(error)) from None
     path = out or Path(f"usage-{month}.csv")
     bounds = {"from": str(wanted.first_day), "to": str(wanted.next.first_day)}
-    at.download("v1", "developer", "exports", "usage.csv", to=path, **bounds)
+    at.download(path, "v1", "developer", "exports", "usage.csv", **bounds)
     at.show({"file": str(path), "bytes": path.stat().st_size})
 
 
