@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from faucet.cli.developers import apps_app, developers_app, tokens_app
 from faucet.cli.doctor import doctor
 from faucet.cli.features import features_app
+from faucet.cli.invoices import invoices_app
 from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import limits_app, prices_app, reconcile
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
@@ -33,7 +34,7 @@ SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "periods", "statement", "reconcile", "reseal"),
+    "Operate": ("prices", "limits", "periods", "statement", "invoices", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -76,6 +77,7 @@ for group in (
     signing_keys_app,
     periods_app,
     statement_app,
+    invoices_app,
 ):
     app.add_typer(group)
 app.command(

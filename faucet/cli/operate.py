@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from faucet.kit.db import Tx
     from faucet.rating.price import Price
     from faucet.rating.store import Decision
-    from faucet.reports.reconciliation import Finding, WalletSummary
+    from faucet.reports.finding import Finding
+    from faucet.reports.reconciliation import WalletSummary
 
 ACTOR = "operator, by command"
 PAGE = 500
@@ -431,13 +432,15 @@ async def _by_name(tx: Tx, config: Config, scope: Scope, target: str) -> UUID | 
 def reconcile(as_json: JsonOption = False, data: DataOption = None, database_url: DatabaseOption = None) -> None:
     """Check that the books add up; exit code 1 where they do not.
 
-    Compares every balance, hold, counter and usage event with the transfers.
+    Compares every balance, hold, counter and usage event with the transfers, what is final with what it was made of,
+    and what providers billed with what was booked.
     """
     from faucet.reports import reconciliation
 
-    async def work(tx: Tx, _: Config) -> tuple[list[Finding], WalletSummary]:
+    async def work(tx: Tx, config: Config) -> tuple[list[Finding], WalletSummary]:
         await reconciliation.begin_snapshot(tx)
-        return await reconciliation.reconcile(tx), await reconciliation.wallet_summary(tx)
+        findings = await reconciliation.reconcile(tx, tolerance_bps=config.invoice_tolerance_bps)
+        return findings, await reconciliation.wallet_summary(tx)
 
     findings, summary = _in_tx(data, database_url, "Comparing the books", work)
     if as_json:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections import Counter as TallyOf
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -32,6 +33,7 @@ from faucet.kit.config import Config
 from faucet.kit.db import Tx, open_pool
 from faucet.kit.log import logger
 from faucet.kit.metrics import Counter, Gauge, Histogram, Metrics
+from faucet.reports.finding import Finding
 
 ROLE = "faucet_jobs"
 CONCURRENCY = 3
@@ -65,6 +67,9 @@ class Sweeps:
         self.closed = metrics.also(Counter("modelfaucet_periods_closed", "Months that were closed."))
         self.findings = metrics.also(
             Gauge("modelfaucet_reconciliation_findings", "Differences in the books, when last compared.")
+        )
+        self.differences = metrics.also(
+            Gauge("modelfaucet_reconciliation_differences", "Differences by the check that found them.", ("check",))
         )
         self.compared_at = metrics.also(
             Gauge("modelfaucet_reconciliation_timestamp_seconds", "When the books were last compared.")
@@ -110,9 +115,21 @@ class Sweeps:
     async def _reconcile(self, back: timedelta | None) -> None:
         now = self._clock.now()
         async with self._sweep("reconcile") as connection:
-            findings = await reconcile_books(connection, since=None if back is None else now - back)
+            findings = await reconcile_books(
+                connection,
+                since=None if back is None else now - back,
+                tolerance_bps=self._config.invoice_tolerance_bps,
+            )
         self.findings.set(len(findings))
+        self._tell(findings)
         self.compared_at.set(int(now.timestamp()))
+
+    def _tell(self, findings: list[Finding]) -> None:
+        """Show how many differences each check found, those that found some before included."""
+        for labels in list(self.differences.values):
+            self.differences.set(0, labels)
+        for check, count in TallyOf(finding.check for finding in findings).items():
+            self.differences.set(count, (check,))
 
     @asynccontextmanager
     async def _sweep(self, name: str) -> AsyncIterator[Tx]:

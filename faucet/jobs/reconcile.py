@@ -6,19 +6,22 @@ from datetime import datetime
 
 from faucet.kit.db import Tx
 from faucet.kit.log import logger
-from faucet.reports.reconciliation import Finding, begin_snapshot, reconcile
+from faucet.reports.finding import Finding
+from faucet.reports.reconciliation import TOLERANCE_BPS, begin_snapshot, reconcile
 
 LOGGED_MAX = 20
 
 
-async def reconcile_books(connection: Tx, *, since: datetime | None = None) -> list[Finding]:
+async def reconcile_books(
+    connection: Tx, *, since: datetime | None = None, tolerance_bps: int = TOLERANCE_BPS
+) -> list[Finding]:
     """Every difference, each logged as an alarm, on a connection without an open tx.
 
     With `since`, answers before it are taken as compared already.
     """
     async with connection.transaction():
         await begin_snapshot(connection)
-        findings = await reconcile(connection, since=since)
+        findings = await reconcile(connection, since=since, tolerance_bps=tolerance_bps)
     for finding in findings[:LOGGED_MAX]:
         logger.error(
             "books.differ",
