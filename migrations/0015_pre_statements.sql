@@ -30,13 +30,14 @@ create trigger transfer_is_not_late before insert on transfer
 -- Make everything before a moment final. In a tx of its own: the lock is taken last of all. Waits only briefly, since
 -- who books waits behind it; the caller tries again.
 create function ledger_finalize_v1(p_until timestamptz) returns timestamptz
-language plpgsql security definer set search_path = pg_catalog, public set lock_timeout = '250ms' as $$
+language plpgsql security definer set search_path = pg_catalog, public as $$
 declare
     v_until timestamptz;
 begin
     if p_until > now() - interval '1 hour' then
         raise exception 'less than an hour ago is not final yet' using errcode = 'restrict_violation';
     end if;
+    perform set_config('lock_timeout', '250ms', true);
     lock table ledger_horizon in access exclusive mode;
     update ledger_horizon set final_until = p_until where final_until < p_until;
     select h.final_until into v_until from ledger_horizon h;
@@ -202,7 +203,8 @@ create table provider_invoice_line (
 
 grant select on usage_hour, usage_rolled, period, statement, statement_key, provider_invoice, provider_invoice_line,
     period_sum, ledger_horizon to faucet_api, faucet_jobs;
-grant insert on period, provider_invoice, provider_invoice_line to faucet_api, faucet_jobs;
+grant insert on period to faucet_api, faucet_jobs;
+grant insert on provider_invoice, provider_invoice_line to faucet_api;
 grant update (withdrawn_at) on provider_invoice to faucet_api;
 grant insert on statement, statement_key to faucet_jobs;
 grant update (closed_at, statements) on period to faucet_jobs;

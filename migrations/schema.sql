@@ -262,7 +262,6 @@ $$;
 CREATE FUNCTION public.ledger_finalize_v1(p_until timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
-    SET lock_timeout TO '250ms'
     AS $$
 declare
     v_until timestamptz;
@@ -270,6 +269,7 @@ begin
     if p_until > now() - interval '1 hour' then
         raise exception 'less than an hour ago is not final yet' using errcode = 'restrict_violation';
     end if;
+    perform set_config('lock_timeout', '250ms', true);
     lock table ledger_horizon in access exclusive mode;
     update ledger_horizon set final_until = p_until where final_until < p_until;
     select h.final_until into v_until from ledger_horizon h;
@@ -2177,12 +2177,12 @@ GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_api;
 GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.provider_invoice TO faucet_api;
-GRANT SELECT,INSERT ON TABLE public.provider_invoice TO faucet_jobs;
+GRANT SELECT ON TABLE public.provider_invoice TO faucet_jobs;
 
 GRANT UPDATE(withdrawn_at) ON TABLE public.provider_invoice TO faucet_api;
 
 GRANT SELECT,INSERT ON TABLE public.provider_invoice_line TO faucet_api;
-GRANT SELECT,INSERT ON TABLE public.provider_invoice_line TO faucet_jobs;
+GRANT SELECT ON TABLE public.provider_invoice_line TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.usage_event TO faucet_api;
 GRANT SELECT ON TABLE public.usage_event TO faucet_jobs;

@@ -14,16 +14,26 @@ import pytest
 from api_world import ApiWorld, Developer, Json, ok, tenant_of
 from books import E8, Books, Settlement
 from conftest import RunningApi
+from past import as_jobs, close_all, date_back, months_ago
 
 from faucet.api.app import openapi_document
+from faucet.jobs.roll_up import roll_up
 
 MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
     "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "end_user_token_seen",
-    "local_endpoint",
+    "local_endpoint", "usage_hour", "period_sum", "statement",
 )  # fmt: skip
-SAFE = {"/health", "/ready", "/metrics", "/v1/sessions"}
+SAFE = {"/health", "/ready", "/metrics", "/v1/sessions", "/.well-known/modelfaucet/statement-keys.json"}
 """Routes without a tenant: whoever knows an app may mint sessions of it."""
+LAST = str(months_ago(1))
+INVOICE = {
+    "provider": "mock",
+    "reference": "swept",
+    "first_day": "2026-01-01",
+    "last_day": "2026-01-31",
+    "lines": [],
+}
 
 
 @pytest.fixture
@@ -101,10 +111,19 @@ class Swept:
             "key_id": ok(self.owner.http.post("/v1/developer/provider-keys", json=key), 201)["id"],
             "price_id": "1",
             "endpoint_id": ok(noted, 201)["id"],
+            "period": LAST,
+            "invoice_id": ok(world.operator.post("/v1/admin/provider-invoices", json=INVOICE), 201)["id"],
             "target": "app",
             "target_id": app["public_app_id"],
         }
-        self.words = set(self.ids.values()) - {"1", "app"} | {str(tenant.app), str(tenant.end_user), feature["id"]}
+        date_back(books, months_ago(1).starts_at)
+        assert close_all(books.connection.info.dsn) == [months_ago(1)]
+        assert as_jobs(books.connection.info.dsn, roll_up) > 0
+        self.words = set(self.ids.values()) - {"1", "app", LAST} | {
+            str(tenant.app),
+            str(tenant.end_user),
+            feature["id"],
+        }
         """What of A's must be in no answer to B."""
 
     def rows(self, books: Books) -> dict[str, list[tuple[Any, ...]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,6 +69,36 @@ def _vault_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     }  # fmt: skip
 
 
+def _closing_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
+    """A row of each table of months and invoices; what they refer to is made by `fresh`."""
+    months = itertools.count()
+
+    def month() -> str:
+        number = next(months)
+        return f"{2100 + number // 12}-{number % 12 + 1:02d}-01"
+
+    return {
+        "ledger_horizon": lambda: {"final_until": "2000-01-01"},
+        "usage_rolled": lambda: {"rolled_until": "2000-01-01"},
+        "usage_hour": lambda: {
+            "hour": "2026-01-01", "developer_id": t.developer, "app_id": t.app, "provider": str(uuid7()), "model": "m",
+            "payer": 0, "calls": 1, "input_tokens": 1, "output_tokens": 1, "cost_e8": 1, "retail_e8": 1,
+            "channel_e8": 1, "platform_e8": 1,
+        },
+        "period": lambda: {"month": month(), "asked_by": "operator"},
+        "period_sum": lambda: {"account_id": t.wallet, "code": 12, "amount_e8": 1, "developer_id": t.developer},
+        "statement_key": lambda: {"key_id": str(uuid7()), "public_key": HASH},
+        "statement": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "body": "{}", "hash": HASH, "signature": HASH * 2,
+        },
+        "provider_invoice": lambda: {
+            "id": uuid7(), "provider": "openai", "reference": str(uuid7()), "first_day": "2026-01-01",
+            "last_day": "2026-01-31", "imported_by": "operator",
+        },
+        "provider_invoice_line": lambda: {"day": "2026-01-01", "model": "m", "amount_e8": 1},
+    }  # fmt: skip
+
+
 def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     """A row of each table that is fine as it is, with fresh keys at each call."""
     who = {"developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user, "session_id": t.session}
@@ -122,6 +153,7 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         **_control_rows(t),
         **_vault_rows(t),
         **_local_rows(t),
+        **_closing_rows(t),
     }  # fmt: skip
 
 
@@ -145,6 +177,7 @@ def _tokens() -> list[Case]:
     return [Case("no_negative_tokens", "usage_event", {f"{name}_tokens": -1}) for name in names]
 
 
+_HOURS = "usage_hour_app_id_hour_feature_id_provider_model_payer_key"
 CASES = [
     *_checks("developer", name="", email="a", status="gone"),
     Case("developer_pkey", "developer", beside=("id",)),
@@ -268,6 +301,30 @@ CASES = [
     Case("local_endpoint_end_user_id_fkey", "local_endpoint", {"end_user_id": uuid7()}),
     Case("local_endpoint_pkey", "local_endpoint", beside=("id",)),
     Case("local_endpoint_end_user_id_name_key", "local_endpoint", beside=("name",)),
+    *_checks("ledger_horizon", is_only=False),
+    *_checks("usage_rolled", is_only=False),
+    Case("ledger_horizon_pkey", "ledger_horizon"),
+    Case("usage_rolled_pkey", "usage_rolled"),
+    Case(_HOURS, "usage_hour", beside=("provider",)),
+    *_checks("period", month="2026-01-02"),
+    Case("period_pkey", "period", beside=("month",)),
+    Case("period_sum_month_fkey", "period_sum", {"month": "2099-01-01"}),
+    Case("period_sum_account_id_fkey", "period_sum", {"account_id": 0}),
+    Case("period_sum_pkey", "period_sum", beside=("month",)),
+    *_checks("statement_key", public_key=b"short"),
+    Case("statement_key_pkey", "statement_key", beside=("key_id",)),
+    *_checks("statement", hash=b"short", signature=b"short"),
+    Case("statement_month_fkey", "statement", {"month": "2099-01-01"}),
+    Case("statement_key_id_fkey", "statement", {"key_id": "none"}),
+    Case("statement_pkey", "statement", beside=("id",)),
+    Case("statement_developer_id_end_user_id_month_key", "statement", beside=("month",)),
+    *_checks("provider_invoice", provider="", reference=""),
+    Case("days_in_order", "provider_invoice", {"last_day": "2025-12-31"}),
+    Case("provider_invoice_pkey", "provider_invoice", beside=("id",)),
+    Case("provider_invoice_reference_idx", "provider_invoice", beside=("reference",)),
+    *_checks("provider_invoice_line", model="", amount_e8=-1),
+    Case("provider_invoice_line_invoice_id_fkey", "provider_invoice_line", {"invoice_id": uuid7()}),
+    Case("provider_invoice_line_pkey", "provider_invoice_line", beside=("invoice_id",)),
 ]  # fmt: skip
 IMPLIED = {"app_id_developer_id_key", "move_pkey", "alembic_version_pkc"}
 """The first can't be broken while the primary key holds; the others guard tables that nobody can insert into."""
@@ -295,6 +352,12 @@ def test_every_constraint_refuses(books: Books) -> None:
             row["limit_id"] = _insert(books, "spend_limit", good["spend_limit"]())["id"]
         if table == "credential":
             row["key_id"] = _insert(books, "vault_key", good["vault_key"]())["id"]
+        if table in ("period_sum", "statement"):
+            row["month"] = _insert(books, "period", good["period"]())["month"]
+        if table == "statement":
+            row["key_id"] = _insert(books, "statement_key", good["statement_key"]())["key_id"]
+        if table == "provider_invoice_line":
+            row["invoice_id"] = _insert(books, "provider_invoice", good["provider_invoice"]())["id"]
         return row
 
     passed: list[str] = []

@@ -11,7 +11,7 @@ from books import Books
 DOORS = ("faucet_gateway", "faucet_api", "faucet_jobs")
 LEDGER = (
     "account", "hold", "hold_resolution", "usage_event", "transfer", "move", "spend_limit", "spend_counter",
-    "idempotent_reply",
+    "idempotent_reply", "ledger_horizon", "usage_hour", "usage_rolled", "period_sum",
 )  # fmt: skip
 WRITES = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
@@ -36,6 +36,12 @@ _WRITABLE = {
     ("faucet_jobs", "audit_log"): {"INSERT"},
     ("faucet_jobs", "price"): {"INSERT"},
     ("faucet_jobs", "session"): {"DELETE"},
+    ("faucet_api", "period"): {"INSERT"},
+    ("faucet_api", "provider_invoice"): {"INSERT"},
+    ("faucet_api", "provider_invoice_line"): {"INSERT"},
+    ("faucet_jobs", "period"): {"INSERT"},
+    ("faucet_jobs", "statement"): {"INSERT"},
+    ("faucet_jobs", "statement_key"): {"INSERT"},
     ("faucet_jobs", "idempotent_reply"): {"DELETE"},
 }
 """Every whole-table write that a door has; what is not here is refused."""
@@ -51,6 +57,8 @@ _COLUMNS = {
     },
     ("faucet_gateway", "credential"): {"last_used_at", "last_validated_at", "validation_asked_at", "validation_answer"},
     ("faucet_jobs", "price"): {"status", "decided_at", "decided_by"},
+    ("faucet_api", "provider_invoice"): {"withdrawn_at"},
+    ("faucet_jobs", "period"): {"closed_at", "statements"},
 }  # fmt: skip
 """Columns that a door may update where it may not update the table."""
 
@@ -60,7 +68,10 @@ _FUNCTIONS = {
         "reply_unclaim_v1", "session_resolve_v1", "session_alive_v1", "provider_cost_account_v1",
     },
     "faucet_api": {"transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1"},
-    "faucet_jobs": {"transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1"},
+    "faucet_jobs": {
+        "transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1", "ledger_finalize_v1", "usage_roll_up_v1",
+        "period_sum_v1",
+    },
 }  # fmt: skip
 
 
@@ -166,7 +177,7 @@ def test_the_gateway_cannot_read_what_it_does_not_need(books: Books) -> None:
     """Lost: the door that faces the crowd could list everybody's sessions and usage."""
     for table in (
         "session", "end_user", "usage_event", "transfer", "hold", "idempotent_reply", "developer_token",
-        "feature_version", "api_idempotency", "audit_log",
+        "feature_version", "api_idempotency", "audit_log", "statement", "period_sum", "usage_hour",
     ):  # fmt: skip
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             books.rows(f"select * from {table}", role="faucet_gateway")

@@ -14,7 +14,7 @@ from faucet.kit.ids import uuid7
 
 TABLES = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
-    "usage_event", "developer_token", "audit_log",
+    "usage_event", "developer_token", "audit_log", "usage_hour", "period_sum", "statement",
 )  # fmt: skip
 
 
@@ -46,6 +46,12 @@ def _full(books: Books) -> Tenant:
         " values (gen_random_uuid(), %(developer)s, 'operator', 'a', 'app')",
         "insert into session (id, developer_id, app_id, end_user_id, bearer_hash, expires_at)"
         " values (gen_random_uuid(), %(developer)s, %(app)s, %(end_user)s, sha256(%(id)s::text::bytea), 'infinity')",
+        "insert into usage_hour values (now(), %(developer)s, %(app)s, null, 'p', 'm', 0, 1, 1, 1, 1, 1, 1, 1)",
+        "insert into period (month, asked_by) values ('2026-01-01', 'test') on conflict do nothing",
+        "insert into period_sum values ('2026-01-01', %(wallet)s, 12, 5, %(developer)s)",
+        "insert into statement_key values ('k', sha256('k')) on conflict do nothing",
+        "insert into statement (id, month, developer_id, body, hash, signature, key_id) values (gen_random_uuid(),"
+        " '2026-01-01', %(developer)s, '{}', sha256('x'), sha512('x'), 'k')",
     ):
         books.connection.execute(statement.encode(), vars(tenant) | {"id": uuid7()})
     return tenant
