@@ -46,7 +46,9 @@ end
 $$;
 
 -- Rows come in the order of time, so the smallest index there is finds a month of them.
+-- squawk-ignore require-concurrent-index-creation
 create index usage_event_time_idx on usage_event using brin (created_at) with (pages_per_range = 32, autosummarize = on);
+-- squawk-ignore require-concurrent-index-creation
 create index transfer_time_idx on transfer using brin (created_at) with (pages_per_range = 32, autosummarize = on);
 
 -- Usage by the hour, of whole hours before `rolled_until`, all of which are final.
@@ -104,7 +106,7 @@ $$;
 
 -- Months. One is asked to be closed, then its sums and statements are written, then it is closed.
 create table period (
-    month date primary key check (extract(day from month) = 1),
+    month date primary key check (month = date_trunc('month', month::timestamp)::date),
     asked_by text not null,
     asked_at timestamptz not null default now(),
     summed_at timestamptz,

@@ -1237,7 +1237,7 @@ CREATE TABLE public.period (
     summed_at timestamp with time zone,
     closed_at timestamp with time zone,
     statements integer DEFAULT 0 NOT NULL,
-    CONSTRAINT period_month_check CHECK ((EXTRACT(day FROM month) = (1)::numeric))
+    CONSTRAINT period_month_check CHECK ((month = (date_trunc('month'::text, (month)::timestamp without time zone))::date))
 );
 
 CREATE TABLE public.period_sum (

@@ -45,7 +45,7 @@ class _Page(FPDF):
         self.set_margin(20)
         self.add_page()
 
-    def put(self, text: str, width: float = 0, *, size: int = 10, bold: bool = False, align: str = "L") -> None:
+    def put(self, text: str, width: int = 0, *, size: int = 10, bold: bool = False, align: str = "L") -> None:
         """A cell with a text, in the font that has its letters."""
         try:
             text.encode("latin-1")
@@ -56,7 +56,7 @@ class _Page(FPDF):
         end = width == 0 or align == "E"
         self.cell(
             width,
-            size * 0.62,
+            size * 5 // 8,
             text,
             align="R" if align in "RE" else "L",
             new_x=XPos.LMARGIN if end else XPos.RIGHT,

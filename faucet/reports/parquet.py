@@ -27,9 +27,6 @@ class _Drain:
         self._parts.append(bytes(part))
         return len(self._parts[-1])
 
-    def flush(self) -> None:
-        """Nothing is kept back."""
-
     def empty(self) -> bytes:
         """What has come."""
         parts, self._parts = self._parts, []
