@@ -50,11 +50,11 @@ def date_back(books: Books, to: datetime, *, step: timedelta = timedelta()) -> N
     books.rows("reset session_replication_role")
 
 
-def as_jobs(dsn: str, work: Callable[[Tx], Awaitable[Got]]) -> Got:
-    """What a sweep gives on a connection of the jobs'."""
+def as_jobs(dsn: str, work: Callable[[Tx], Awaitable[Got]], *, role: str = "faucet_jobs") -> Got:
+    """What a sweep gives on a connection of the jobs', or something else on one of another door's."""
 
     async def run() -> Got:
-        pool = await open_pool(dsn, "faucet_jobs", size=1)
+        pool = await open_pool(dsn, role, size=1)
         try:
             async with pool.connection() as connection:
                 return await work(connection)

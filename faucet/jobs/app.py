@@ -94,13 +94,18 @@ class Sweeps:
         async with self._sweep("roll_up") as connection:
             await roll_up(connection)
 
+    async def ask_to_close(self, timestamp: int) -> None:
+        """Every hour, where months may be closed without an operator."""
+        if not self._config.period_close_automatic:
+            return
+        grace = timedelta(hours=self._config.period_close_grace_hours)
+        async with self._sweep("ask_to_close") as connection:
+            await ask_for_last_month(connection, now=self._clock.now(), grace=grace)
+
     async def close_periods(self, timestamp: int) -> None:
-        """Every minute: months that an operator asked for, or the clock where it may."""
+        """Every minute: months that were asked for."""
         now = self._clock.now()
         async with self._sweep("close_periods") as connection:
-            if self._config.period_close_automatic:
-                grace = timedelta(hours=self._config.period_close_grace_hours)
-                await ask_for_last_month(connection, now=now, grace=grace)
             closed = await close_periods(connection, self._signer, now=now)
         self.closed.add(count=len(closed))
 
@@ -161,6 +166,7 @@ def queue_of(dsn: str, sweeps: Sweeps) -> procrastinate.App:
         (EVERY_MINUTE, sweeps.close_periods),
         (EVERY_TEN_MINUTES, sweeps.reconcile),
         (HOURLY_LATER, sweeps.roll_up),
+        (HOURLY_LATER, sweeps.ask_to_close),
         (HOURLY, sweeps.purge),
         (DAILY, sweeps.reconcile_all),
     ):

@@ -58,7 +58,7 @@ def _invoice(dsn: str, *lines: tuple[str, int], provider: str = "mock") -> None:
                 by="test",
             )
 
-    as_jobs(dsn, work)
+    as_jobs(dsn, work, role="faucet_api")
 
 
 def test_what_is_final_and_right_has_no_findings(past: Tenant, dsn: str) -> None:

@@ -69,7 +69,7 @@ def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
 
 def test_given_secrets_win_and_are_not_written_down(tmp_path: Path) -> None:
     """Lost: a token from the environment ends in a file."""
-    config = development(tmp_path, **STRONG)
+    config = development(tmp_path, **STRONG, STATEMENT_SIGNING_KEY="mine")
     assert config.admin_token.reveal() == STRONG["ADMIN_TOKEN"]
     assert not (tmp_path / "data" / "secrets.json").exists()
     partly = development(tmp_path, ADMIN_TOKEN="mine")
@@ -93,7 +93,9 @@ def test_a_made_up_file_is_completed(tmp_path: Path) -> None:
     path = tmp_path / "data" / "secrets.json"
     path.write_text(json.dumps({"ADMIN_TOKEN": "kept"}))
     assert development(tmp_path).admin_token.reveal() == "kept"
-    assert set(json.loads(path.read_text())) == {"SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN"}
+    assert set(json.loads(path.read_text())) == {
+        "SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN", "STATEMENT_SIGNING_KEY",
+    }  # fmt: skip
 
 
 def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_secrets_are_listed() -> None:
     assert set(SECRET_NAMES) == {
         "DATABASE_URL", "REDIS_URL", "SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN", "METRICS_TOKEN",
         "OPENAI_API_KEY", "LITELLM_MASTER_KEY", "MOCK_PROVIDER_API_KEY", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET",
-        "KEK_LOCAL_KEY", "KEK_LOCAL_KEY_PREVIOUS", "KEK_TRANSIT_TOKEN",
+        "KEK_LOCAL_KEY", "KEK_LOCAL_KEY_PREVIOUS", "KEK_TRANSIT_TOKEN", "STATEMENT_SIGNING_KEY",
     }  # fmt: skip
 
 
