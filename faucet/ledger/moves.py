@@ -8,6 +8,8 @@ who earned it. Each function takes an open tx and is harmless to repeat with the
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import Literal
 from uuid import UUID
@@ -15,7 +17,7 @@ from uuid import UUID
 from faucet.kit.db import Tx
 from faucet.kit.errors import InvariantBroken, Refusal
 from faucet.kit.ids import uuid7
-from faucet.kit.money import E8_MAX
+from faucet.kit.money import E8_MAX, to_wire
 from faucet.ledger import book
 from faucet.ledger.chart import Code, Kind
 from faucet.ledger.lane import HoldAnswer, HoldItem, Lane, SettleItem
@@ -83,6 +85,86 @@ def release(lane: Lane, hold_id: UUID, reason: str) -> asyncio.Future[int]:
     return lane.release(hold_id, reason)
 
 
+# ── out, to the developer who earned it: opened, then paid, failed or cancelled; its id is the event of each ──
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A payout that was opened, in e8."""
+
+    amount_e8: int
+    mature_e8: int
+    """What was old enough to be paid out, this payout included."""
+    booked: Booked
+
+
+async def payout_open(
+    tx: Tx,
+    payout_id: UUID,
+    *,
+    developer_id: UUID,
+    amount_e8: int | None,
+    least_e8: int,
+    most_e8: int,
+    earned_by: datetime,
+    key: str | None,
+    memo: str,
+) -> Opened:
+    """Set part of a developer's earnings apart: this amount, or all whole cents from the least to the most.
+
+    Only what was earned by then counts; what left the earnings since is taken from the oldest. The database decides
+    under the lock of the earnings. Raises Refusal `insufficient_balance`, whose details tell what could be had, and
+    `idempotency_conflict` where the key has opened something else.
+    """
+    ask = book.PayoutAsk(
+        payout_id=payout_id,
+        developer_id=developer_id,
+        amount_e8=amount_e8,
+        least_e8=least_e8,
+        most_e8=most_e8,
+        earned_by=earned_by,
+        key=key,
+        memo=memo,
+    )
+    status, moved_e8, mature_e8 = await book.open_payout(tx, ask)
+    if status is book.Status.INSUFFICIENT:
+        raise Refusal(
+            "insufficient_balance",
+            f"of the earnings, {to_wire(mature_e8)} USD are old enough to be paid out",
+            details={"mature_usd": to_wire(mature_e8)},
+        )
+    return Opened(moved_e8, mature_e8, _booked(status, f"the payout {payout_id}"))
+
+
+async def payout_paid(tx: Tx, payout_id: UUID, *, developer_id: UUID, amount_e8: int, memo: str) -> Booked:
+    """The bank has it: what was set apart has left through the processor."""
+    clearing = await book.open_account(tx, uuid7(), Kind.PAYOUT_CLEARING, developer_id=developer_id)
+    stripe = await book.open_account(tx, uuid7(), Kind.STRIPE_CLEARING)
+    return await _one(
+        tx, Code.PAYOUT_PAID, debit=clearing, credit=stripe, amount_e8=amount_e8, key=None, memo=memo, event_id=payout_id
+    )
+
+
+async def payout_failed(tx: Tx, payout_id: UUID, *, developer_id: UUID, amount_e8: int, memo: str) -> Booked:
+    """It won't be paid, or was cancelled: what was set apart is earnings again."""
+    clearing = await book.open_account(tx, uuid7(), Kind.PAYOUT_CLEARING, developer_id=developer_id)
+    earnings = await book.open_account(tx, uuid7(), Kind.EARNINGS, developer_id=developer_id)
+    return await _one(
+        tx, Code.PAYOUT_FAILED, debit=clearing, credit=earnings, amount_e8=amount_e8, key=None, memo=memo,
+        event_id=payout_id,
+    )  # fmt: skip
+
+
+async def payout_returned(tx: Tx, payout_id: UUID, *, developer_id: UUID, amount_e8: int, memo: str) -> Booked:
+    """It was paid and came back: what had left through the processor is earnings again."""
+    stripe = await book.open_account(tx, uuid7(), Kind.STRIPE_CLEARING)
+    earnings = await book.open_account(tx, uuid7(), Kind.EARNINGS, developer_id=developer_id)
+    return await _one(
+        tx, Code.PAYOUT_RETURNED, debit=stripe, credit=earnings, amount_e8=amount_e8, key=None, memo=memo,
+        event_id=payout_id,
+    )  # fmt: skip
+
+
 # ── by hand ──
 
 
@@ -117,22 +199,27 @@ async def _one(
     amount_e8: int,
     key: str | None,
     memo: str,
+    event_id: UUID | None = None,
 ) -> Booked:
     """Book one transfer. Raises the refusals of its callers; InvariantBroken for a move that isn't one."""
     if not 0 < amount_e8 <= E8_MAX:
         raise InvariantBroken(f"a move of {amount_e8} e8")
     transfer = book.Transfer(
-        event_id=uuid7(), code=code, debit=debit, credit=credit, amount_e8=amount_e8, key=key, memo=memo
+        event_id=event_id or uuid7(), code=code, debit=debit, credit=credit, amount_e8=amount_e8, key=key, memo=memo
     )
     (status,) = await book.transfer(tx, [transfer])
+    if status is book.Status.INSUFFICIENT:
+        raise Refusal("insufficient_balance", "the account has less than that to give")
+    return _booked(status, f"{code.name} from {debit} to {credit}")
+
+
+def _booked(status: book.Status, what: str) -> Booked:
     match status:
         case book.Status.DONE:
             return Booked.NOW
         case book.Status.REPEATED:
             return Booked.BEFORE
-        case book.Status.INSUFFICIENT:
-            raise Refusal("insufficient_balance", "the account has less than that to give")
         case book.Status.CONFLICT:
             raise Refusal("idempotency_conflict", "this idempotency key was used for something else")
         case _:
-            raise InvariantBroken(f"the ledger refused {code.name} from {debit} to {credit}: {status.name}")
+            raise InvariantBroken(f"the ledger refused {what}: {status.name}")
