@@ -83,7 +83,7 @@ def broken(report: str) -> list[str]:
     summary = " ".join(report[report.index("Contracts\n---") : report.index("Contracts:")].split())
     return [
         name
-        for name in (FLOORS, MOVES, VAULT, HTTP)
+        for name in (FLOORS, MOVES, VAULT, STRIPE, HTTP)
         if re.search(re.escape(name) + r"(?:(?!KEPT|BROKEN).)*BROKEN", summary) is not None
     ]
 
