@@ -1330,6 +1330,26 @@ ALTER TABLE public.spend_limit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE public.stripe_event (
+    id text NOT NULL,
+    type text NOT NULL,
+    account text,
+    created_at timestamp with time zone NOT NULL,
+    is_live boolean NOT NULL,
+    body bytea NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    outcome text DEFAULT 'waiting'::text NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    next_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT settled_has_an_outcome CHECK (((settled_at IS NULL) = (outcome = 'waiting'::text))),
+    CONSTRAINT stripe_event_attempts_check CHECK ((attempts >= 0)),
+    CONSTRAINT stripe_event_id_check CHECK (((length(id) >= 1) AND (length(id) <= 255))),
+    CONSTRAINT stripe_event_outcome_check CHECK ((outcome = ANY (ARRAY['waiting'::text, 'applied'::text, 'ignored'::text, 'refused'::text]))),
+    CONSTRAINT stripe_event_type_check CHECK (((length(type) >= 1) AND (length(type) <= 255)))
+);
+
 CREATE TABLE public.vault_key (
     id uuid NOT NULL,
     public_key bytea NOT NULL,
@@ -1449,6 +1469,9 @@ ALTER TABLE ONLY public.spend_limit
 ALTER TABLE ONLY public.spend_limit
     ADD CONSTRAINT spend_limit_scope_id_scope_period_key UNIQUE (scope_id, scope, period);
 
+ALTER TABLE ONLY public.stripe_event
+    ADD CONSTRAINT stripe_event_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.transfer
     ADD CONSTRAINT transfer_pkey PRIMARY KEY (event_id, code);
 
@@ -1491,6 +1514,10 @@ CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree 
 CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
 
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
+
+CREATE INDEX stripe_event_due_idx ON public.stripe_event USING btree (next_at) WHERE (settled_at IS NULL);
+
+CREATE INDEX stripe_event_list_idx ON public.stripe_event USING btree (received_at DESC, id DESC);
 
 CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
 
@@ -1900,6 +1927,24 @@ GRANT SELECT ON TABLE public.spend_counter TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_api;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_gateway;
+
+GRANT SELECT,INSERT ON TABLE public.stripe_event TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(reason) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(reason) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(attempts) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(attempts) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(next_at) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(next_at) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.vault_key TO faucet_gateway;
 

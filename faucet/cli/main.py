@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     pass
 
 SECTIONS = {
-    "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider"),
+    "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
     "Operate": ("prices", "limits", "reconcile", "reseal"),
@@ -266,6 +266,32 @@ def mock_provider(
         chunk_delay_ms=chunk_delay_ms,
         on_ready=under_supervision(),
     )
+
+
+@app.command(
+    epilog=examples(
+        "faucet mock-stripe",
+        "faucet mock-stripe --port 0",
+        "faucet mock-stripe --webhook-url http://127.0.0.1:3001/v1/stripe/webhook --webhook-secret whsec_…",
+    ),
+)
+def mock_stripe(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")] = 4242,
+    webhook_url: Annotated[str | None, typer.Option(metavar="URL", help="Who is told of events.")] = None,
+    webhook_secret: Annotated[
+        str | None, typer.Option(help="What events are signed with.", envvar="STRIPE_WEBHOOK_SECRET")
+    ] = None,
+) -> None:
+    """Run the Stripe double, for tests and trials.
+
+    As much of Stripe's API as this project uses, just as strict, with a checkout page for a browser, signed webhooks,
+    and knobs under /_control. Keeps everything in memory. Prints one JSON line with its address when it listens.
+    """
+    from faucet.stack.child import under_supervision
+    from faucet.stack.serve import run_mock_stripe
+
+    run_mock_stripe(host, port, webhook_url=webhook_url, webhook_secret=webhook_secret, on_ready=under_supervision())
 
 
 @serve_app.command("gateway", epilog=examples("PORT_GATEWAY=3002 DATABASE_URL=… faucet serve gateway"))

@@ -192,6 +192,8 @@ class Config(BaseSettings):
 
     stripe_secret_key: _Secret | None = None
     stripe_webhook_secret: _Secret | None = None
+    stripe_api_base: _Url | None = None
+    """Where Stripe's API is; for development, with `faucet mock-stripe`."""
     payout_threshold_e8: _Usd = Field(default=10 * E8_PER_USD, validation_alias="payout_threshold_usd")
     """Earnings below this are not paid out by the monthly run."""
 
@@ -326,6 +328,8 @@ def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
         yield "TENANT_UPSTREAM_HTTP: plain http to addresses of tenants is for development"
     if "MOCK_PROVIDER_URL" in given:
         yield "MOCK_PROVIDER_URL: the mock provider is for development"
+    if "STRIPE_API_BASE" in given:
+        yield "STRIPE_API_BASE: another address than Stripe's own is for development"
 
 
 def make_data_dir(data_dir: Path) -> None:
