@@ -29,6 +29,8 @@ from faucet.payments.double.webhooks import Endpoint, Webhooks
 PORT = 4242
 BODY_BYTES_MAX = 1 << 20
 KEY_CHARACTERS_MAX = 255
+KEY_SECONDS = 86_400
+"""How long a key is remembered."""
 TICK_SECONDS = 1.0
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -45,7 +47,7 @@ class StripeDouble:
         self.webhooks = Webhooks(self.state, [webhook] if webhook else [])
         self.state.listeners.append(self.webhooks.on_event)
         self.knobs = Knobs(self.state, self.webhooks, self._tick)
-        self._kept: dict[tuple[str | None, str], tuple[str, Reply]] = {}
+        self._kept: dict[tuple[str | None, str], tuple[str, Reply, int]] = {}
         self._server: _Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -150,7 +152,7 @@ class StripeDouble:
             raise Problem(400, "Idempotency key is too long.", kind="idempotency_error")
         fingerprint = hashlib.sha256(f"{route.method} {route.path} {sorted(own.items())}\n{text}".encode()).hexdigest()
         kept = self._kept.get((account, key))
-        if kept is not None:
+        if kept is not None and self.state.now() - kept[2] < KEY_SECONDS:
             if kept[0] != fingerprint:
                 raise Problem(
                     400,
@@ -161,7 +163,7 @@ class StripeDouble:
             status, content, shown = kept[1]
             return status, content, shown | {"idempotent-replayed": "true"} | request_id
         reply = self._run(route, own, text, account, key, request_id | {"idempotency-key": key})
-        self._kept[account, key] = (fingerprint, reply)
+        self._kept[account, key] = (fingerprint, reply, self.state.now())
         return reply
 
     def _run(
