@@ -141,7 +141,14 @@ async def payout_paid(tx: Tx, payout_id: UUID, *, developer_id: UUID, amount_e8:
     clearing = await book.open_account(tx, uuid7(), Kind.PAYOUT_CLEARING, developer_id=developer_id)
     stripe = await book.open_account(tx, uuid7(), Kind.STRIPE_CLEARING)
     return await _one(
-        tx, Code.PAYOUT_PAID, debit=clearing, credit=stripe, amount_e8=amount_e8, key=None, memo=memo, event_id=payout_id
+        tx,
+        Code.PAYOUT_PAID,
+        debit=clearing,
+        credit=stripe,
+        amount_e8=amount_e8,
+        key=None,
+        memo=memo,
+        event_id=payout_id,
     )
 
 

@@ -8,6 +8,7 @@ forgotten. Not here: when something is asked (`payout_steps`), any tx.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -131,7 +132,7 @@ class StripeConnect:
         return Link(made.url, datetime.fromtimestamp(made.expires_at, UTC))
 
     async def is_ready(self, account_id: str) -> bool:
-        return is_ready(await self._line.call(lambda client: client.v1.accounts.retrieve(account_id)))
+        return is_ready((await self._line.call(lambda client: client.v1.accounts.retrieve(account_id))).to_dict())
 
     async def find_transfer(self, payout_id: UUID) -> SentTransfer | None:
         found = await self._line.call(
@@ -172,7 +173,7 @@ class StripeConnect:
                 options={"stripe_account": account_id},
             )
         )
-        return next((_bank(row) for row in found.data if (row.metadata or {}).get(OURS) == str(payout_id)), None)
+        return next((_bank(row) for row in found.data if _named(row) == str(payout_id)), None)
 
     async def pay_out(self, payout_id: UUID, *, amount_cents: int, account_id: str, key: str) -> BankPayout:
         made = await self._line.call(
@@ -201,15 +202,19 @@ class StripeConnect:
             return await self.payout(bank_payout_id, account_id=account_id)
 
 
-def is_ready(account: Any) -> bool:
+def is_ready(account: Mapping[str, Any]) -> bool:
     """Whether an account, as Stripe shows it, can get transfers and pay them out."""
     capabilities = account.get("capabilities") or {}
     return bool(account.get("payouts_enabled")) and capabilities.get("transfers") == "active"
 
 
+def _named(payout: stripe.Payout) -> Any:
+    """The payout of ours that one of Stripe's is for."""
+    return (payout.to_dict().get("metadata") or {}).get(OURS)
+
+
 def _sent(transfer: stripe.Transfer) -> SentTransfer:
-    account: Any = transfer.destination
-    return SentTransfer(transfer.id, transfer.amount, str(account), transfer.reversed)
+    return SentTransfer(transfer.id, transfer.amount, str(transfer.destination), transfer.reversed)
 
 
 def _bank(payout: stripe.Payout) -> BankPayout:

@@ -84,7 +84,9 @@ async def lock(tx: Tx, payout_id: UUID) -> Payout | None:
 
 async def find_by_payout(tx: Tx, provider_payout_id: str) -> UUID | None:
     """The id of the payout that is this payout at the processor."""
-    return await _id(tx, "select id from payout where provider = 'stripe' and provider_payout_id = %s", provider_payout_id)
+    return await _id(
+        tx, "select id from payout where provider = 'stripe' and provider_payout_id = %s", provider_payout_id
+    )
 
 
 async def find_by_transfer(tx: Tx, provider_transfer_id: str) -> UUID | None:
@@ -97,9 +99,7 @@ async def find_by_key(tx: Tx, key: str) -> UUID | None:
     return await _id(tx, "select event_id from transfer where key = %s and code = 40", key)
 
 
-async def page(
-    tx: Tx, wanted: PayoutFilter, *, after: tuple[datetime, UUID] | None, limit: int
-) -> list[Payout]:
+async def page(tx: Tx, wanted: PayoutFilter, *, after: tuple[datetime, UUID] | None, limit: int) -> list[Payout]:
     """Payouts, newest first, from a place in the list."""
     at, after_id = after or (None, None)
     async with tx.cursor(row_factory=class_row(Payout)) as cursor:

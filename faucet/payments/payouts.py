@@ -7,7 +7,7 @@ processor tells by itself is `payout_events`. Each function gives back the payou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -22,6 +22,8 @@ from faucet.payments import payout_store as store
 from faucet.payments.payout_store import Payout
 
 CENT_E8 = E8_PER_USD // 100
+DOUBT = timedelta(minutes=1)
+"""So long after a call that broke off it is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Terms:
     """Of one developer's payouts on one day, in UTC."""
     uses_stripe: bool
     """Whether a developer whose account at the processor is ready is paid there."""
+
+    @property
+    def at_least_e8(self) -> int:
+        """The least that a payout may be."""
+        return max(self.least_e8, CENT_E8)
 
     def after_hold_back(self, now: datetime) -> datetime:
         """What was earned until then is old enough to be paid out now."""
@@ -87,21 +94,19 @@ async def open_by_run(
     if known is not None:
         payout = await store.find(tx, known)
         return None if payout is None else (payout, Booked.BEFORE)
-    if await store.mature(tx, developer_id, terms.after_hold_back(now)) < max(terms.least_e8, CENT_E8):
+    if await store.mature(tx, developer_id, terms.after_hold_back(now)) < terms.at_least_e8:
         return None
     left_e8 = await _left_of_day(tx, terms, developer_id, now)
-    most_e8 = min(terms.most_e8 or E8_MAX, E8_MAX if left_e8 is None else left_e8)
-    if most_e8 < max(terms.least_e8, CENT_E8):
+    if left_e8 is not None and left_e8 < terms.at_least_e8:
         return None
-    narrowed = replace(terms, most_e8=most_e8)
-    return await _open(tx, narrowed, developer_id, None, by=by, key=key, run=run, now=now), Booked.NOW
+    return await _open(tx, terms, developer_id, None, by=by, key=key, run=run, now=now), Booked.NOW
 
 
 def _check_amount(terms: Terms, amount_e8: int) -> None:
     if amount_e8 % CENT_E8:
         raise field_error("amount_usd", "must be whole cents")
-    if amount_e8 < max(terms.least_e8, CENT_E8):
-        raise field_error("amount_usd", f"must be at least {to_wire(max(terms.least_e8, CENT_E8))}")
+    if amount_e8 < terms.at_least_e8:
+        raise field_error("amount_usd", f"must be at least {to_wire(terms.at_least_e8)}")
     if terms.most_e8 and amount_e8 > terms.most_e8:
         raise field_error("amount_usd", f"may be at most {to_wire(terms.most_e8)}")
 
@@ -118,14 +123,19 @@ async def _open(
     now: datetime,
 ) -> Payout:
     payout_id = uuid7()
+    most_e8 = terms.most_e8 or E8_MAX
+    if amount_e8 is None and (left_e8 := await _left_of_day(tx, terms, developer_id, now)) is not None:
+        most_e8 = min(most_e8, left_e8)
+        if most_e8 < terms.at_least_e8:
+            raise _day_is_over(terms, left_e8)
     await moves.open_developer_accounts(tx, developer_id)
     opened = await moves.payout_open(
         tx,
         payout_id,
         developer_id=developer_id,
         amount_e8=amount_e8,
-        least_e8=max(terms.least_e8, CENT_E8),
-        most_e8=terms.most_e8 or E8_MAX,
+        least_e8=terms.at_least_e8,
+        most_e8=most_e8,
         earned_by=terms.after_hold_back(now),
         key=key,
         memo=f"payout asked for by {by}",
@@ -133,7 +143,7 @@ async def _open(
     # From here on the earnings are locked: of two that are opened at once, one sees the other.
     left_e8 = await _left_of_day(tx, terms, developer_id, now)
     if left_e8 is not None and opened.amount_e8 > left_e8:
-        raise field_error("amount_usd", f"of this day's {to_wire(terms.day_most_e8)}, {to_wire(left_e8)} are left")
+        raise _day_is_over(terms, left_e8)
     account = await store.account_of(tx, developer_id) if terms.uses_stripe else None
     await store.insert(
         tx,
@@ -149,6 +159,12 @@ async def _open(
     if payout is None:
         raise InvariantBroken(f"the payout {payout_id} is gone within its own tx")
     return payout
+
+
+def _day_is_over(terms: Terms, left_e8: int) -> Refusal:
+    return field_error(
+        "amount_usd", f"of the {to_wire(terms.day_most_e8)} that a day may have, {to_wire(left_e8)} are left"
+    )
 
 
 async def _left_of_day(tx: Tx, terms: Terms, developer_id: UUID, now: datetime) -> int | None:
@@ -205,6 +221,8 @@ async def fail(tx: Tx, payout_id: UUID, *, reason: str, now: datetime) -> Change
     when that is done. Raises Refusal `not_found`, `conflict`.
     """
     payout = await _locked(tx, payout_id)
+    if payout.provider != "manual" and payout.status == "paid":
+        raise Refusal("conflict", "this payout was paid through Stripe; reverse its transfer there, and it comes back")
     _expect(payout, "approved", "sent", "paid", to="fail")
     return await stop(tx, payout, reason=reason, now=now)
 
@@ -215,8 +233,11 @@ async def stop(tx: Tx, payout: Payout, *, reason: str, now: datetime) -> Change:
         return await come_back(tx, payout, reason=reason, now=now)
     if payout.stop_asked_at is not None:
         return Change(payout, payout)
-    # The claim of a call that may be under way is left to run out, so that its end is known before it is undone.
-    soon = now if payout.next_attempt_at is None or payout.attempts == 0 else payout.next_attempt_at
+    soon = now
+    if payout.attempts > 0 and payout.next_attempt_at is not None:
+        # A call may be under way, or one whose end nobody knows have just ended: its claim is left to run out, so
+        # that what it did is seen by who undoes it.
+        soon = payout.next_attempt_at if payout.last_error is None else now + DOUBT
     after = await store.mark(tx, payout.id, now=now, stop_asked_at=now, reason=reason, next_attempt_at=soon)
     return Change(payout, after)
 
@@ -251,6 +272,8 @@ async def _paid(tx: Tx, payout: Payout, *, memo: str, provider_payout_id: str | 
         ended_at=now,
         provider_payout_id=provider_payout_id,
         next_attempt_at=None,
+        stop_asked_at=None,
+        reason=None,
     )
     return Change(payout, after)
 
@@ -262,9 +285,7 @@ async def _come_to_nothing(
     return await _end(tx, payout, status, reason=reason, now=now, reversal_id=reversal_id)
 
 
-async def _end(
-    tx: Tx, payout: Payout, status: str, *, reason: str, now: datetime, reversal_id: str | None
-) -> Change:
+async def _end(tx: Tx, payout: Payout, status: str, *, reason: str, now: datetime, reversal_id: str | None) -> Change:
     # A door that calls nobody may not write what the processor said.
     more = {} if reversal_id is None else {"provider_reversal_id": reversal_id}
     after = await store.mark(
@@ -282,4 +303,24 @@ async def _locked(tx: Tx, payout_id: UUID) -> Payout:
 
 def _expect(payout: Payout, *statuses: str, to: str) -> None:
     if payout.status not in statuses:
-        raise Refusal("conflict", f"the payout is {payout.status}; it can {to} only while it is {' or '.join(statuses)}")
+        raise Refusal(
+            "conflict", f"the payout is {payout.status}; it can {to} only while it is {' or '.join(statuses)}"
+        )
+
+
+def shown(payout: Payout) -> dict[str, object]:
+    """A payout as the audit log keeps it: what people decide by, not how often the processor was asked."""
+    fields = {
+        "status": payout.status,
+        "amount_usd": to_wire(payout.amount_e8),
+        "provider": payout.provider,
+        "provider_account_id": payout.provider_account_id,
+        "requested_by": payout.requested_by,
+        "approved_by": payout.approved_by,
+        "operator_note": payout.operator_note,
+        "reason": payout.reason,
+        "provider_transfer_id": payout.provider_transfer_id,
+        "provider_payout_id": payout.provider_payout_id,
+        "provider_reversal_id": payout.provider_reversal_id,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
