@@ -36,6 +36,32 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+    select greatest(a.posted_e8 - earnings_young_v1(p_developer, a.id, p_since), 0)
+    from account a where a.kind = 'earnings' and a.developer_id = p_developer and a.label = '' and a.currency = 'USD'
+$$;
+
+CREATE FUNCTION public.earnings_spent_v1(p_earnings bigint) RETURNS bigint
+    LANGUAGE sql STABLE
+    AS $$
+    select coalesce((select sum(t.amount_e8) from transfer t where t.debit_id = p_earnings and t.code >= 10), 0)::bigint
+        - coalesce((select sum(t.amount_e8) from transfer t
+            where t.credit_id = p_earnings and t.code >= 10 and t.code in (42, 43)), 0)::bigint
+$$;
+
+CREATE FUNCTION public.earnings_young_v1(p_developer uuid, p_earnings bigint, p_since timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE
+    AS $$
+    select coalesce((select sum(u.channel_e8 + case u.payer when 1 then u.cost_e8 else 0 end)
+            from app a join usage_event u on u.app_id = a.id and u.created_at > p_since
+            where a.developer_id = p_developer), 0)::bigint
+        + coalesce((select sum(t.amount_e8) from transfer t
+            where t.credit_id = p_earnings and t.code >= 10 and t.code not in (42, 43) and t.created_at > p_since), 0)::bigint
+$$;
+
 CREATE FUNCTION public.expire_holds_v1(p_limit integer) RETURNS TABLE(id uuid, amount_e8 bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -280,6 +306,63 @@ CREATE FUNCTION public.ledger_refuse_v1() RETURNS trigger
     AS $$
 begin
     raise exception '% is immutable: % refused', tg_table_name, lower(tg_op) using errcode = 'restrict_violation';
+end
+$$;
+
+CREATE FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_earnings bigint;
+    v_clearing bigint;
+    v_spent bigint;
+begin
+    select a.id into v_earnings from account a where a.kind = 'earnings' and a.developer_id = p_developer
+        and a.label = '' and a.currency = 'USD';
+    select a.id into v_clearing from account a where a.kind = 'payout_clearing' and a.developer_id = p_developer
+        and a.label = '' and a.currency = 'USD';
+    if v_earnings is null or v_clearing is null or p_since is null then
+        status := 6;
+        return;
+    end if;
+    -- One statement is one snapshot: the three figures are of the same moment.
+    select a.posted_e8 - earnings_young_v1(p_developer, v_earnings, p_since), earnings_spent_v1(v_earnings)
+        into mature, v_spent from account a where a.id = v_earnings;
+    perform from account a where a.id in (v_earnings, v_clearing) order by a.id for update;
+    mature := greatest(mature - (earnings_spent_v1(v_earnings) - v_spent), 0);
+    amount := coalesce(p_amount, least(mature, p_most) / 1000000 * 1000000);
+    if amount > mature or amount < p_least or amount <= 0 then
+        status := 1;
+        return;
+    end if;
+    select s.status[1] into status from transfer_v1(array[p_payout], array[40::smallint], array[v_earnings],
+        array[v_clearing], array[amount], array[p_key], array[p_memo]) s;
+end
+$$;
+
+CREATE FUNCTION public.payout_refuse_change_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if tg_op = 'UPDATE'
+        and (new.id, new.developer_id, new.amount_e8, new.provider, new.provider_account_id, new.run, new.requested_by,
+            new.created_at) is not distinct from (old.id, old.developer_id, old.amount_e8, old.provider,
+            old.provider_account_id, old.run, old.requested_by, old.created_at)
+        and (old.approved_by is null or new.approved_by is not distinct from old.approved_by)
+        and (old.provider_transfer_id is null or new.provider_transfer_id is not distinct from old.provider_transfer_id)
+        and (old.provider_reversal_id is null or new.provider_reversal_id is not distinct from old.provider_reversal_id)
+        and new.key_number >= old.key_number
+        and (old.status in ('requested', 'approved', 'sent', 'paid') and new.status = old.status
+            or (old.status, new.status) in (('requested', 'approved'), ('requested', 'cancelled'),
+                ('approved', 'cancelled'), ('approved', 'failed'), ('sent', 'paid'), ('sent', 'failed'),
+                ('paid', 'failed'))
+            or old.provider = 'stripe' and (old.status, new.status) = ('approved', 'sent')
+            or old.provider = 'manual' and (old.status, new.status) = ('approved', 'paid')) then
+        return new;
+    end if;
+    raise exception 'a payout that is % may not become %', old.status, coalesce(new.status, 'deleted')
+        using errcode = 'restrict_violation';
 end
 $$;
 
@@ -1135,6 +1218,56 @@ CREATE TABLE public.move (
     credit_kind public.account_kind NOT NULL
 );
 
+CREATE TABLE public.payout (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    amount_e8 bigint NOT NULL,
+    status text DEFAULT 'requested'::text NOT NULL,
+    provider text NOT NULL,
+    provider_account_id text,
+    run text,
+    requested_by text NOT NULL,
+    approved_by text,
+    operator_note text,
+    reason text,
+    attempts integer DEFAULT 0 NOT NULL,
+    key_number integer DEFAULT 1 NOT NULL,
+    next_attempt_at timestamp with time zone,
+    last_error text,
+    provider_transfer_id text,
+    provider_payout_id text,
+    provider_reversal_id text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    approved_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    paid_at timestamp with time zone,
+    stop_asked_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT account_of_stripe CHECK (((provider = 'stripe'::text) = (provider_account_id IS NOT NULL))),
+    CONSTRAINT approved_before_paid CHECK (((approved_by IS NOT NULL) OR (status = ANY (ARRAY['requested'::text, 'cancelled'::text])))),
+    CONSTRAINT ended_has_a_time CHECK (((status = ANY (ARRAY['paid'::text, 'failed'::text, 'cancelled'::text])) = (ended_at IS NOT NULL))),
+    CONSTRAINT four_eyes CHECK ((approved_by <> requested_by)),
+    CONSTRAINT paid_has_a_time CHECK (((status <> 'paid'::text) OR (paid_at IS NOT NULL))),
+    CONSTRAINT payout_approved_by_check CHECK (((length(approved_by) >= 1) AND (length(approved_by) <= 200))),
+    CONSTRAINT payout_attempts_check CHECK ((attempts >= 0)),
+    CONSTRAINT payout_key_number_check CHECK ((key_number >= 1)),
+    CONSTRAINT payout_provider_check CHECK ((provider = ANY (ARRAY['manual'::text, 'stripe'::text]))),
+    CONSTRAINT payout_requested_by_check CHECK (((length(requested_by) >= 1) AND (length(requested_by) <= 200))),
+    CONSTRAINT payout_status_check CHECK ((status = ANY (ARRAY['requested'::text, 'approved'::text, 'sent'::text, 'paid'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT sent_before_called CHECK (((sent_at IS NOT NULL) OR ((attempts = 0) AND (provider_transfer_id IS NULL)))),
+    CONSTRAINT whole_cents CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0)))
+);
+
+CREATE TABLE public.payout_account (
+    developer_id uuid NOT NULL,
+    provider_account_id text NOT NULL,
+    is_ready boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT payout_account_provider_account_id_check CHECK (((length(provider_account_id) >= 1) AND (length(provider_account_id) <= 255)))
+);
+
 CREATE TABLE public.transfer (
     event_id uuid NOT NULL,
     code smallint NOT NULL,
@@ -1445,6 +1578,24 @@ ALTER TABLE ONLY public.local_endpoint
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
 
+ALTER TABLE ONLY public.payout_account
+    ADD CONSTRAINT payout_account_pkey PRIMARY KEY (developer_id);
+
+ALTER TABLE ONLY public.payout_account
+    ADD CONSTRAINT payout_account_provider_account_id_key UNIQUE (provider_account_id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_developer_id_run_key UNIQUE (developer_id, run);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_provider_reversal_id_key UNIQUE (provider_reversal_id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_provider_transfer_id_key UNIQUE (provider_transfer_id);
+
 ALTER TABLE ONLY public.price
     ADD CONSTRAINT price_pkey PRIMARY KEY (id);
 
@@ -1513,6 +1664,14 @@ CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree 
 
 CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
 
+CREATE INDEX payout_developer_idx ON public.payout USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE INDEX payout_due_idx ON public.payout USING btree (next_attempt_at) WHERE (next_attempt_at IS NOT NULL);
+
+CREATE INDEX payout_list_idx ON public.payout USING btree (created_at DESC, id DESC);
+
+CREATE UNIQUE INDEX payout_stripe_payout_key ON public.payout USING btree (provider_payout_id) WHERE (provider = 'stripe'::text);
+
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
 
 CREATE INDEX stripe_event_due_idx ON public.stripe_event USING btree (next_at) WHERE (settled_at IS NULL);
@@ -1538,6 +1697,10 @@ CREATE TRIGGER feature_version_is_history BEFORE DELETE OR UPDATE ON public.feat
 CREATE TRIGGER feature_version_is_kept BEFORE TRUNCATE ON public.feature_version FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER move_is_fixed BEFORE INSERT OR DELETE OR UPDATE ON public.move FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER payout_goes_forward BEFORE DELETE OR UPDATE ON public.payout FOR EACH ROW EXECUTE FUNCTION public.payout_refuse_change_v1();
+
+CREATE TRIGGER payout_is_kept BEFORE TRUNCATE ON public.payout FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER price_is_history BEFORE DELETE OR UPDATE ON public.price FOR EACH ROW EXECUTE FUNCTION public.price_refuse_change_v1();
 
@@ -1592,6 +1755,12 @@ ALTER TABLE ONLY public.local_endpoint
 
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.payout_account
+    ADD CONSTRAINT payout_account_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
 
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
@@ -1649,6 +1818,10 @@ CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (tru
 
 CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.payout TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.payout_account TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
@@ -1662,6 +1835,10 @@ ALTER TABLE public.hold ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.payout ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.payout_account ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.session ENABLE ROW LEVEL SECURITY;
 
@@ -1693,6 +1870,10 @@ CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_se
 
 CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.payout TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.payout_account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
@@ -1708,6 +1889,14 @@ REVOKE ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.ac
 GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) TO faucet_api;
 GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) TO faucet_jobs;
 
+REVOKE ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) TO faucet_api;
+GRANT ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.earnings_spent_v1(p_earnings bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.earnings_young_v1(p_developer uuid, p_earnings bigint, p_since timestamp with time zone) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION public.expire_holds_v1(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.expire_holds_v1(p_limit integer) TO faucet_jobs;
 
@@ -1722,6 +1911,12 @@ GRANT ALL ON FUNCTION public.hold_v1(p_id uuid[], p_wallet bigint[], p_amount bi
 REVOKE ALL ON FUNCTION public.ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.ledger_refuse_v1() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) TO faucet_api;
+GRANT ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.payout_refuse_change_v1() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.price_refuse_change_v1() FROM PUBLIC;
 
@@ -1890,6 +2085,61 @@ GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
 
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.payout TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(status) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(approved_by) ON TABLE public.payout TO faucet_api;
+
+GRANT UPDATE(operator_note) ON TABLE public.payout TO faucet_api;
+
+GRANT UPDATE(reason) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(reason) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(attempts) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(key_number) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(next_attempt_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(next_attempt_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(last_error) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(provider_transfer_id) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(provider_payout_id) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(provider_payout_id) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(provider_reversal_id) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(approved_at) ON TABLE public.payout TO faucet_api;
+
+GRANT UPDATE(sent_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(sent_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(paid_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(paid_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(stop_asked_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(stop_asked_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(ended_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(ended_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.payout_account TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.payout_account TO faucet_jobs;
+
+GRANT UPDATE(is_ready) ON TABLE public.payout_account TO faucet_api;
+GRANT UPDATE(is_ready) ON TABLE public.payout_account TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.payout_account TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.payout_account TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.transfer TO faucet_api;
 GRANT SELECT ON TABLE public.transfer TO faucet_jobs;

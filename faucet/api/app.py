@@ -26,6 +26,8 @@ from faucet.api import (
     features,
     health,
     operations,
+    payout_desk,
+    payouts,
     prices,
     reports,
     sessions,
@@ -47,6 +49,7 @@ from faucet.kit.log import logger
 from faucet.kit.metrics import Metrics
 from faucet.kit.upstream import Pool
 from faucet.limits.bucket import Bucket
+from faucet.payments.connect import connect_of
 from faucet.providers.probe import Prober
 
 KEEP_ALIVE_SECONDS = 75
@@ -65,8 +68,10 @@ _ROUTES = (
     features,
     developer_keys,
     operations,
+    payouts,
     developers,
     adjustments,
+    payout_desk,
     prices,
     control,
     docs,
@@ -102,6 +107,7 @@ def build_app(
             clock or Clock(),
             metrics,
             prober,
+            connect=connect_of(config),
             bearers=_bucket(config.api_rate_limit_max_requests, config.api_rate_limit_window_ms),
             session_bucket=_bucket(config.session_rate_limit_max_requests, config.session_rate_limit_window_ms),
         )

@@ -237,6 +237,8 @@ class PayoutItem(Reply):
     status: str
     provider: str | None = None
     provider_payout_id: str | None = None
+    reason: str | None = None
+    """Why it failed or was cancelled."""
     created_at: Moment
     updated_at: Moment
 

@@ -17,6 +17,7 @@ from faucet.kit.db import Tx
 from faucet.kit.errors import Refusal
 from faucet.kit.metrics import Metrics
 from faucet.limits.bucket import Bucket
+from faucet.payments.connect import PayoutProcessor
 from faucet.providers.probe import Prober
 
 ROLE = "faucet_api"
@@ -31,6 +32,8 @@ class World:
     clock: Clock
     metrics: Metrics
     prober: Prober
+    connect: PayoutProcessor | None = None
+    """Where developers' accounts are, if Stripe is set up."""
     bearers: Bucket | None = None
     """The rate of each developer's token and of each session, whatever addresses they come from."""
     session_bucket: Bucket | None = None

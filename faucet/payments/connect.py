@@ -16,7 +16,8 @@ from uuid import UUID
 
 import stripe
 
-from faucet.payments.processor import ProcessorRefused, StripeLine
+from faucet.kit.config import Config
+from faucet.payments.processor import ProcessorRefused, StripeLine, line_of
 
 FOUND_MAX = 100
 """So many of an account's newest payouts are looked through for ours."""
@@ -200,6 +201,12 @@ class StripeConnect:
             )
         except ProcessorRefused:  # it left meanwhile, or is over: how it stands says which
             return await self.payout(bank_payout_id, account_id=account_id)
+
+
+def connect_of(config: Config) -> StripeConnect | None:
+    """The adapter that the settings describe; None where Stripe isn't configured."""
+    line = line_of(config)
+    return None if line is None else StripeConnect(line)
 
 
 def is_ready(account: Mapping[str, Any]) -> bool:
