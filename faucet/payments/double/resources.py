@@ -4,13 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from faucet.payments.double import events
+from faucet.payments.double import (
+    balance_transactions,
+    charges,
+    checkout,
+    checkout_page,
+    customers,
+    disputes,
+    events,
+    payment_intents,
+    payment_methods,
+    refunds,
+)
 from faucet.payments.double.control import ControlAct
 from faucet.payments.double.pages import PageRoute
 from faucet.payments.double.routes import Route
 from faucet.payments.double.state import State
 
-ROUTES: tuple[Route, ...] = (*events.ROUTES,)
-PAGES: tuple[PageRoute, ...] = ()
-CONTROLS_OF_RESOURCES: dict[tuple[str, str], ControlAct] = {}
-TICKS: tuple[Callable[[State], None], ...] = ()
+ROUTES: tuple[Route, ...] = (
+    *balance_transactions.ROUTES,
+    *charges.ROUTES,
+    *checkout.ROUTES,
+    *customers.ROUTES,
+    *disputes.ROUTES,
+    *events.ROUTES,
+    *payment_intents.ROUTES,
+    *payment_methods.ROUTES,
+    *refunds.ROUTES,
+)
+PAGES: tuple[PageRoute, ...] = (
+    *charges.PAGES,
+    *checkout_page.PAGES,
+)
+CONTROLS_OF_RESOURCES: dict[tuple[str, str], ControlAct] = {
+    **disputes.CONTROLS,
+    **refunds.CONTROLS,
+}
+TICKS: tuple[Callable[[State], None], ...] = (
+    balance_transactions.tick,
+    checkout.tick,
+    disputes.tick,
+)
