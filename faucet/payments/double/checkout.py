@@ -8,7 +8,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from faucet.payments.double import payment_intents, payment_methods
-from faucet.payments.double.params import Group, Items, Metadata, Shape, Text, Whole
+from faucet.payments.double.params import Flag, Group, Items, Metadata, Shape, Text, Whole
 from faucet.payments.double.problem import Problem
 from faucet.payments.double.routes import PAGE, Call, Route, was_created
 from faucet.payments.double.state import Object, State, page_of
@@ -179,7 +179,8 @@ _CREATE: dict[str, Shape] = {
     "locale": Text(longest=10),
     "metadata": Metadata(),
     "payment_intent_data": Group(_INTENT),
-    "payment_method_types": Items(Text(words=("card",))),
+    "adaptive_pricing": Group({"enabled": Flag()}),
+    "allowed_payment_method_types": Items(Text(words=("card",))),
     "submit_type": Text(words=("auto", "book", "donate", "pay")),
 }
 ROUTES = (

@@ -78,7 +78,7 @@ def pay(state: State, intent: Object, method: Object, *, off_session: bool = Fal
 def create(state: State, call: Call) -> Object:
     params = dict(call.params)
     confirm, off_session = params.pop("confirm", False), params.pop("off_session", False)
-    params.pop("payment_method_types", None)
+    params.pop("allowed_payment_method_types", None)
     params.pop("automatic_payment_methods", None)
     name = params.pop("payment_method", None)
     if off_session and not confirm:
@@ -148,7 +148,7 @@ _CREATE: dict[str, Shape] = {
     "currency": Text(required=True, longest=3),
     "customer": Text(),
     "payment_method": Text(),
-    "payment_method_types": Items(Text(words=("card",))),
+    "allowed_payment_method_types": Items(Text(words=("card",))),
     "automatic_payment_methods": Group({"enabled": Flag(required=True), "allow_redirects": Text()}),
     "confirm": Flag(),
     "off_session": Flag(),
