@@ -570,6 +570,22 @@ CREATE FUNCTION public.session_resolve_v1(p_bearer_hash bytea) RETURNS TABLE(ses
     where s.bearer_hash = p_bearer_hash
 $$;
 
+CREATE FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_ended integer;
+begin
+    update session set revoked_at = now() where end_user_id = p_end_user and not may_spend_paid and revoked_at is null;
+    get diagnostics v_ended = row_count;
+    if v_ended > 0 then
+        perform pg_notify('faucet_changed', '');
+    end if;
+    return v_ended;
+end
+$$;
+
 CREATE FUNCTION public.settle_carefully_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) RETURNS record
     LANGUAGE plpgsql
     AS $$
@@ -872,6 +888,48 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_clearing bigint;
+    v_write_off bigint;
+    v_wallet account%rowtype;
+    v_done smallint[];
+begin
+    select a.id into v_clearing from account a where a.kind = 'stripe_clearing' and a.currency = 'USD';
+    select a.id into v_write_off from account a where a.kind = 'write_off' and a.currency = 'USD';
+    perform from account where id in (p_wallet, v_clearing, v_write_off) order by kind = 'write_off', id for update;
+    select coalesce(sum(t.amount_e8) filter (where t.key = p_key), 0),
+        coalesce(sum(t.amount_e8) filter (where t.key <> p_key), 0)
+    into taken, written_off from transfer t where t.key in (p_key, p_key || ':write_off');
+    if taken + written_off > 0 then
+        status := case when taken + written_off = p_amount then 4 else 5 end;
+        return;
+    end if;
+    select * into v_wallet from account where id = p_wallet;
+    if v_wallet.kind is distinct from 'wallet' or p_code not in (20, 22) or p_amount is null or p_amount <= 0 then
+        status := 6;
+        return;
+    end if;
+    taken := least(p_amount, v_wallet.posted_e8 - v_wallet.held_e8);
+    written_off := p_amount - taken;
+    status := 0;
+    if taken > 0 then
+        v_done := transfer_v1(array[p_event], array[p_code], array[p_wallet], array[v_clearing], array[taken],
+            array[p_key], array[p_memo]);
+        status := v_done[1];
+    end if;
+    if status = 0 and written_off > 0 then
+        v_done := transfer_v1(array[p_event], array[p_code + 1]::smallint[], array[v_write_off], array[v_clearing],
+            array[written_off], array[p_key || ':write_off'], array[p_memo]);
+        status := v_done[1];
+        update account set frozen_at = coalesce(frozen_at, now()) where id = p_wallet;
+    end if;
+end
+$$;
+
 CREATE FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) RETURNS smallint[]
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -916,6 +974,17 @@ begin
             update account set posted_e8 = posted_e8 + p_amount[i], updated_at = now() where account.id = p_credit[i];
         end if;
     end loop;
+end
+$$;
+
+CREATE FUNCTION public.wallet_freeze_v1(p_wallet bigint, p_frozen boolean) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+begin
+    update account set frozen_at = case when p_frozen then now() end, updated_at = now()
+    where id = p_wallet and kind = 'wallet' and (frozen_at is not null) <> p_frozen;
+    return found;
 end
 $$;
 
@@ -1013,6 +1082,27 @@ CREATE TABLE public.audit_log (
     request_id text,
     before jsonb,
     after jsonb
+);
+
+CREATE TABLE public.auto_top_up (
+    wallet_id bigint NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    end_user_id uuid NOT NULL,
+    status text NOT NULL,
+    threshold_e8 bigint NOT NULL,
+    amount_e8 bigint NOT NULL,
+    monthly_cap_e8 bigint NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    pause_reason text,
+    consented_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT auto_top_up_amount_e8_check CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0))),
+    CONSTRAINT auto_top_up_failures_check CHECK ((failures >= 0)),
+    CONSTRAINT auto_top_up_status_check CHECK ((status = ANY (ARRAY['on'::text, 'paused'::text, 'off'::text]))),
+    CONSTRAINT auto_top_up_threshold_e8_check CHECK ((threshold_e8 > 0)),
+    CONSTRAINT cap_fits_one CHECK ((monthly_cap_e8 >= amount_e8))
 );
 
 CREATE TABLE public.credential (
@@ -1218,6 +1308,18 @@ CREATE TABLE public.move (
     credit_kind public.account_kind NOT NULL
 );
 
+CREATE TABLE public.payment_customer (
+    end_user_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    customer_id text NOT NULL,
+    payment_method_id text,
+    card_brand text,
+    card_last4 text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT payment_customer_card_last4_check CHECK ((card_last4 ~ '^[0-9]{4}$'::text))
+);
+
 CREATE TABLE public.payout (
     id uuid NOT NULL,
     developer_id uuid NOT NULL,
@@ -1419,6 +1521,7 @@ CREATE TABLE public.session (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     expires_at timestamp with time zone NOT NULL,
     revoked_at timestamp with time zone,
+    may_spend_paid boolean DEFAULT false NOT NULL,
     CONSTRAINT session_bearer_hash_check CHECK ((length(bearer_hash) = 32))
 );
 
@@ -1483,6 +1586,81 @@ CREATE TABLE public.stripe_event (
     CONSTRAINT stripe_event_type_check CHECK (((length(type) >= 1) AND (length(type) <= 255)))
 );
 
+CREATE TABLE public.top_up (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    end_user_id uuid NOT NULL,
+    wallet_id bigint NOT NULL,
+    kind text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    reason text,
+    attempt integer,
+    checkout_session_id text,
+    checkout_url text,
+    payment_intent_id text,
+    saves_card boolean DEFAULT false NOT NULL,
+    fee_e8 bigint,
+    receipt_number text,
+    receipt_url text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    credited_at timestamp with time zone,
+    CONSTRAINT auto_has_an_attempt CHECK (((kind = 'auto'::text) = (attempt IS NOT NULL))),
+    CONSTRAINT checkout_has_a_session CHECK (((kind <> 'checkout'::text) OR (checkout_session_id IS NOT NULL))),
+    CONSTRAINT credited_has_a_time CHECK (((status = 'credited'::text) = (credited_at IS NOT NULL))),
+    CONSTRAINT top_up_amount_e8_check CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0))),
+    CONSTRAINT top_up_attempt_check CHECK ((attempt > 0)),
+    CONSTRAINT top_up_fee_e8_check CHECK ((fee_e8 >= 0)),
+    CONSTRAINT top_up_kind_check CHECK ((kind = ANY (ARRAY['checkout'::text, 'auto'::text]))),
+    CONSTRAINT top_up_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'credited'::text, 'expired'::text, 'failed'::text, 'refused'::text])))
+);
+
+CREATE TABLE public.top_up_refund (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    top_up_id uuid NOT NULL,
+    amount_e8 bigint NOT NULL,
+    status text DEFAULT 'requested'::text NOT NULL,
+    reason text NOT NULL,
+    asked_by text NOT NULL,
+    reversal_id text,
+    failure text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT sent_has_an_id CHECK (((status <> 'sent'::text) OR (reversal_id IS NOT NULL))),
+    CONSTRAINT top_up_refund_amount_e8_check CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0))),
+    CONSTRAINT top_up_refund_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+    CONSTRAINT top_up_refund_status_check CHECK ((status = ANY (ARRAY['requested'::text, 'sent'::text, 'failed'::text])))
+);
+
+CREATE TABLE public.top_up_reversal (
+    id text NOT NULL,
+    developer_id uuid NOT NULL,
+    top_up_id uuid NOT NULL,
+    wallet_id bigint NOT NULL,
+    kind text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    taken_e8 bigint NOT NULL,
+    written_off_e8 bigint NOT NULL,
+    healed_e8 bigint DEFAULT 0 NOT NULL,
+    state text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT heals_at_most_itself CHECK ((healed_e8 <= amount_e8)),
+    CONSTRAINT heals_by_returning CHECK (((healed_e8 = 0) OR (state = 'returned'::text))),
+    CONSTRAINT taken_or_written_off CHECK (((taken_e8 + written_off_e8) = amount_e8)),
+    CONSTRAINT top_up_reversal_amount_e8_check CHECK ((amount_e8 > 0)),
+    CONSTRAINT top_up_reversal_healed_e8_check CHECK ((healed_e8 >= 0)),
+    CONSTRAINT top_up_reversal_id_check CHECK (((length(id) >= 1) AND (length(id) <= 255))),
+    CONSTRAINT top_up_reversal_kind_check CHECK ((kind = ANY (ARRAY['refund'::text, 'dispute'::text]))),
+    CONSTRAINT top_up_reversal_state_check CHECK ((state = ANY (ARRAY['gone'::text, 'lost'::text, 'returned'::text]))),
+    CONSTRAINT top_up_reversal_taken_e8_check CHECK ((taken_e8 >= 0)),
+    CONSTRAINT top_up_reversal_written_off_e8_check CHECK ((written_off_e8 >= 0))
+);
+
 CREATE TABLE public.vault_key (
     id uuid NOT NULL,
     public_key bytea NOT NULL,
@@ -1523,6 +1701,12 @@ ALTER TABLE ONLY public.app_signing_key
 
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_end_user_id_key UNIQUE (end_user_id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_pkey PRIMARY KEY (wallet_id);
 
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_pkey PRIMARY KEY (id);
@@ -1578,6 +1762,12 @@ ALTER TABLE ONLY public.local_endpoint
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
 
+ALTER TABLE ONLY public.payment_customer
+    ADD CONSTRAINT payment_customer_customer_id_key UNIQUE (customer_id);
+
+ALTER TABLE ONLY public.payment_customer
+    ADD CONSTRAINT payment_customer_pkey PRIMARY KEY (end_user_id);
+
 ALTER TABLE ONLY public.payout_account
     ADD CONSTRAINT payout_account_pkey PRIMARY KEY (developer_id);
 
@@ -1623,6 +1813,27 @@ ALTER TABLE ONLY public.spend_limit
 ALTER TABLE ONLY public.stripe_event
     ADD CONSTRAINT stripe_event_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_checkout_session_id_key UNIQUE (checkout_session_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_payment_intent_id_key UNIQUE (payment_intent_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.top_up_refund
+    ADD CONSTRAINT top_up_refund_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.top_up_refund
+    ADD CONSTRAINT top_up_refund_reversal_id_key UNIQUE (reversal_id);
+
+ALTER TABLE ONLY public.top_up_reversal
+    ADD CONSTRAINT top_up_reversal_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_wallet_id_attempt_key UNIQUE (wallet_id, attempt);
+
 ALTER TABLE ONLY public.transfer
     ADD CONSTRAINT transfer_pkey PRIMARY KEY (event_id, code);
 
@@ -1645,6 +1856,8 @@ CREATE INDEX audit_log_developer_idx ON public.audit_log USING btree (developer_
 CREATE INDEX audit_log_list_idx ON public.audit_log USING btree (created_at DESC, id DESC);
 
 CREATE INDEX audit_log_resource_idx ON public.audit_log USING btree (resource_type, resource_id, created_at DESC);
+
+CREATE INDEX auto_top_up_on_idx ON public.auto_top_up USING btree (wallet_id) WHERE (status = 'on'::text);
 
 CREATE INDEX credential_developer_idx ON public.credential USING btree (developer_id, created_at DESC, id DESC) WHERE (owner = 'developer'::text);
 
@@ -1674,9 +1887,29 @@ CREATE UNIQUE INDEX payout_stripe_payout_key ON public.payout USING btree (provi
 
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
 
+CREATE INDEX session_unvouched_idx ON public.session USING btree (end_user_id) WHERE ((NOT may_spend_paid) AND (revoked_at IS NULL));
+
 CREATE INDEX stripe_event_due_idx ON public.stripe_event USING btree (next_at) WHERE (settled_at IS NULL);
 
 CREATE INDEX stripe_event_list_idx ON public.stripe_event USING btree (received_at DESC, id DESC);
+
+CREATE INDEX top_up_developer_idx ON public.top_up USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE INDEX top_up_fee_idx ON public.top_up USING btree (credited_at) WHERE ((status = 'credited'::text) AND (fee_e8 IS NULL));
+
+CREATE INDEX top_up_list_idx ON public.top_up USING btree (end_user_id, created_at DESC, id DESC);
+
+CREATE UNIQUE INDEX top_up_one_auto_at_a_time ON public.top_up USING btree (wallet_id) WHERE ((kind = 'auto'::text) AND (status = 'pending'::text));
+
+CREATE INDEX top_up_pending_idx ON public.top_up USING btree (updated_at) WHERE (status = 'pending'::text);
+
+CREATE INDEX top_up_refund_due_idx ON public.top_up_refund USING btree (created_at) WHERE (status = 'requested'::text);
+
+CREATE INDEX top_up_refund_top_up_idx ON public.top_up_refund USING btree (top_up_id);
+
+CREATE INDEX top_up_reversal_top_up_idx ON public.top_up_reversal USING btree (top_up_id);
+
+CREATE INDEX top_up_reversal_wallet_idx ON public.top_up_reversal USING btree (wallet_id);
 
 CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
 
@@ -1723,6 +1956,15 @@ ALTER TABLE ONLY public.app
 ALTER TABLE ONLY public.app_signing_key
     ADD CONSTRAINT app_signing_key_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
 
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
+
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
 
@@ -1756,6 +1998,9 @@ ALTER TABLE ONLY public.local_endpoint
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
 
+ALTER TABLE ONLY public.payment_customer
+    ADD CONSTRAINT payment_customer_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
 ALTER TABLE ONLY public.payout_account
     ADD CONSTRAINT payout_account_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
 
@@ -1774,6 +2019,24 @@ ALTER TABLE ONLY public.session
 ALTER TABLE ONLY public.spend_counter
     ADD CONSTRAINT spend_counter_limit_id_fkey FOREIGN KEY (limit_id) REFERENCES public.spend_limit(id);
 
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.top_up_refund
+    ADD CONSTRAINT top_up_refund_top_up_id_fkey FOREIGN KEY (top_up_id) REFERENCES public.top_up(id);
+
+ALTER TABLE ONLY public.top_up_reversal
+    ADD CONSTRAINT top_up_reversal_top_up_id_fkey FOREIGN KEY (top_up_id) REFERENCES public.top_up(id);
+
+ALTER TABLE ONLY public.top_up_reversal
+    ADD CONSTRAINT top_up_reversal_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
+
 ALTER TABLE public.account ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
@@ -1781,6 +2044,8 @@ ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.app_signing_key ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.audit_log ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.auto_top_up ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.credential ENABLE ROW LEVEL SECURITY;
 
@@ -1800,6 +2065,8 @@ CREATE POLICY everybody ON public.app_signing_key TO faucet_jobs USING (true) WI
 
 CREATE POLICY everybody ON public.audit_log TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.auto_top_up TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.credential TO faucet_gateway USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.developer TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
@@ -1818,11 +2085,19 @@ CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (tru
 
 CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.payment_customer TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.payout TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.payout_account TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.top_up TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.top_up_refund TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.top_up_reversal TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
@@ -1835,6 +2110,8 @@ ALTER TABLE public.hold ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.payment_customer ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.payout ENABLE ROW LEVEL SECURITY;
 
@@ -1849,6 +2126,8 @@ CREATE POLICY tenant ON public.app TO faucet_api USING (((current_setting('fauce
 CREATE POLICY tenant ON public.app_signing_key TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.audit_log TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.auto_top_up TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.credential TO faucet_api USING (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text)));
 
@@ -1870,13 +2149,27 @@ CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_se
 
 CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.payment_customer TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.payout TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.payout_account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.top_up TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.top_up_refund TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.top_up_reversal TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+ALTER TABLE public.top_up ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.top_up_refund ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.top_up_reversal ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.usage_event ENABLE ROW LEVEL SECURITY;
 
@@ -1948,6 +2241,10 @@ GRANT ALL ON FUNCTION public.session_limit_open_v1(p_session uuid, p_limit bigin
 REVOKE ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) TO faucet_gateway;
 
+REVOKE ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) TO faucet_api;
+GRANT ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) TO faucet_jobs;
+
 REVOKE ALL ON FUNCTION public.settle_carefully_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.settle_locked_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
@@ -1960,9 +2257,16 @@ REVOKE ALL ON FUNCTION public.spend_counters_v1(p_app uuid[], p_feature uuid[], 
 REVOKE ALL ON FUNCTION public.spend_limit_set_v1(p_scope text, p_scope_id uuid, p_period text, p_limit bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.spend_limit_set_v1(p_scope text, p_scope_id uuid, p_period text, p_limit bigint) TO faucet_api;
 
+REVOKE ALL ON FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) TO faucet_api;
+GRANT ALL ON FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) TO faucet_jobs;
+
 REVOKE ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) TO faucet_api;
 GRANT ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.wallet_freeze_v1(p_wallet bigint, p_frozen boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.wallet_freeze_v1(p_wallet bigint, p_frozen boolean) TO faucet_api;
 
 GRANT SELECT ON TABLE public.account TO faucet_api;
 GRANT SELECT ON TABLE public.account TO faucet_jobs;
@@ -1987,6 +2291,9 @@ GRANT UPDATE(revoked_at) ON TABLE public.app_signing_key TO faucet_api;
 
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_jobs;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE public.auto_top_up TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.auto_top_up TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.credential TO faucet_gateway;
 GRANT INSERT ON TABLE public.credential TO faucet_api;
@@ -2085,6 +2392,9 @@ GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
 
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE public.payment_customer TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.payment_customer TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.payout TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.payout TO faucet_jobs;
@@ -2195,6 +2505,15 @@ GRANT UPDATE(next_at) ON TABLE public.stripe_event TO faucet_jobs;
 
 GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_api;
 GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up TO faucet_jobs;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_refund TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_reversal TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_reversal TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.vault_key TO faucet_gateway;
 

@@ -53,6 +53,7 @@ _PAYOUT_OPEN: LiteralString = """
 select status, amount, mature from payout_open_v1(%s::uuid, %s::uuid, %s::bigint, %s::bigint, %s::bigint,
     %s::timestamptz, %s::text, %s::text)
 """
+_TAKE_BACK: LiteralString = "select status, taken, written_off from take_back_v1(%s, %s::smallint, %s, %s, %s, %s)"
 _OPEN: LiteralString = "select account_open_v1(%s::uuid, %s::account_kind, %s::uuid, %s::uuid, %s::text)"
 
 
@@ -109,6 +110,26 @@ async def open_payout(tx: Tx, ask: PayoutAsk) -> tuple[Status, int, int]:
     if row is None:
         raise InvariantBroken("payout_open_v1 gave no answer")
     return Status(row[0]), row[1] or 0, row[2] or 0
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """What a wallet gave back, and what had to be written off because it had less. In e8."""
+
+    status: Status
+    taken_e8: int
+    written_off_e8: int
+
+
+async def take_back(
+    tx: Tx, *, event_id: UUID, code: Code, wallet: AccountId, amount_e8: int, key: str, memo: str
+) -> TakenBack:
+    """Take what is there beyond holds, write the rest off, and freeze the wallet then."""
+    cursor = await tx.execute(_TAKE_BACK, (event_id, int(code), wallet, amount_e8, key, memo))
+    row = await cursor.fetchone()
+    if row is None:
+        raise InvariantBroken("take_back_v1 gave no answer")
+    return TakenBack(Status(row[0]), int(row[1]), int(row[2]))
 
 
 async def open_account(

@@ -60,6 +60,78 @@ async def grant(tx: Tx, wallet: AccountId, amount_e8: int, *, key: str | None, m
     return await _one(tx, Code.GRANT, debit=grants, credit=wallet, amount_e8=amount_e8, key=key, memo=memo)
 
 
+async def top_up(tx: Tx, wallet: AccountId, amount_e8: int, *, key: str, memo: str) -> Booked:
+    """Credit what a person paid, once the processor has it.
+
+    Raises Refusal `idempotency_conflict` where the key has booked something else.
+    """
+    clearing = await book.open_account(tx, uuid7(), Kind.STRIPE_CLEARING)
+    return await _one(tx, Code.TOP_UP, debit=clearing, credit=wallet, amount_e8=amount_e8, key=key, memo=memo)
+
+
+async def processor_fee(tx: Tx, amount_e8: int, *, key: str, memo: str) -> Booked:
+    """Book what the processor kept for itself, of a top-up or for a dispute."""
+    fees = await book.open_account(tx, uuid7(), Kind.PROCESSOR_FEES)
+    clearing = await book.open_account(tx, uuid7(), Kind.STRIPE_CLEARING)
+    return await _one(tx, Code.PROCESSOR_FEE, debit=fees, credit=clearing, amount_e8=amount_e8, key=key, memo=memo)
+
+
+# ── back out of a wallet, and back again ──
+
+Back = Literal["refund", "charge_back"]
+_TAKES = {"refund": Code.REFUND, "charge_back": Code.CHARGE_BACK}
+_RETURNS = {"refund": Code.REFUND_RETURNED, "charge_back": Code.CHARGE_BACK_RETURNED}
+
+
+async def take_back(
+    tx: Tx, wallet: AccountId, amount_e8: int, *, why: Back, key: str, memo: str
+) -> tuple[int, int, Booked]:
+    """Give a top-up back to its card: what the wallet has beyond holds, and the rest as a write-off.
+
+    Gives what was taken and what was written off, in e8; where that is more than nothing the wallet is frozen until an
+    operator decides. Raises Refusal `idempotency_conflict` where the key has booked something else.
+    """
+    if not 0 < amount_e8 <= E8_MAX:
+        raise InvariantBroken(f"a move of {amount_e8} e8")
+    done = await book.take_back(
+        tx, event_id=uuid7(), code=_TAKES[why], wallet=wallet, amount_e8=amount_e8, key=key, memo=memo
+    )
+    match done.status:
+        case book.Status.DONE:
+            return done.taken_e8, done.written_off_e8, Booked.NOW
+        case book.Status.REPEATED:
+            return done.taken_e8, done.written_off_e8, Booked.BEFORE
+        case book.Status.CONFLICT:
+            raise Refusal("idempotency_conflict", "this idempotency key was used for something else")
+        case _:
+            raise InvariantBroken(f"the ledger refused to take {why} from {wallet}: {done.status.name}")
+
+
+async def give_back(tx: Tx, wallet: AccountId, amount_e8: int, *, heal_e8: int, why: Back, key: str, memo: str) -> None:
+    """Money came back that had been taken: `heal_e8` of it makes a write-off good, the rest is the wallet's again."""
+    if not 0 <= heal_e8 <= amount_e8:
+        raise InvariantBroken(f"{heal_e8} of {amount_e8} e8 can't be healed")
+    clearing = await book.open_account(tx, uuid7(), Kind.STRIPE_CLEARING)
+    write_off = await book.open_account(tx, uuid7(), Kind.WRITE_OFF)
+    code = _RETURNS[why]
+    if heal_e8:
+        await _one(tx, code, debit=clearing, credit=write_off, amount_e8=heal_e8, key=f"{key}:write_off", memo=memo)
+    if amount_e8 > heal_e8:
+        await _one(tx, code, debit=clearing, credit=wallet, amount_e8=amount_e8 - heal_e8, key=key, memo=memo)
+
+
+async def one_at_a_time(tx: Tx, wallet: AccountId, *, alone: bool = True) -> None:
+    """Wait for who is paying into this wallet or taking back from it; and, `alone`, keep others waiting till the tx ends.
+
+    Taken before anything of the ledger is locked, so that it can't be part of a circle.
+    """
+    name = f"wallet:{wallet}"
+    if alone:
+        await tx.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (name,))
+    else:
+        await tx.execute("select pg_advisory_xact_lock_shared(hashtextextended(%s, 0))", (name,))
+
+
 # ── through a request: hold, then settle or release exactly once (in groups, by the lane) ──
 
 

@@ -1,15 +1,19 @@
-"""The processor: what this room asks of Stripe, as a port, and the one adapter that asks it.
+"""The processor: what top-ups ask of it, as a port, and the line to Stripe that adapters share.
 
-`StripeLine` is the line to Stripe: one client, its calls in threads, its failures as ours. It retries what may be
-repeated and gives every call that creates something our idempotency key, so that a repeat creates nothing new.
-Others' ports (payouts) share the line. Not here: when something is asked, what is booked of it, any tx.
+`StripeLine` is one client, its calls in threads, its failures as ours. It retries what may be repeated; every call that
+creates something carries our idempotency key, so that a repeat creates nothing new. `StripeTopUps` (`stripe_top_ups`)
+is the port's adapter; payouts have their own port and the same line. Not here: when something is asked, what is booked
+of it, any tx.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 import stripe
 from stripe._base_address import BaseAddresses
@@ -98,3 +102,107 @@ def _decline_code(error: stripe.CardError) -> str | None:
     body: Any = error.json_body
     found = body.get("error", {}).get("decline_code") if isinstance(body, dict) else None
     return found if isinstance(found, str) else None
+
+
+# ── top-ups ──
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckoutAsk:
+    """A page on which a person is to pay."""
+
+    top_up_id: UUID
+    amount_cents: int
+    success_url: str
+    cancel_url: str
+    customer_id: str | None = None
+    """Where the card is to be kept, for payments when its owner isn't there."""
+    lasts_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutPage:
+    """A checkout session that was made."""
+
+    id: str
+    url: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What the processor knows of a payment. Amounts in cents."""
+
+    intent_id: str
+    status: str
+    amount_cents: int
+    currency: str
+    payment_method_id: str | None
+    fee_cents: int | None
+    receipt_url: str | None
+    receipt_number: str | None
+    top_up_id: str | None
+    """Which of our top-ups it is for, as we told the processor when we asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCard:
+    """A card that the processor keeps for one of its customers."""
+
+    id: str
+    brand: str
+    last4: str
+
+
+class TopUpProcessor(Protocol):
+    """What top-ups need of a processor. Each call may raise ProcessorRefused and its kinds, and ProcessorUnsure."""
+
+    async def open_checkout(self, ask: CheckoutAsk, *, key: str) -> CheckoutPage:
+        """A page on which a person can pay this."""
+        ...
+
+    async def close_checkout(self, session_id: str) -> None:
+        """Nobody can pay there any more. Raises ProcessorRefused where it was paid or is over."""
+        ...
+
+    async def checkout(self, session_id: str) -> dict[str, Any]:
+        """A checkout session as an event about it would show it."""
+        ...
+
+    async def ensure_customer(self, end_user_id: UUID) -> str:
+        """The customer that an end user is at the processor, under our id alone."""
+        ...
+
+    async def charge(
+        self, *, top_up_id: UUID, amount_cents: int, customer_id: str, payment_method_id: str, key: str
+    ) -> Payment:
+        """Take this from a saved card while its owner isn't there. Raises CardDeclined."""
+        ...
+
+    async def payment(self, intent_id: str) -> Payment:
+        """A payment with its fee and receipt, as far as they are known."""
+        ...
+
+    async def payments_of(self, customer_id: str, *, since: datetime) -> list[Payment]:
+        """A customer's payments since then."""
+        ...
+
+    async def card(self, payment_method_id: str) -> SavedCard:
+        """A saved card, as far as it may be shown."""
+        ...
+
+    async def forget_card(self, payment_method_id: str) -> None:
+        """Keep a card no longer. One that is gone already is fine."""
+        ...
+
+    async def refund(self, intent_id: str, *, amount_cents: int, key: str) -> dict[str, Any]:
+        """Give this back to the card; the refund as an event about it would show it."""
+        ...
+
+    async def events(self, *, since: datetime, limit: int) -> list[bytes]:
+        """The events since then, newest first, each as a webhook's body would have it."""
+        ...
+
+    async def event(self, event_id: str) -> bytes:
+        """One event, as a webhook's body would have it."""
+        ...

@@ -30,15 +30,16 @@ def create(state: State, call: Call) -> Object:
     account = _account(state, call)
     if not account["payouts_enabled"]:
         raise Problem(400, "Cannot create payouts; your account needs more information.", code="payouts_not_allowed")
-    balance.change(state, account["id"], -call.params["amount"])
+    name = state.new_id("po")
+    transaction = balance.move(state, account["id"], -call.params["amount"], kind="payout", source=name)
     made = state.add(
         {
-            "id": state.new_id("po"),
+            "id": name,
             "object": "payout",
             "amount": call.params["amount"],
             "arrival_date": state.now() + state.rules.get("payout_seconds", ARRIVES_SECONDS),
             "automatic": False,
-            "balance_transaction": state.new_id("txn"),
+            "balance_transaction": transaction,
             "created": state.now(),
             "currency": call.params["currency"],
             "description": call.params.get("description"),
@@ -84,7 +85,8 @@ def _become(state: State, payout: Object, status: str, failure_code: str | None 
         code = failure_code or "account_closed"
         payout |= {"failure_code": code, "failure_message": FAILURES.get(code, code)}
     if status in ("failed", "canceled"):
-        balance.change(state, account, payout["amount"])
+        ended = "payout_failure" if status == "failed" else "payout_cancel"
+        balance.move(state, account, payout["amount"], kind=ended, source=payout["id"])
     kind = "payout.updated" if status == "in_transit" else f"payout.{status}"
     state.emit(kind, payout, account=account, previous=before)
     return payout

@@ -104,6 +104,11 @@ class State:
         return event
 
 
+def dollars(cents: int) -> str:
+    """An amount for people."""
+    return f"${cents // 100}.{cents % 100:02d}"
+
+
 def page_of(rows: Iterable[Object], params: dict[str, Any], url: str) -> Object:
     """A list as Stripe shows it: newest first, from `starting_after` on or up to `ending_before`. Raises Problem."""
     newest = list(rows)[::-1]

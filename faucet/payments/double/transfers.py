@@ -16,21 +16,21 @@ from faucet.payments.double.state import Object, State, page_of
 def create(state: State, call: Call) -> Object:
     asked = call.params
     account = transferable(state, asked["destination"], param="destination")
-    balance.change(state, None, -asked["amount"])
-    balance.change(state, account["id"], asked["amount"])
-    name = state.new_id("tr")
+    name, payment = state.new_id("tr"), state.new_id("py")
+    transaction = balance.move(state, None, -asked["amount"], kind="transfer", source=name)
+    balance.move(state, account["id"], asked["amount"], kind="payment", source=payment)
     made = state.add(
         {
             "id": name,
             "object": "transfer",
             "amount": asked["amount"],
             "amount_reversed": 0,
-            "balance_transaction": state.new_id("txn"),
+            "balance_transaction": transaction,
             "created": state.now(),
             "currency": asked["currency"],
             "description": asked.get("description"),
             "destination": account["id"],
-            "destination_payment": state.new_id("py"),
+            "destination_payment": payment,
             "livemode": False,
             "metadata": asked.get("metadata", {}),
             "reversals": {"object": "list", "data": [], "has_more": False, "url": f"/v1/transfers/{name}/reversals"},
@@ -59,14 +59,15 @@ def reverse(state: State, call: Call) -> Object:
     amount = call.params.get("amount", left)
     if amount > left or left == 0:
         raise Problem(400, f"Transfer {transfer['id']} has only {left} left to reverse.", param="amount")
-    balance.change(state, transfer["destination"], -amount)
-    balance.change(state, None, amount)
+    name = state.new_id("trr")
+    balance.move(state, transfer["destination"], -amount, kind="payment_refund", source=name)
+    transaction = balance.move(state, None, amount, kind="transfer_refund", source=name)
     made = state.add(
         {
-            "id": state.new_id("trr"),
+            "id": name,
             "object": "transfer_reversal",
             "amount": amount,
-            "balance_transaction": state.new_id("txn"),
+            "balance_transaction": transaction,
             "created": state.now(),
             "currency": transfer["currency"],
             "metadata": call.params.get("metadata", {}),
