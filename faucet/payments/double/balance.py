@@ -15,7 +15,7 @@ PLATFORM_CENTS = 100_000_000
 
 def held(state: State, account: str | None, status: str = "available") -> int:
     """What an account has, in cents: `available` to transfer or pay out, or `pending`."""
-    total = sum(row["net"] for row in state.all("balance_transaction", account=account, status=status))
+    total: int = sum(row["net"] for row in state.all("balance_transaction", account=account, status=status))
     begins = account is None and status == "available"
     return total + (state.rules.get("platform_balance_cents", PLATFORM_CENTS) if begins else 0)
 
