@@ -42,6 +42,9 @@ WEBHOOK_SECRET = "whsec_test_of_payouts"
 ALICE, BOB = "alice-0123456789abcdefghijklmnopqrstuv", "bob-9876543210zyxwvutsrqponmlkjihgfe"
 
 
+_KEY = {"authorization": "Bearer sk_test_of_tests"}
+
+
 class Stripe:
     """The double, and its knobs."""
 
@@ -50,6 +53,7 @@ class Stripe:
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.double: StripeDouble | None = None
+        self._http = httpx2.Client(timeout=30)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     async def _run(self) -> None:
@@ -67,6 +71,7 @@ class Stripe:
         assert self._loop is not None and self._stop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(15)
+        self._http.close()
 
     @property
     def url(self) -> str:
@@ -75,7 +80,7 @@ class Stripe:
 
     def control(self, name: str, **ask: Any) -> Json:
         """Turn a knob."""
-        return cast(Json, ok(httpx2.post(f"{self.url}/_control/{name}", json=ask)))
+        return cast(Json, ok(self._http.post(f"{self.url}/_control/{name}", json=ask)))
 
     def fails(self, method: str, path: str, how: str, **more: Any) -> None:
         """The next request to a path goes wrong."""
@@ -83,8 +88,8 @@ class Stripe:
 
     def ask(self, path: str, account: str | None = None) -> Json:
         """What Stripe's API shows."""
-        headers = {"authorization": "Bearer sk_test_of_tests"} | ({"stripe-account": account} if account else {})
-        return cast(Json, ok(httpx2.get(f"{self.url}/v1/{path}", headers=headers)))
+        headers = _KEY | ({"stripe-account": account} if account else {})
+        return cast(Json, ok(self._http.get(f"{self.url}/v1/{path}", headers=headers)))
 
     def of(self, kind: str) -> list[Json]:
         """The objects of a kind, of whatever account."""
@@ -97,7 +102,16 @@ class Stripe:
 
     def events(self) -> list[Json]:
         """The log of events, oldest first."""
-        return cast(list[Json], ok(httpx2.get(f"{self.url}/_control/events"))["events"])
+        return cast(list[Json], ok(self._http.get(f"{self.url}/_control/events"))["events"])
+
+    def log(self) -> list[Json]:
+        """The same, from this process's own memory."""
+        assert self.double is not None
+        return list(self.double.state.events)
+
+    def post(self, path: str, form: dict[str, str]) -> Json:
+        """What Stripe's API makes of a form."""
+        return cast(Json, ok(self._http.post(f"{self.url}/v1/{path}", data=form, headers=_KEY)))
 
 
 @dataclass
@@ -165,8 +179,7 @@ class PayoutWorld:
     def account_of(self, tenant: Tenant) -> str:
         """A developer's account at Stripe, ready to be paid."""
         form = {"type": "express", "capabilities[transfers][requested]": "true", "email": "d@x.example"}
-        key = {"authorization": "Bearer sk_test_of_tests"}
-        made = ok(httpx2.post(f"{self.stripe.url}/v1/accounts", data=form, headers=key))
+        made = self.stripe.post("accounts", form)
         self.stripe.control("accounts", account=made["id"], ready=True)
         self.books.rows(
             "insert into payout_account (developer_id, provider_account_id, is_ready) values (%s, %s, true)",

@@ -59,6 +59,8 @@ class StripeDouble:
     async def __aenter__(self) -> StripeDouble:
         """Listen. With port 0, `port` is the one that the system chose."""
         listener = socket.create_server((self.host, self.port))
+        # asyncio does this only for sockets that name their protocol; without it a reply waits for a delayed ACK.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = int(listener.getsockname()[1])
         self.state.base_url = self.url
         config = uvicorn.Config(
