@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, LiteralString
+from uuid import UUID
 
 import stripe
 from psycopg.rows import class_row
@@ -40,6 +41,18 @@ class Outcome(StrEnum):
     WAITING = "waiting"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What the audit log is to say of it; doors write it, in the same tx."""
+
+    action: str
+    resource_type: str
+    resource_id: str
+    developer_id: UUID
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What whoever understands an event did with it, and why."""
@@ -47,7 +60,8 @@ class Verdict:
     outcome: Outcome
     reason: str = ""
     resource: Any = None
-    """What it was about, for who wants to show it."""
+    """What it was about, for who wants to show it: a top-up's id, a payout's change."""
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
