@@ -17,6 +17,7 @@ from starlette.responses import Response
 from faucet.api import (
     adjustments,
     apps,
+    auto_top_ups,
     control,
     developer_keys,
     developers,
@@ -30,7 +31,10 @@ from faucet.api import (
     reports,
     sessions,
     signing_keys,
+    stripe_events,
     tokens,
+    top_up_desk,
+    top_ups,
     wallets,
 )
 from faucet.api.edge import Edge
@@ -47,6 +51,7 @@ from faucet.kit.log import logger
 from faucet.kit.metrics import Metrics
 from faucet.kit.upstream import Pool
 from faucet.limits.bucket import Bucket
+from faucet.payments.stripe_top_ups import top_ups_of
 from faucet.providers.probe import Prober
 
 KEEP_ALIVE_SECONDS = 75
@@ -58,6 +63,9 @@ _ROUTES = (
     wallets,
     end_users,
     end_user_keys,
+    top_ups,
+    auto_top_ups,
+    stripe_events,
     reports,
     tokens,
     apps,
@@ -67,6 +75,7 @@ _ROUTES = (
     operations,
     developers,
     adjustments,
+    top_up_desk,
     prices,
     control,
     docs,
@@ -102,6 +111,7 @@ def build_app(
             clock or Clock(),
             metrics,
             prober,
+            top_ups=top_ups_of(config),
             bearers=_bucket(config.api_rate_limit_max_requests, config.api_rate_limit_window_ms),
             session_bucket=_bucket(config.session_rate_limit_max_requests, config.session_rate_limit_window_ms),
         )

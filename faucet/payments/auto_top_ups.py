@@ -70,7 +70,8 @@ class Attempt:
 
     top_up: TopUp
     customer_id: str
-    payment_method_id: str
+    payment_method_id: str | None
+    """None where the card was forgotten meanwhile."""
 
 
 # ── saved cards ──
@@ -266,7 +267,7 @@ async def touch(tx: Tx, attempt: Attempt, *, now: datetime) -> None:
 async def _attempt(tx: Tx, top_up_id: UUID) -> Attempt | None:
     top_up = await store.find(tx, top_up_id)
     known = None if top_up is None else await customer_of(tx, top_up.end_user_id)
-    if top_up is None or known is None or known.payment_method_id is None:
+    if top_up is None or known is None:
         return None
     return Attempt(top_up, known.customer_id, known.payment_method_id)
 
@@ -288,7 +289,8 @@ async def note_failure(tx: Tx, top_up: TopUp, reason: str, *, is_final: bool) ->
         """
         update auto_top_up
            set failures = failures + 1, updated_at = now(),
-               status = case when status = 'on' and (%(final)s or failures + 1 >= %(most)s) then 'paused' else status end,
+               status = case when status = 'on' and (%(final)s or failures + 1 >= %(most)s) then 'paused'
+                   else status end,
                pause_reason = case when status = 'on' and (%(final)s or failures + 1 >= %(most)s) then %(reason)s
                    else pause_reason end
          where wallet_id = %(wallet)s returning status, pause_reason
@@ -299,6 +301,6 @@ async def note_failure(tx: Tx, top_up: TopUp, reason: str, *, is_final: bool) ->
     return row[1] if row is not None and row[0] == "paused" else None
 
 
-def too_old_to_repeat(attempt: Attempt, now: datetime) -> bool:
-    """Whether the processor may have forgotten the attempt's idempotency key, which it keeps for a day."""
-    return now - attempt.top_up.created_at > timedelta(hours=20)
+def may_repeat(attempt: Attempt, now: datetime) -> bool:
+    """Whether asking again can't charge twice: the processor keeps an idempotency key for a day."""
+    return attempt.payment_method_id is not None and now - attempt.top_up.created_at < timedelta(hours=20)

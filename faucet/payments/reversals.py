@@ -9,7 +9,7 @@ Not here: who asks for a refund (doors), SQL (`store`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -221,6 +221,11 @@ async def due_wishes(tx: Tx, *, before: datetime, limit: int) -> list[RefundWish
             (before, limit),
         )
         return await cursor.fetchall()
+
+
+def may_repeat(wish: RefundWish, now: datetime) -> bool:
+    """Whether asking again can't refund twice: the processor keeps an idempotency key for a day."""
+    return now - wish.created_at < timedelta(hours=20)
 
 
 async def mark_failed(tx: Tx, wish: RefundWish, failure: str) -> None:

@@ -168,7 +168,7 @@ async def count_pending(tx: Tx, wallet_id: AccountId) -> int:
     return 0 if row is None else int(row[0])
 
 
-async def mark_credited(tx: Tx, top_up_id: UUID, *, payment_intent_id: str, receipt_number: str) -> None:
+async def mark_credited(tx: Tx, top_up_id: UUID, *, payment_intent_id: str | None, receipt_number: str) -> None:
     """Note that a top-up's money is in its wallet."""
     await tx.execute(
         """
@@ -210,7 +210,8 @@ async def without_fee(tx: Tx, *, since: datetime, limit: int) -> list[TopUp]:
     """Credited top-ups of which we don't know yet what the processor kept."""
     async with tx.cursor(row_factory=class_row(TopUp)) as cursor:
         await cursor.execute(
-            _TOP_UP + " where t.status = 'credited' and t.fee_e8 is null and t.credited_at > %s"
+            _TOP_UP + " where t.status = 'credited' and t.fee_e8 is null and t.payment_intent_id is not null"
+            " and t.credited_at > %s"
             " order by t.credited_at limit %s",
             (since, limit),
         )

@@ -11,6 +11,7 @@ from uuid import UUID
 import stripe
 from stripe import StripeClient
 
+from faucet.kit.config import Config
 from faucet.payments.processor import (
     CheckoutAsk,
     CheckoutPage,
@@ -18,12 +19,19 @@ from faucet.payments.processor import (
     ProcessorRefused,
     SavedCard,
     StripeLine,
+    line_of,
 )
 
 CURRENCY = "usd"
 PRODUCT = "AI credit"
 PAYMENTS_LISTED = 100
 _PAYMENT: list[str] = ["latest_charge.balance_transaction"]
+
+
+def top_ups_of(config: Config) -> StripeTopUps | None:
+    """The adapter that the settings describe; None where Stripe isn't configured."""
+    line = line_of(config)
+    return None if line is None else StripeTopUps(line)
 
 
 class StripeTopUps:

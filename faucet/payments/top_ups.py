@@ -31,6 +31,12 @@ PENDING_MAX = 20
 CHECKOUT_SECONDS = 23 * 3_600
 ADDRESS_CHARACTERS_MAX = 2_000
 _ADDRESS = re.compile(r"https?://[\x21-\x7e]+")
+_ENDS = {
+    "checkout.session.completed": "complete",
+    "checkout.session.async_payment_succeeded": "complete",
+    "checkout.session.async_payment_failed": "async_payment_failed",
+    "checkout.session.expired": "expired",
+}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -80,7 +86,7 @@ def checked_address(field: str, address: str, origins: Sequence[str], *, is_prod
 # ── crediting ──
 
 
-async def credit(tx: Tx, top_up: TopUp, *, payment_intent_id: str) -> bool:
+async def credit(tx: Tx, top_up: TopUp, *, payment_intent_id: str | None) -> bool:
     """Credit a top-up that was paid; False where it had been. Who calls has the wallet to itself.
 
     Sessions of its end user that may not spend paid money end with it.
@@ -104,25 +110,32 @@ async def alone(tx: Tx, top_up: TopUp) -> TopUp:
 
 
 async def on_checkout(tx: Tx, event: Event) -> Verdict:
-    """Apply `checkout.session.*`: completed and paid, or over."""
-    session = event.about
+    """Apply `checkout.session.*`: completed and paid, failed, or over."""
+    ended = _ENDS.get(event.type)
+    if ended is None:
+        return Verdict(Outcome.IGNORED, "nothing follows from it")
+    return await apply_session(tx, event.about | {"status": ended})
+
+
+async def apply_session(tx: Tx, session: dict[str, Any]) -> Verdict:
+    """Book what a checkout session has come to, whether an event told of it or the processor's answer."""
     found = await store.find_by_session(tx, str(session.get("id")))
     if found is None:
         if _marks(session).get("top_up") is not None:
             return Verdict(Outcome.REFUSED, "a checkout session that bears our mark and that we never made")
         return Verdict(Outcome.IGNORED, "a checkout session of somebody else's")
     found = await alone(tx, found)
-    match event.type:
-        case "checkout.session.completed" | "checkout.session.async_payment_succeeded":
-            if session.get("payment_status") != "paid":
-                return Verdict(Outcome.IGNORED, "not paid yet", resource=found.id)
+    match session.get("status"):
+        case "complete" if session.get("payment_status") == "paid":
             wrong = _session_mismatch(found, session)
             intent = session.get("payment_intent")
-            return await _settle(tx, found, event, intent if isinstance(intent, str) else "", wrong)
-        case "checkout.session.expired":
-            return await _close(tx, found, event, "expired", "nobody paid in time")
-        case "checkout.session.async_payment_failed":
-            return await _close(tx, found, event, "failed", "the payment failed")
+            return await _settle(tx, found, intent if isinstance(intent, str) else None, wrong)
+        case "complete":
+            return Verdict(Outcome.IGNORED, "not paid yet", resource=found.id)
+        case "expired":
+            return await _close(tx, found, "expired", "nobody paid in time")
+        case "async_payment_failed":
+            return await _close(tx, found, "failed", "the payment failed")
         case _:
             return Verdict(Outcome.IGNORED, "nothing follows from it", resource=found.id)
 
@@ -137,7 +150,7 @@ async def on_payment(tx: Tx, event: Event) -> Verdict:
     match event.type:
         case "payment_intent.succeeded":
             wrong = _mismatch(found, intent.get("amount_received"), intent.get("currency"))
-            return await _settle(tx, found, event, str(intent.get("id")), wrong)
+            return await _settle(tx, found, str(intent.get("id")), wrong)
         case _:
             # What a failed try means is decided by who made it: it may be in the middle of asking again.
             return Verdict(Outcome.IGNORED, "nothing follows from it", resource=found.id)
@@ -154,10 +167,10 @@ async def credit_payment(tx: Tx, top_up: TopUp, payment: Payment) -> Verdict:
     return Verdict(Outcome.APPLIED, "", found.id, notes)
 
 
-async def _settle(tx: Tx, top_up: TopUp, event: Event, intent_id: str, wrong: str | None) -> Verdict:
+async def _settle(tx: Tx, top_up: TopUp, intent_id: str | None, wrong: str | None) -> Verdict:
     if wrong is None and top_up.payment_intent_id not in (None, intent_id):
         wrong = "it was paid by another payment before"
-    other = await store.find_by_intent(tx, intent_id)
+    other = None if intent_id is None else await store.find_by_intent(tx, intent_id)
     if wrong is None and other is not None and other.id != top_up.id:
         wrong = "its payment is that of another top-up"
     if wrong is not None:
@@ -180,13 +193,13 @@ async def _refuse(tx: Tx, top_up: TopUp, wrong: str) -> Verdict:
     return Verdict(Outcome.REFUSED, wrong, top_up.id, (note,))
 
 
-async def _close(tx: Tx, top_up: TopUp, event: Event, status: str, reason: str) -> Verdict:
+async def _close(tx: Tx, top_up: TopUp, status: str, reason: str) -> Verdict:
     if not await store.mark(tx, top_up.id, status, reason=reason):
         return Verdict(Outcome.APPLIED, f"it is {top_up.status}", resource=top_up.id)
     return Verdict(Outcome.APPLIED, reason, resource=top_up.id)
 
 
-def _credited(top_up: TopUp, intent_id: str) -> Note:
+def _credited(top_up: TopUp, intent_id: str | None) -> Note:
     return Note(
         action="top_up.credited",
         resource_type="top_up",
@@ -212,9 +225,10 @@ def _marks(thing: dict[str, Any]) -> dict[str, Any]:
 
 def _session_mismatch(top_up: TopUp, session: dict[str, Any]) -> str | None:
     """What of a paid session isn't what was asked for."""
-    if session.get("mode") != "payment" or not isinstance(session.get("payment_intent"), str):
+    if session.get("mode", "payment") != "payment":
         return "the session is no payment"
-    if str(top_up.id) not in (session.get("client_reference_id"), _marks(session).get("top_up")):
+    said = {session.get("client_reference_id"), _marks(session).get("top_up")} - {None}
+    if said - {str(top_up.id)}:
         return "the session is of another top-up"
     return _mismatch(top_up, session.get("amount_total"), session.get("currency"))
 
