@@ -123,16 +123,13 @@ def up(
     gateway_port: GatewayPortOption = None,
     mock_port: MockPortOption = None,
     stripe_port: StripePortOption = None,
-    gateway_workers: StripePortOption = Annotated[
-    int | None, typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242; 0 takes a free one.")
-]
-WorkersOption = 1,
+    gateway_workers: WorkersOption = 1,
     database_url: DatabaseOption = None,
 ) -> None:
     """Run everything on this machine, until Ctrl-C.
 
-    Database, mock provider, Stripe double, API, gateways and jobs, with the demo's data in it. When all is ready, one JSON line
-    on standard output has the addresses, tokens and processes. For development.
+    Database, mock provider, Stripe double, API, gateways and jobs, with the demo's data in it. When all is ready, one
+    JSON line on standard output has the addresses, tokens and processes. For development.
     """
     from faucet.stack.supervisor import Stack, Wish, run_stack
 
@@ -167,10 +164,7 @@ def demo(
     gateway_port: GatewayPortOption = None,
     mock_port: MockPortOption = None,
     stripe_port: StripePortOption = None,
-    gateway_workers: StripePortOption = Annotated[
-    int | None, typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242; 0 takes a free one.")
-]
-WorkersOption = 1,
+    gateway_workers: WorkersOption = 1,
     database_url: DatabaseOption = None,
     once: Annotated[bool, typer.Option("--once", help="End after the show.")] = False,
 ) -> None:
@@ -307,7 +301,14 @@ def mock_stripe(
     from faucet.stack.child import under_supervision
     from faucet.stack.serve import run_mock_stripe
 
-    run_mock_stripe(host, port, webhook_url=webhook_url, webhook_secret=webhook_secret, state=state, on_ready=under_supervision())
+    run_mock_stripe(
+        host,
+        port,
+        webhook_url=webhook_url,
+        webhook_secret=webhook_secret,
+        state=state,
+        on_ready=under_supervision(),
+    )
 
 
 @serve_app.command("gateway", epilog=examples("PORT_GATEWAY=3002 DATABASE_URL=… faucet serve gateway"))
