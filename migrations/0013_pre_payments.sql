@@ -4,6 +4,7 @@
 -- Every verified event of Stripe's, once, as it came. What it tells is applied once, in any order.
 create table stripe_event (
     id text primary key check (length(id) between 1 and 255),
+    row_id uuid not null unique default gen_random_uuid(),  -- its place in a list
     type text not null check (length(type) between 1 and 255),
     account text,  -- the connected account that it is about; none is the platform
     created_at timestamptz not null,  -- by the processor's clock
@@ -18,7 +19,7 @@ create table stripe_event (
     constraint settled_has_an_outcome check ((settled_at is null) = (outcome = 'waiting'))
 );
 create index stripe_event_due_idx on stripe_event (next_at) where settled_at is null;
-create index stripe_event_list_idx on stripe_event (received_at desc, id desc);
+create index stripe_event_list_idx on stripe_event (received_at desc, row_id desc);
 
 grant select, insert, update (outcome, reason, attempts, next_at, settled_at) on stripe_event to faucet_api, faucet_jobs;
 

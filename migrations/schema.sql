@@ -1568,6 +1568,7 @@ ALTER TABLE public.spend_limit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
 
 CREATE TABLE public.stripe_event (
     id text NOT NULL,
+    row_id uuid DEFAULT gen_random_uuid() NOT NULL,
     type text NOT NULL,
     account text,
     created_at timestamp with time zone NOT NULL,
@@ -1813,6 +1814,9 @@ ALTER TABLE ONLY public.spend_limit
 ALTER TABLE ONLY public.stripe_event
     ADD CONSTRAINT stripe_event_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.stripe_event
+    ADD CONSTRAINT stripe_event_row_id_key UNIQUE (row_id);
+
 ALTER TABLE ONLY public.top_up
     ADD CONSTRAINT top_up_checkout_session_id_key UNIQUE (checkout_session_id);
 
@@ -1891,7 +1895,7 @@ CREATE INDEX session_unvouched_idx ON public.session USING btree (end_user_id) W
 
 CREATE INDEX stripe_event_due_idx ON public.stripe_event USING btree (next_at) WHERE (settled_at IS NULL);
 
-CREATE INDEX stripe_event_list_idx ON public.stripe_event USING btree (received_at DESC, id DESC);
+CREATE INDEX stripe_event_list_idx ON public.stripe_event USING btree (received_at DESC, row_id DESC);
 
 CREATE INDEX top_up_developer_idx ON public.top_up USING btree (developer_id, created_at DESC, id DESC);
 

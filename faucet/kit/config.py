@@ -211,6 +211,9 @@ class Config(BaseSettings):
     stripe_webhook_secret: _Secret | None = None
     stripe_api_base: _Url | None = None
     """Where Stripe's API is; for development, with `faucet mock-stripe`."""
+    top_up_min_e8: _Usd = Field(default=E8_PER_USD // 2, validation_alias="top_up_min_usd")
+    """The least that a person may pay in at once; Stripe takes nothing below 0.50."""
+    top_up_max_e8: _Usd = Field(default=1_000 * E8_PER_USD, validation_alias="top_up_max_usd")
     payout_threshold_e8: _Usd = Field(default=10 * E8_PER_USD, validation_alias="payout_threshold_usd")
     """The least that a payout may be."""
     payout_max_e8: _Usd = Field(default=10_000 * E8_PER_USD, validation_alias="payout_max_usd")

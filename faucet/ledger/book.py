@@ -132,6 +132,13 @@ async def take_back(
     return TakenBack(Status(row[0]), int(row[1]), int(row[2]))
 
 
+async def freeze(tx: Tx, wallet: AccountId, *, is_frozen: bool) -> bool:
+    """Freeze a wallet or let it go; whether that changed anything."""
+    cursor = await tx.execute("select wallet_freeze_v1(%s, %s)", (wallet, is_frozen))
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
+
+
 async def open_account(
     tx: Tx,
     public_id: UUID,

@@ -121,7 +121,7 @@ async def give_back(tx: Tx, wallet: AccountId, amount_e8: int, *, heal_e8: int, 
 
 
 async def one_at_a_time(tx: Tx, wallet: AccountId, *, alone: bool = True) -> None:
-    """Wait for who is paying into this wallet or taking back from it; and, `alone`, keep others waiting till the tx ends.
+    """Wait for who pays into this wallet or takes back from it; and, `alone`, keep others waiting till the tx ends.
 
     Taken before anything of the ledger is locked, so that it can't be part of a circle.
     """
@@ -245,6 +245,11 @@ async def payout_returned(tx: Tx, payout_id: UUID, *, developer_id: UUID, amount
 
 
 # ── by hand ──
+
+
+async def freeze(tx: Tx, wallet: AccountId, *, is_frozen: bool) -> bool:
+    """Let nothing new be held on a wallet, or let it go again; whether that changed anything. No money moves."""
+    return await book.freeze(tx, wallet, is_frozen=is_frozen)
 
 
 async def adjust(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, LiteralString
+from uuid import UUID
 
 import stripe
 from psycopg.rows import class_row
@@ -40,6 +41,18 @@ class Outcome(StrEnum):
     WAITING = "waiting"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What the audit log is to say of it; doors write it, in the same tx."""
+
+    action: str
+    resource_type: str
+    resource_id: str
+    developer_id: UUID
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What whoever understands an event did with it, and why."""
@@ -47,7 +60,8 @@ class Verdict:
     outcome: Outcome
     reason: str = ""
     resource: Any = None
-    """What it was about, for who wants to show it."""
+    """What it was about, for who wants to show it: a top-up's id, a payout's change."""
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,11 @@ def verified(body: bytes, header: str | None, secret: Secret) -> Event:
         stripe.WebhookSignature.verify_header(body, header, secret.reveal(), tolerance=TOLERANCE_SECONDS)
     except (stripe.SignatureVerificationError, UnicodeDecodeError):
         raise field_error("stripe-signature", "is not Stripe's over this body within the last five minutes") from None
+    return read(body)
+
+
+def read(body: bytes) -> Event:
+    """The event in these bytes, which are known to be the processor's. Raises Refusal `invalid_request`."""
     try:
         told = json.loads(body)
         event = Event(
@@ -127,6 +146,7 @@ class Kept:
     """An event's row in the inbox."""
 
     id: str
+    row_id: UUID
     type: str
     account: str | None
     created_at: datetime
@@ -145,7 +165,7 @@ class Kept:
 
 
 _KEPT: LiteralString = """
-select id, type, account, created_at, is_live, body, received_at, outcome, reason, attempts, settled_at
+select id, row_id, type, account, created_at, is_live, body, received_at, outcome, reason, attempts, settled_at
   from stripe_event
 """
 
@@ -214,3 +234,22 @@ async def due(tx: Tx, *, now: datetime, limit: int = BATCH) -> list[str]:
 async def wake(tx: Tx, *, now: datetime) -> None:
     """Something came that others may wait for: try them at the next turn."""
     await tx.execute("update stripe_event set next_at = %s where settled_at is null and next_at > %s", (now, now))
+
+
+async def page(
+    tx: Tx, *, outcome: str | None, kind: str | None, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Kept]:
+    """The inbox, newest first, from a place in the list."""
+    at, after_id = after or (None, None)
+    async with tx.cursor(row_factory=class_row(Kept)) as cursor:
+        await cursor.execute(
+            _KEPT
+            + """
+             where (%(outcome)s::text is null or outcome = %(outcome)s::text)
+               and (%(kind)s::text is null or type = %(kind)s::text)
+               and (%(at)s::timestamptz is null or (received_at, row_id) < (%(at)s::timestamptz, %(id)s::uuid))
+             order by received_at desc, row_id desc limit %(limit)s
+            """,
+            {"outcome": outcome, "kind": kind, "at": at, "id": after_id, "limit": limit},
+        )
+        return await cursor.fetchall()

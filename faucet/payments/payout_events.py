@@ -17,9 +17,9 @@ from faucet.payments import payout_steps as steps
 from faucet.payments import payout_store as store
 from faucet.payments import payouts
 from faucet.payments.connect import OURS, BankPayout, is_ready
-from faucet.payments.inbox import Applier, Event, Outcome, Verdict
+from faucet.payments.inbox import Applier, Event, Note, Outcome, Verdict
 from faucet.payments.payout_store import Payout
-from faucet.payments.payouts import CENT_E8, Change
+from faucet.payments.payouts import CENT_E8, Change, shown
 
 _IGNORED = Verdict(Outcome.IGNORED, "not about a payout of ours")
 
@@ -39,6 +39,14 @@ def appliers(clock: Clock) -> Mapping[str, Applier]:
     return {"transfer.": transfer, "payout.": payout, "account.updated": account}
 
 
+async def _later(tx: Tx, event: Event) -> Verdict:
+    return Verdict(Outcome.WAITING, "for the jobs")
+
+
+LEFT_TO_JOBS: Mapping[str, Applier] = dict.fromkeys(appliers(Clock()), _later)
+"""For the API, which keeps such events and may not act on them."""
+
+
 async def on_transfer(tx: Tx, event: Event, *, now: datetime) -> Verdict:
     """A transfer was made, or taken back on Stripe's own pages."""
     about = event.about
@@ -55,11 +63,11 @@ async def on_transfer(tx: Tx, event: Event, *, now: datetime) -> Verdict:
     if not about.get("reversed"):
         if about.get("amount_reversed"):
             return Verdict(Outcome.REFUSED, f"a part of the payout {ours.id} was taken back at Stripe; see to the rest")
-        return Verdict(Outcome.APPLIED, "transferred", change)
+        return _applied("transferred", change)
     found = about.get("reversals", {}).get("data") or [{}]
     reason = change.after.reason or "the transfer was reversed at Stripe"
     back = await payouts.come_back(tx, change.after, reason=reason, now=now, reversal_id=found[0].get("id"))
-    return Verdict(Outcome.APPLIED, "taken back", Change(ours, back.after))
+    return _applied("taken back", Change(ours, back.after))
 
 
 async def on_payout(tx: Tx, event: Event, *, now: datetime) -> Verdict:
@@ -81,7 +89,7 @@ async def on_payout(tx: Tx, event: Event, *, now: datetime) -> Verdict:
     failure = about.get("failure_message") or about.get("failure_code")
     bank = BankPayout(str(about["id"]), status, None if failure is None else str(failure))
     change = await steps.note_standing(tx, ours, bank, now=now)
-    return Verdict(Outcome.APPLIED, status, change)
+    return _applied(status, change)
 
 
 async def on_account(tx: Tx, event: Event, *, now: datetime) -> Verdict:
@@ -89,7 +97,31 @@ async def on_account(tx: Tx, event: Event, *, now: datetime) -> Verdict:
     about = event.about
     name = str(about.get("id"))
     owner = await store.set_ready(tx, name, is_ready=is_ready(about), now=now)
-    return Verdict(Outcome.APPLIED, "nothing new" if owner is None else "noted")
+    if owner is None:
+        return Verdict(Outcome.APPLIED, "nothing new")
+    note = Note(
+        action="payout_account.changed",
+        resource_type="payout_account",
+        resource_id=str(owner),
+        developer_id=owner,
+        after={"provider_account_id": name, "is_ready": is_ready(about)},
+    )
+    return Verdict(Outcome.APPLIED, "noted", notes=(note,))
+
+
+def _applied(reason: str, change: Change) -> Verdict:
+    before, after = shown(change.before), shown(change.after)
+    if before == after:
+        return Verdict(Outcome.APPLIED, reason, change)
+    note = Note(
+        action=f"payout.{change.after.status}",
+        resource_type="payout",
+        resource_id=str(change.after.id),
+        developer_id=change.after.developer_id,
+        before=before,
+        after=after,
+    )
+    return Verdict(Outcome.APPLIED, reason, change, (note,))
 
 
 def _settled(ours: Payout) -> Verdict:

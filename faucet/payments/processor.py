@@ -157,8 +157,8 @@ class SavedCard:
 class TopUpProcessor(Protocol):
     """What top-ups need of a processor. Each call may raise ProcessorRefused and its kinds, and ProcessorUnsure."""
 
-    async def open_checkout(self, ask: CheckoutAsk, *, key: str) -> CheckoutPage:
-        """A page on which a person can pay this."""
+    async def open_checkout(self, ask: CheckoutAsk) -> CheckoutPage:
+        """A page on which a person can pay this; the same page for the same top-up."""
         ...
 
     async def close_checkout(self, session_id: str) -> None:
@@ -173,10 +173,8 @@ class TopUpProcessor(Protocol):
         """The customer that an end user is at the processor, under our id alone."""
         ...
 
-    async def charge(
-        self, *, top_up_id: UUID, amount_cents: int, customer_id: str, payment_method_id: str, key: str
-    ) -> Payment:
-        """Take this from a saved card while its owner isn't there. Raises CardDeclined."""
+    async def charge(self, *, top_up_id: UUID, amount_cents: int, customer_id: str, payment_method_id: str) -> Payment:
+        """Take this from a saved card while its owner isn't there, once per top-up. Raises CardDeclined."""
         ...
 
     async def payment(self, intent_id: str) -> Payment:
@@ -195,8 +193,8 @@ class TopUpProcessor(Protocol):
         """Keep a card no longer. One that is gone already is fine."""
         ...
 
-    async def refund(self, intent_id: str, *, amount_cents: int, key: str) -> dict[str, Any]:
-        """Give this back to the card; the refund as an event about it would show it."""
+    async def refund(self, intent_id: str, *, amount_cents: int, refund_id: UUID) -> dict[str, Any]:
+        """Give this back to the card, once per id of ours; the refund as an event about it would show it."""
         ...
 
     async def events(self, *, since: datetime, limit: int) -> list[bytes]:

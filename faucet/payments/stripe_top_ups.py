@@ -11,6 +11,7 @@ from uuid import UUID
 import stripe
 from stripe import StripeClient
 
+from faucet.kit.config import Config
 from faucet.payments.processor import (
     CheckoutAsk,
     CheckoutPage,
@@ -18,6 +19,7 @@ from faucet.payments.processor import (
     ProcessorRefused,
     SavedCard,
     StripeLine,
+    line_of,
 )
 
 CURRENCY = "usd"
@@ -26,13 +28,19 @@ PAYMENTS_LISTED = 100
 _PAYMENT: list[str] = ["latest_charge.balance_transaction"]
 
 
+def top_ups_of(config: Config) -> StripeTopUps | None:
+    """The adapter that the settings describe; None where Stripe isn't configured."""
+    line = line_of(config)
+    return None if line is None else StripeTopUps(line)
+
+
 class StripeTopUps:
     """Top-ups by Stripe."""
 
     def __init__(self, line: StripeLine) -> None:
         self._line = line
 
-    async def open_checkout(self, ask: CheckoutAsk, *, key: str) -> CheckoutPage:
+    async def open_checkout(self, ask: CheckoutAsk) -> CheckoutPage:
         def call(client: StripeClient) -> CheckoutPage:
             marks = {"top_up": str(ask.top_up_id)}
             intent: dict[str, Any] = {"metadata": marks, "description": PRODUCT}
@@ -61,7 +69,7 @@ class StripeTopUps:
             if ask.customer_id is not None:
                 params["customer"] = ask.customer_id
                 intent["setup_future_usage"] = "off_session"
-            made = client.v1.checkout.sessions.create(params, {"idempotency_key": key})  # type: ignore[arg-type]
+            made = client.v1.checkout.sessions.create(params, {"idempotency_key": f"top-up:{ask.top_up_id}"})  # type: ignore[arg-type]
             if made.url is None:
                 raise ProcessorRefused("the checkout session has no page any more")
             return CheckoutPage(made.id, made.url, datetime.fromtimestamp(made.expires_at, UTC))
@@ -81,9 +89,7 @@ class StripeTopUps:
 
         return await self._line.call(call)
 
-    async def charge(
-        self, *, top_up_id: UUID, amount_cents: int, customer_id: str, payment_method_id: str, key: str
-    ) -> Payment:
+    async def charge(self, *, top_up_id: UUID, amount_cents: int, customer_id: str, payment_method_id: str) -> Payment:
         def call(client: StripeClient) -> Payment:
             made = client.v1.payment_intents.create(
                 {
@@ -98,7 +104,7 @@ class StripeTopUps:
                     "metadata": {"top_up": str(top_up_id)},
                     "expand": _PAYMENT,
                 },
-                {"idempotency_key": key},
+                {"idempotency_key": f"top-up:{top_up_id}"},
             )
             return _payment(_plain(made))
 
@@ -134,10 +140,14 @@ class StripeTopUps:
 
         await self._line.call(call)
 
-    async def refund(self, intent_id: str, *, amount_cents: int, key: str) -> dict[str, Any]:
+    async def refund(self, intent_id: str, *, amount_cents: int, refund_id: UUID) -> dict[str, Any]:
         def call(client: StripeClient) -> dict[str, Any]:
-            params: stripe.params.RefundCreateParams = {"payment_intent": intent_id, "amount": amount_cents}
-            return _plain(client.v1.refunds.create(params, {"idempotency_key": key}))
+            params: stripe.params.RefundCreateParams = {
+                "payment_intent": intent_id,
+                "amount": amount_cents,
+                "metadata": {"refund": str(refund_id)},
+            }
+            return _plain(client.v1.refunds.create(params, {"idempotency_key": f"refund:{refund_id}"}))
 
         return await self._line.call(call)
 

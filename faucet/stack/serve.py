@@ -9,6 +9,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -75,7 +76,13 @@ def run_mock_provider(
 
 
 def run_mock_stripe(
-    host: str, port: int, *, webhook_url: str | None, webhook_secret: str | None, on_ready: Ready
+    host: str,
+    port: int,
+    *,
+    webhook_url: str | None,
+    webhook_secret: str | None,
+    state: Path | None,
+    on_ready: Ready,
 ) -> None:
     """Run the Stripe double until it is told to stop. Raises PortRefused."""
     from faucet.payments.double.server import StripeDouble
@@ -89,7 +96,7 @@ def run_mock_stripe(
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with StripeDouble(host, port, webhook=webhook) as double:
+        async with StripeDouble(host, port, webhook=webhook, kept_in=state) as double:
             print(f'{{"url": "{double.url}"}}', flush=True)
             on_ready()
             await stop.wait()

@@ -112,7 +112,8 @@ async def mint(tx: Tx, app: store.App, ask: Ask, *, rules: Rules, now: datetime)
         await moves.one_at_a_time(tx, wallet_id, alone=False)
         if await statement.was_paid_into(tx, wallet_id):
             raise Refusal(
-                "forbidden", "money was paid into this user's wallet: the app's identity mode must be signed to spend it"
+                "forbidden",
+                "money was paid into this user's wallet: the app's identity mode must be signed to spend it",
             )
     bearer = Secret(BEARER_PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode())
     session_id = uuid7()

@@ -16,6 +16,8 @@ _CARD: dict[str, Shape] = {
     "token": Text(),
 }
 
+_PAGE = {name: shape for name, shape in PAGE.items() if name != "created"}
+
 
 def from_number(state: State, number: str, *, month: int = 12, year: int = 2034) -> Object:
     """A new payment method of a test card."""
@@ -105,7 +107,7 @@ ROUTES = (
         create,
         {"type": Text(required=True, words=("card",)), "card": Group(_CARD), "metadata": Metadata()},
     ),
-    Route("GET", "/v1/payment_methods", list_payment_methods, {**PAGE, "customer": Text(), "type": Text()}),
+    Route("GET", "/v1/payment_methods", list_payment_methods, {**_PAGE, "customer": Text(), "type": Text()}),
     Route("GET", "/v1/payment_methods/{id}", retrieve),
     Route("POST", "/v1/payment_methods/{id}/attach", attach, {"customer": Text(required=True)}),
     Route("POST", "/v1/payment_methods/{id}/detach", detach),

@@ -13,11 +13,13 @@ import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import uvicorn
 
+from faucet.payments.double import memory
 from faucet.payments.double import params as forms
 from faucet.payments.double.control import CONTROLS, Failure, Knobs
 from faucet.payments.double.problem import Problem
@@ -40,14 +42,20 @@ Reply = tuple[int, bytes, dict[str, str]]
 class StripeDouble:
     """A double and its listener. Use as an async context manager: `async with StripeDouble() as double`."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, webhook: Endpoint | None = None) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, *, webhook: Endpoint | None = None, kept_in: Path | None = None
+    ) -> None:
         self.host = host
         self.port = port
         self.state = State()
         self.webhooks = Webhooks(self.state, [webhook] if webhook else [])
         self.state.listeners.append(self.webhooks.on_event)
         self.knobs = Knobs(self.state, self.webhooks, self._tick)
-        self._kept: dict[tuple[str | None, str], tuple[str, Reply, int]] = {}
+        self._kept: memory.Replies = {}
+        self._kept_in = kept_in
+        if kept_in is not None:
+            self._kept |= memory.load(kept_in, self.state)
+        self._is_changed = False
         self._server: _Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -90,6 +98,7 @@ class StripeDouble:
     ) -> None:
         """Stop listening and send nothing more."""
         await self.webhooks.close()
+        self._save()
         if self._server is not None:
             self._server.should_exit = True
             self._server.force_exit = True
@@ -104,6 +113,12 @@ class StripeDouble:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._tick()
+            self._save()
+
+    def _save(self) -> None:
+        if self._kept_in is not None and self._is_changed:
+            self._is_changed = False
+            memory.save(self._kept_in, self.state, self._kept)
 
     async def _answer(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Send) -> None:
         body = b""
@@ -114,6 +129,7 @@ class StripeDouble:
                 break
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         path, method = scope["path"], scope["method"]
+        self._is_changed = self._is_changed or method != "GET"
         try:
             if path.startswith("/_control/"):
                 reply = await self._control(method, path, body)
@@ -153,7 +169,7 @@ class StripeDouble:
         if len(key) > KEY_CHARACTERS_MAX:
             raise Problem(400, "Idempotency key is too long.", kind="idempotency_error")
         fingerprint = hashlib.sha256(f"{route.method} {route.path} {sorted(own.items())}\n{text}".encode()).hexdigest()
-        kept = self._kept.get((account, key))
+        kept = self._kept.get(f"{account} {key}")
         if kept is not None and self.state.now() - kept[2] < KEY_SECONDS:
             if kept[0] != fingerprint:
                 raise Problem(
@@ -165,7 +181,7 @@ class StripeDouble:
             status, content, shown = kept[1]
             return status, content, shown | {"idempotent-replayed": "true"} | request_id
         reply = self._run(route, own, text, account, key, request_id | {"idempotency-key": key})
-        self._kept[account, key] = (fingerprint, reply, self.state.now())
+        self._kept[f"{account} {key}"] = (fingerprint, reply, self.state.now())
         return reply
 
     def _run(
