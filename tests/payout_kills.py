@@ -310,7 +310,7 @@ class Kills:
             self._look()
             self._time_passes()
         asyncio.run(self._rest())
-        self._look()
+        self._look(has_heard_all=True)
         self._count()
         return self.figures
 
@@ -386,11 +386,11 @@ class Kills:
                 status = "failed" if chance < 0.08 else "in_transit" if chance < 0.2 else "paid"
                 if status != bank["status"]:
                     self.stripe.control("payouts", payout=bank["id"], status=status)
-            elif bank["status"] == "paid" and chance < 0.0005:
+            elif bank["status"] == "paid" and chance < 0.002:
                 self.stripe.control("payouts", payout=bank["id"], status="failed")
 
-    def _look(self) -> None:
-        self.figures.findings += problems(self.books, self.stripe)
+    def _look(self, *, has_heard_all: bool = False) -> None:
+        self.figures.findings += problems(self.books, self.stripe, has_heard_all=has_heard_all)
         assert not self.figures.findings, self.figures.report()
 
     async def _rest(self) -> None:
@@ -404,9 +404,11 @@ class Kills:
                 if not self.books.one("select count(*) from payout where next_attempt_at is not null"):
                     break
                 await asyncio.to_thread(self.world.later, 7_300)
-            for event in self.stripe.log():
+            for event in self.stripe.log():  # what was sent back after it was paid may want more to be done
                 await life.apply(event)
             await life.send()
+            for event in self.stripe.log():
+                await life.apply(event)
 
     def _count(self) -> None:
         figures = self.figures

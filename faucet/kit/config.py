@@ -94,8 +94,8 @@ def _named_secrets(value: Any) -> tuple[tuple[str, Secret], ...]:
         name, colon, text = part.partition(":")
         if not colon or not text or re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name) is None:
             raise ValueError("must be name:token, separated by commas; a name is of a-z, 0-9, _ . and -")
-        if name in found:
-            raise ValueError(f"{name} is there twice")
+        if name in found or any(other.matches(text) for other in found.values()):
+            raise ValueError(f"{name} is there twice, or has another's token")
         found[name] = Secret(text)
     return tuple(found.items())
 
