@@ -36,6 +36,32 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+    select greatest(a.posted_e8 - earnings_young_v1(p_developer, a.id, p_since), 0)
+    from account a where a.kind = 'earnings' and a.developer_id = p_developer and a.label = '' and a.currency = 'USD'
+$$;
+
+CREATE FUNCTION public.earnings_spent_v1(p_earnings bigint) RETURNS bigint
+    LANGUAGE sql STABLE
+    AS $$
+    select coalesce((select sum(t.amount_e8) from transfer t where t.debit_id = p_earnings and t.code >= 10), 0)::bigint
+        - coalesce((select sum(t.amount_e8) from transfer t
+            where t.credit_id = p_earnings and t.code >= 10 and t.code in (42, 43)), 0)::bigint
+$$;
+
+CREATE FUNCTION public.earnings_young_v1(p_developer uuid, p_earnings bigint, p_since timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE
+    AS $$
+    select coalesce((select sum(u.channel_e8 + case u.payer when 1 then u.cost_e8 else 0 end)
+            from app a join usage_event u on u.app_id = a.id and u.created_at > p_since
+            where a.developer_id = p_developer), 0)::bigint
+        + coalesce((select sum(t.amount_e8) from transfer t
+            where t.credit_id = p_earnings and t.code >= 10 and t.code not in (42, 43) and t.created_at > p_since), 0)::bigint
+$$;
+
 CREATE FUNCTION public.expire_holds_v1(p_limit integer) RETURNS TABLE(id uuid, amount_e8 bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -317,6 +343,63 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_earnings bigint;
+    v_clearing bigint;
+    v_spent bigint;
+begin
+    select a.id into v_earnings from account a where a.kind = 'earnings' and a.developer_id = p_developer
+        and a.label = '' and a.currency = 'USD';
+    select a.id into v_clearing from account a where a.kind = 'payout_clearing' and a.developer_id = p_developer
+        and a.label = '' and a.currency = 'USD';
+    if v_earnings is null or v_clearing is null or p_since is null then
+        status := 6;
+        return;
+    end if;
+    -- One statement is one snapshot: the three figures are of the same moment.
+    select a.posted_e8 - earnings_young_v1(p_developer, v_earnings, p_since), earnings_spent_v1(v_earnings)
+        into mature, v_spent from account a where a.id = v_earnings;
+    perform from account a where a.id in (v_earnings, v_clearing) order by a.id for update;
+    mature := greatest(mature - (earnings_spent_v1(v_earnings) - v_spent), 0);
+    amount := coalesce(p_amount, least(mature, p_most) / 1000000 * 1000000);
+    if amount > mature or amount < p_least or amount <= 0 then
+        status := 1;
+        return;
+    end if;
+    select s.status[1] into status from transfer_v1(array[p_payout], array[40::smallint], array[v_earnings],
+        array[v_clearing], array[amount], array[p_key], array[p_memo]) s;
+end
+$$;
+
+CREATE FUNCTION public.payout_refuse_change_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if tg_op = 'UPDATE'
+        and (new.id, new.developer_id, new.amount_e8, new.provider, new.provider_account_id, new.run, new.requested_by,
+            new.created_at) is not distinct from (old.id, old.developer_id, old.amount_e8, old.provider,
+            old.provider_account_id, old.run, old.requested_by, old.created_at)
+        and (old.approved_by is null or new.approved_by is not distinct from old.approved_by)
+        and (old.provider_transfer_id is null or new.provider_transfer_id is not distinct from old.provider_transfer_id)
+        and (old.provider_reversal_id is null or new.provider_reversal_id is not distinct from old.provider_reversal_id)
+        and new.key_number >= old.key_number
+        and (old.status in ('requested', 'approved', 'sent', 'paid') and new.status = old.status
+            or (old.status, new.status) in (('requested', 'approved'), ('requested', 'cancelled'),
+                ('approved', 'cancelled'), ('approved', 'failed'), ('sent', 'paid'), ('sent', 'failed'),
+                ('paid', 'failed'))
+            or old.provider = 'stripe' and (old.status, new.status) = ('approved', 'sent')
+            or old.provider = 'manual' and (old.status, new.status) = ('approved', 'paid')) then
+        return new;
+    end if;
+    raise exception 'a payout that is % may not become %', old.status, coalesce(new.status, 'deleted')
+        using errcode = 'restrict_violation';
+end
+$$;
+
 CREATE FUNCTION public.period_sum_v1(p_month date) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -546,6 +629,22 @@ CREATE FUNCTION public.session_resolve_v1(p_bearer_hash bytea) RETURNS TABLE(ses
     join account r on r.kind = 'platform_revenue' and r.developer_id = s.developer_id and r.owner_id is null
         and r.label = '' and r.currency = 'USD'
     where s.bearer_hash = p_bearer_hash
+$$;
+
+CREATE FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_ended integer;
+begin
+    update session set revoked_at = now() where end_user_id = p_end_user and not may_spend_paid and revoked_at is null;
+    get diagnostics v_ended = row_count;
+    if v_ended > 0 then
+        perform pg_notify('faucet_changed', '');
+    end if;
+    return v_ended;
+end
 $$;
 
 CREATE FUNCTION public.settle_carefully_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) RETURNS record
@@ -850,6 +949,48 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_clearing bigint;
+    v_write_off bigint;
+    v_wallet account%rowtype;
+    v_done smallint[];
+begin
+    select a.id into v_clearing from account a where a.kind = 'stripe_clearing' and a.currency = 'USD';
+    select a.id into v_write_off from account a where a.kind = 'write_off' and a.currency = 'USD';
+    perform from account where id in (p_wallet, v_clearing, v_write_off) order by kind = 'write_off', id for update;
+    select coalesce(sum(t.amount_e8) filter (where t.key = p_key), 0),
+        coalesce(sum(t.amount_e8) filter (where t.key <> p_key), 0)
+    into taken, written_off from transfer t where t.key in (p_key, p_key || ':write_off');
+    if taken + written_off > 0 then
+        status := case when taken + written_off = p_amount then 4 else 5 end;
+        return;
+    end if;
+    select * into v_wallet from account where id = p_wallet;
+    if v_wallet.kind is distinct from 'wallet' or p_code not in (20, 22) or p_amount is null or p_amount <= 0 then
+        status := 6;
+        return;
+    end if;
+    taken := least(p_amount, v_wallet.posted_e8 - v_wallet.held_e8);
+    written_off := p_amount - taken;
+    status := 0;
+    if taken > 0 then
+        v_done := transfer_v1(array[p_event], array[p_code], array[p_wallet], array[v_clearing], array[taken],
+            array[p_key], array[p_memo]);
+        status := v_done[1];
+    end if;
+    if status = 0 and written_off > 0 then
+        v_done := transfer_v1(array[p_event], array[p_code + 1]::smallint[], array[v_write_off], array[v_clearing],
+            array[written_off], array[p_key || ':write_off'], array[p_memo]);
+        status := v_done[1];
+        update account set frozen_at = coalesce(frozen_at, now()) where id = p_wallet;
+    end if;
+end
+$$;
+
 CREATE FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) RETURNS smallint[]
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -922,6 +1063,17 @@ begin
     group by 1, 2, 3, 4, 5, 6, 7;
     update usage_rolled set rolled_until = v_until;
     return v_until;
+end
+$$;
+
+CREATE FUNCTION public.wallet_freeze_v1(p_wallet bigint, p_frozen boolean) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+begin
+    update account set frozen_at = case when p_frozen then now() end, updated_at = now()
+    where id = p_wallet and kind = 'wallet' and (frozen_at is not null) <> p_frozen;
+    return found;
 end
 $$;
 
@@ -1019,6 +1171,27 @@ CREATE TABLE public.audit_log (
     request_id text,
     before jsonb,
     after jsonb
+);
+
+CREATE TABLE public.auto_top_up (
+    wallet_id bigint NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    end_user_id uuid NOT NULL,
+    status text NOT NULL,
+    threshold_e8 bigint NOT NULL,
+    amount_e8 bigint NOT NULL,
+    monthly_cap_e8 bigint NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    pause_reason text,
+    consented_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT auto_top_up_amount_e8_check CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0))),
+    CONSTRAINT auto_top_up_failures_check CHECK ((failures >= 0)),
+    CONSTRAINT auto_top_up_status_check CHECK ((status = ANY (ARRAY['on'::text, 'paused'::text, 'off'::text]))),
+    CONSTRAINT auto_top_up_threshold_e8_check CHECK ((threshold_e8 > 0)),
+    CONSTRAINT cap_fits_one CHECK ((monthly_cap_e8 >= amount_e8))
 );
 
 CREATE TABLE public.credential (
@@ -1230,6 +1403,68 @@ CREATE TABLE public.move (
     credit_kind public.account_kind NOT NULL
 );
 
+CREATE TABLE public.payment_customer (
+    end_user_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    customer_id text NOT NULL,
+    payment_method_id text,
+    card_brand text,
+    card_last4 text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT payment_customer_card_last4_check CHECK ((card_last4 ~ '^[0-9]{4}$'::text))
+);
+
+CREATE TABLE public.payout (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    amount_e8 bigint NOT NULL,
+    status text DEFAULT 'requested'::text NOT NULL,
+    provider text NOT NULL,
+    provider_account_id text,
+    run text,
+    requested_by text NOT NULL,
+    approved_by text,
+    operator_note text,
+    reason text,
+    attempts integer DEFAULT 0 NOT NULL,
+    key_number integer DEFAULT 1 NOT NULL,
+    next_attempt_at timestamp with time zone,
+    last_error text,
+    provider_transfer_id text,
+    provider_payout_id text,
+    provider_reversal_id text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    approved_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    paid_at timestamp with time zone,
+    stop_asked_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT account_of_stripe CHECK (((provider = 'stripe'::text) = (provider_account_id IS NOT NULL))),
+    CONSTRAINT approved_before_paid CHECK (((approved_by IS NOT NULL) OR (status = ANY (ARRAY['requested'::text, 'cancelled'::text])))),
+    CONSTRAINT ended_has_a_time CHECK (((status = ANY (ARRAY['paid'::text, 'failed'::text, 'cancelled'::text])) = (ended_at IS NOT NULL))),
+    CONSTRAINT four_eyes CHECK ((approved_by <> requested_by)),
+    CONSTRAINT paid_has_a_time CHECK (((status <> 'paid'::text) OR (paid_at IS NOT NULL))),
+    CONSTRAINT payout_approved_by_check CHECK (((length(approved_by) >= 1) AND (length(approved_by) <= 200))),
+    CONSTRAINT payout_attempts_check CHECK ((attempts >= 0)),
+    CONSTRAINT payout_key_number_check CHECK ((key_number >= 1)),
+    CONSTRAINT payout_provider_check CHECK ((provider = ANY (ARRAY['manual'::text, 'stripe'::text]))),
+    CONSTRAINT payout_requested_by_check CHECK (((length(requested_by) >= 1) AND (length(requested_by) <= 200))),
+    CONSTRAINT payout_status_check CHECK ((status = ANY (ARRAY['requested'::text, 'approved'::text, 'sent'::text, 'paid'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT sent_before_called CHECK (((sent_at IS NOT NULL) OR ((attempts = 0) AND (provider_transfer_id IS NULL)))),
+    CONSTRAINT whole_cents CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0)))
+);
+
+CREATE TABLE public.payout_account (
+    developer_id uuid NOT NULL,
+    provider_account_id text NOT NULL,
+    is_ready boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT payout_account_provider_account_id_check CHECK (((length(provider_account_id) >= 1) AND (length(provider_account_id) <= 255)))
+);
+
 CREATE TABLE public.period (
     month date NOT NULL,
     asked_by text NOT NULL,
@@ -1422,6 +1657,7 @@ CREATE TABLE public.session (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     expires_at timestamp with time zone NOT NULL,
     revoked_at timestamp with time zone,
+    may_spend_paid boolean DEFAULT false NOT NULL,
     CONSTRAINT session_bearer_hash_check CHECK ((length(bearer_hash) = 32))
 );
 
@@ -1485,6 +1721,102 @@ CREATE TABLE public.statement_key (
     public_key bytea NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT statement_key_public_key_check CHECK ((length(public_key) = 32))
+);
+
+CREATE TABLE public.stripe_event (
+    id text NOT NULL,
+    row_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    type text NOT NULL,
+    account text,
+    created_at timestamp with time zone NOT NULL,
+    is_live boolean NOT NULL,
+    body bytea NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    outcome text DEFAULT 'waiting'::text NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    next_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT settled_has_an_outcome CHECK (((settled_at IS NULL) = (outcome = 'waiting'::text))),
+    CONSTRAINT stripe_event_attempts_check CHECK ((attempts >= 0)),
+    CONSTRAINT stripe_event_id_check CHECK (((length(id) >= 1) AND (length(id) <= 255))),
+    CONSTRAINT stripe_event_outcome_check CHECK ((outcome = ANY (ARRAY['waiting'::text, 'applied'::text, 'ignored'::text, 'refused'::text]))),
+    CONSTRAINT stripe_event_type_check CHECK (((length(type) >= 1) AND (length(type) <= 255)))
+);
+
+CREATE TABLE public.top_up (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    end_user_id uuid NOT NULL,
+    wallet_id bigint NOT NULL,
+    kind text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    reason text,
+    attempt integer,
+    checkout_session_id text,
+    checkout_url text,
+    payment_intent_id text,
+    saves_card boolean DEFAULT false NOT NULL,
+    fee_e8 bigint,
+    receipt_number text,
+    receipt_url text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    credited_at timestamp with time zone,
+    CONSTRAINT auto_has_an_attempt CHECK (((kind = 'auto'::text) = (attempt IS NOT NULL))),
+    CONSTRAINT checkout_has_a_session CHECK (((kind <> 'checkout'::text) OR (checkout_session_id IS NOT NULL))),
+    CONSTRAINT credited_has_a_time CHECK (((status = 'credited'::text) = (credited_at IS NOT NULL))),
+    CONSTRAINT top_up_amount_e8_check CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0))),
+    CONSTRAINT top_up_attempt_check CHECK ((attempt > 0)),
+    CONSTRAINT top_up_fee_e8_check CHECK ((fee_e8 >= 0)),
+    CONSTRAINT top_up_kind_check CHECK ((kind = ANY (ARRAY['checkout'::text, 'auto'::text]))),
+    CONSTRAINT top_up_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'credited'::text, 'expired'::text, 'failed'::text, 'refused'::text])))
+);
+
+CREATE TABLE public.top_up_refund (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    top_up_id uuid NOT NULL,
+    amount_e8 bigint NOT NULL,
+    status text DEFAULT 'requested'::text NOT NULL,
+    reason text NOT NULL,
+    asked_by text NOT NULL,
+    reversal_id text,
+    failure text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT sent_has_an_id CHECK (((status <> 'sent'::text) OR (reversal_id IS NOT NULL))),
+    CONSTRAINT top_up_refund_amount_e8_check CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0))),
+    CONSTRAINT top_up_refund_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+    CONSTRAINT top_up_refund_status_check CHECK ((status = ANY (ARRAY['requested'::text, 'sent'::text, 'failed'::text])))
+);
+
+CREATE TABLE public.top_up_reversal (
+    id text NOT NULL,
+    developer_id uuid NOT NULL,
+    top_up_id uuid NOT NULL,
+    wallet_id bigint NOT NULL,
+    kind text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    taken_e8 bigint NOT NULL,
+    written_off_e8 bigint NOT NULL,
+    healed_e8 bigint DEFAULT 0 NOT NULL,
+    state text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT heals_at_most_itself CHECK ((healed_e8 <= amount_e8)),
+    CONSTRAINT heals_by_returning CHECK (((healed_e8 = 0) OR (state = 'returned'::text))),
+    CONSTRAINT taken_or_written_off CHECK (((taken_e8 + written_off_e8) = amount_e8)),
+    CONSTRAINT top_up_reversal_amount_e8_check CHECK ((amount_e8 > 0)),
+    CONSTRAINT top_up_reversal_healed_e8_check CHECK ((healed_e8 >= 0)),
+    CONSTRAINT top_up_reversal_id_check CHECK (((length(id) >= 1) AND (length(id) <= 255))),
+    CONSTRAINT top_up_reversal_kind_check CHECK ((kind = ANY (ARRAY['refund'::text, 'dispute'::text]))),
+    CONSTRAINT top_up_reversal_state_check CHECK ((state = ANY (ARRAY['gone'::text, 'lost'::text, 'returned'::text]))),
+    CONSTRAINT top_up_reversal_taken_e8_check CHECK ((taken_e8 >= 0)),
+    CONSTRAINT top_up_reversal_written_off_e8_check CHECK ((written_off_e8 >= 0))
 );
 
 CREATE TABLE public.usage_hour (
@@ -1551,6 +1883,12 @@ ALTER TABLE ONLY public.app_signing_key
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_end_user_id_key UNIQUE (end_user_id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_pkey PRIMARY KEY (wallet_id);
+
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_pkey PRIMARY KEY (id);
 
@@ -1608,6 +1946,30 @@ ALTER TABLE ONLY public.local_endpoint
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
 
+ALTER TABLE ONLY public.payment_customer
+    ADD CONSTRAINT payment_customer_customer_id_key UNIQUE (customer_id);
+
+ALTER TABLE ONLY public.payment_customer
+    ADD CONSTRAINT payment_customer_pkey PRIMARY KEY (end_user_id);
+
+ALTER TABLE ONLY public.payout_account
+    ADD CONSTRAINT payout_account_pkey PRIMARY KEY (developer_id);
+
+ALTER TABLE ONLY public.payout_account
+    ADD CONSTRAINT payout_account_provider_account_id_key UNIQUE (provider_account_id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_developer_id_run_key UNIQUE (developer_id, run);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_provider_reversal_id_key UNIQUE (provider_reversal_id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_provider_transfer_id_key UNIQUE (provider_transfer_id);
+
 ALTER TABLE ONLY public.period
     ADD CONSTRAINT period_pkey PRIMARY KEY (month);
 
@@ -1653,6 +2015,33 @@ ALTER TABLE ONLY public.statement_key
 ALTER TABLE ONLY public.statement
     ADD CONSTRAINT statement_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.stripe_event
+    ADD CONSTRAINT stripe_event_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.stripe_event
+    ADD CONSTRAINT stripe_event_row_id_key UNIQUE (row_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_checkout_session_id_key UNIQUE (checkout_session_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_payment_intent_id_key UNIQUE (payment_intent_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.top_up_refund
+    ADD CONSTRAINT top_up_refund_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.top_up_refund
+    ADD CONSTRAINT top_up_refund_reversal_id_key UNIQUE (reversal_id);
+
+ALTER TABLE ONLY public.top_up_reversal
+    ADD CONSTRAINT top_up_reversal_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_wallet_id_attempt_key UNIQUE (wallet_id, attempt);
+
 ALTER TABLE ONLY public.transfer
     ADD CONSTRAINT transfer_pkey PRIMARY KEY (event_id, code);
 
@@ -1682,6 +2071,8 @@ CREATE INDEX audit_log_list_idx ON public.audit_log USING btree (created_at DESC
 
 CREATE INDEX audit_log_resource_idx ON public.audit_log USING btree (resource_type, resource_id, created_at DESC);
 
+CREATE INDEX auto_top_up_on_idx ON public.auto_top_up USING btree (wallet_id) WHERE (status = 'on'::text);
+
 CREATE INDEX credential_developer_idx ON public.credential USING btree (developer_id, created_at DESC, id DESC) WHERE (owner = 'developer'::text);
 
 CREATE INDEX credential_end_user_idx ON public.credential USING btree (end_user_id, created_at DESC, id DESC) WHERE (end_user_id IS NOT NULL);
@@ -1700,6 +2091,14 @@ CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree 
 
 CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
 
+CREATE INDEX payout_developer_idx ON public.payout USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE INDEX payout_due_idx ON public.payout USING btree (next_attempt_at) WHERE (next_attempt_at IS NOT NULL);
+
+CREATE INDEX payout_list_idx ON public.payout USING btree (created_at DESC, id DESC);
+
+CREATE UNIQUE INDEX payout_stripe_payout_key ON public.payout USING btree (provider_payout_id) WHERE (provider = 'stripe'::text);
+
 CREATE INDEX period_sum_month_idx ON public.period_sum USING btree (month, developer_id);
 
 CREATE INDEX provider_invoice_list_idx ON public.provider_invoice USING btree (imported_at DESC, id DESC);
@@ -1708,9 +2107,33 @@ CREATE UNIQUE INDEX provider_invoice_reference_idx ON public.provider_invoice US
 
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
 
+CREATE INDEX session_unvouched_idx ON public.session USING btree (end_user_id) WHERE ((NOT may_spend_paid) AND (revoked_at IS NULL));
+
 CREATE INDEX statement_end_user_idx ON public.statement USING btree (end_user_id, month DESC) WHERE (end_user_id IS NOT NULL);
 
 CREATE INDEX statement_list_idx ON public.statement USING btree (developer_id, month DESC) WHERE (end_user_id IS NULL);
+
+CREATE INDEX stripe_event_due_idx ON public.stripe_event USING btree (next_at) WHERE (settled_at IS NULL);
+
+CREATE INDEX stripe_event_list_idx ON public.stripe_event USING btree (received_at DESC, row_id DESC);
+
+CREATE INDEX top_up_developer_idx ON public.top_up USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE INDEX top_up_fee_idx ON public.top_up USING btree (credited_at) WHERE ((status = 'credited'::text) AND (fee_e8 IS NULL));
+
+CREATE INDEX top_up_list_idx ON public.top_up USING btree (end_user_id, created_at DESC, id DESC);
+
+CREATE UNIQUE INDEX top_up_one_auto_at_a_time ON public.top_up USING btree (wallet_id) WHERE ((kind = 'auto'::text) AND (status = 'pending'::text));
+
+CREATE INDEX top_up_pending_idx ON public.top_up USING btree (updated_at) WHERE (status = 'pending'::text);
+
+CREATE INDEX top_up_refund_due_idx ON public.top_up_refund USING btree (created_at) WHERE (status = 'requested'::text);
+
+CREATE INDEX top_up_refund_top_up_idx ON public.top_up_refund USING btree (top_up_id);
+
+CREATE INDEX top_up_reversal_top_up_idx ON public.top_up_reversal USING btree (top_up_id);
+
+CREATE INDEX top_up_reversal_wallet_idx ON public.top_up_reversal USING btree (wallet_id);
 
 CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
 
@@ -1737,6 +2160,10 @@ CREATE TRIGGER feature_version_is_history BEFORE DELETE OR UPDATE ON public.feat
 CREATE TRIGGER feature_version_is_kept BEFORE TRUNCATE ON public.feature_version FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER move_is_fixed BEFORE INSERT OR DELETE OR UPDATE ON public.move FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER payout_goes_forward BEFORE DELETE OR UPDATE ON public.payout FOR EACH ROW EXECUTE FUNCTION public.payout_refuse_change_v1();
+
+CREATE TRIGGER payout_is_kept BEFORE TRUNCATE ON public.payout FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER period_sum_is_immutable BEFORE DELETE OR UPDATE ON public.period_sum FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -1768,6 +2195,15 @@ ALTER TABLE ONLY public.app
 
 ALTER TABLE ONLY public.app_signing_key
     ADD CONSTRAINT app_signing_key_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
 
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
@@ -1802,6 +2238,15 @@ ALTER TABLE ONLY public.local_endpoint
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
 
+ALTER TABLE ONLY public.payment_customer
+    ADD CONSTRAINT payment_customer_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.payout_account
+    ADD CONSTRAINT payout_account_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
 ALTER TABLE ONLY public.period_sum
     ADD CONSTRAINT period_sum_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.account(id);
 
@@ -1829,6 +2274,24 @@ ALTER TABLE ONLY public.statement
 ALTER TABLE ONLY public.statement
     ADD CONSTRAINT statement_month_fkey FOREIGN KEY (month) REFERENCES public.period(month);
 
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.top_up_refund
+    ADD CONSTRAINT top_up_refund_top_up_id_fkey FOREIGN KEY (top_up_id) REFERENCES public.top_up(id);
+
+ALTER TABLE ONLY public.top_up_reversal
+    ADD CONSTRAINT top_up_reversal_top_up_id_fkey FOREIGN KEY (top_up_id) REFERENCES public.top_up(id);
+
+ALTER TABLE ONLY public.top_up_reversal
+    ADD CONSTRAINT top_up_reversal_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
+
 ALTER TABLE public.account ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
@@ -1836,6 +2299,8 @@ ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.app_signing_key ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.audit_log ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.auto_top_up ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.credential ENABLE ROW LEVEL SECURITY;
 
@@ -1855,6 +2320,8 @@ CREATE POLICY everybody ON public.app_signing_key TO faucet_jobs USING (true) WI
 
 CREATE POLICY everybody ON public.audit_log TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.auto_top_up TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.credential TO faucet_gateway USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.developer TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
@@ -1873,11 +2340,23 @@ CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (tru
 
 CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.payment_customer TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.payout TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.payout_account TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.period_sum TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.statement TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.top_up TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.top_up_refund TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.top_up_reversal TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
@@ -1893,6 +2372,12 @@ ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.payment_customer ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.payout ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.payout_account ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.period_sum ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.session ENABLE ROW LEVEL SECURITY;
@@ -1906,6 +2391,8 @@ CREATE POLICY tenant ON public.app TO faucet_api USING (((current_setting('fauce
 CREATE POLICY tenant ON public.app_signing_key TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.audit_log TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.auto_top_up TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.credential TO faucet_api USING (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text)));
 
@@ -1927,15 +2414,33 @@ CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_se
 
 CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.payment_customer TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.payout TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.payout_account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.period_sum TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.statement TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.top_up TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.top_up_refund TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.top_up_reversal TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.usage_hour TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+ALTER TABLE public.top_up ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.top_up_refund ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.top_up_reversal ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.usage_event ENABLE ROW LEVEL SECURITY;
 
@@ -1949,6 +2454,14 @@ GRANT USAGE ON SCHEMA public TO faucet_jobs;
 REVOKE ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) TO faucet_api;
 GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) TO faucet_api;
+GRANT ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.earnings_spent_v1(p_earnings bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.earnings_young_v1(p_developer uuid, p_earnings bigint, p_since timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.expire_holds_v1(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.expire_holds_v1(p_limit integer) TO faucet_jobs;
@@ -1969,6 +2482,12 @@ GRANT ALL ON FUNCTION public.ledger_finalize_v1(p_until timestamp with time zone
 REVOKE ALL ON FUNCTION public.ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.ledger_refuse_v1() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) TO faucet_api;
+GRANT ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.payout_refuse_change_v1() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.period_sum_v1(p_month date) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.period_sum_v1(p_month date) TO faucet_jobs;
@@ -2003,6 +2522,10 @@ GRANT ALL ON FUNCTION public.session_limit_open_v1(p_session uuid, p_limit bigin
 REVOKE ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) TO faucet_gateway;
 
+REVOKE ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) TO faucet_api;
+GRANT ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) TO faucet_jobs;
+
 REVOKE ALL ON FUNCTION public.settle_carefully_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.settle_locked_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
@@ -2015,12 +2538,19 @@ REVOKE ALL ON FUNCTION public.spend_counters_v1(p_app uuid[], p_feature uuid[], 
 REVOKE ALL ON FUNCTION public.spend_limit_set_v1(p_scope text, p_scope_id uuid, p_period text, p_limit bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.spend_limit_set_v1(p_scope text, p_scope_id uuid, p_period text, p_limit bigint) TO faucet_api;
 
+REVOKE ALL ON FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) TO faucet_api;
+GRANT ALL ON FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) TO faucet_jobs;
+
 REVOKE ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) TO faucet_api;
 GRANT ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) TO faucet_jobs;
 
 REVOKE ALL ON FUNCTION public.usage_roll_up_v1(p_final timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.usage_roll_up_v1(p_final timestamp with time zone) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.wallet_freeze_v1(p_wallet bigint, p_frozen boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.wallet_freeze_v1(p_wallet bigint, p_frozen boolean) TO faucet_api;
 
 GRANT SELECT ON TABLE public.account TO faucet_api;
 GRANT SELECT ON TABLE public.account TO faucet_jobs;
@@ -2045,6 +2575,9 @@ GRANT UPDATE(revoked_at) ON TABLE public.app_signing_key TO faucet_api;
 
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_jobs;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE public.auto_top_up TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.auto_top_up TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.credential TO faucet_gateway;
 GRANT INSERT ON TABLE public.credential TO faucet_api;
@@ -2147,6 +2680,64 @@ GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE public.payment_customer TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.payout TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(status) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(approved_by) ON TABLE public.payout TO faucet_api;
+
+GRANT UPDATE(operator_note) ON TABLE public.payout TO faucet_api;
+
+GRANT UPDATE(reason) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(reason) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(attempts) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(key_number) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(next_attempt_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(next_attempt_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(last_error) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(provider_transfer_id) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(provider_payout_id) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(provider_payout_id) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(provider_reversal_id) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(approved_at) ON TABLE public.payout TO faucet_api;
+
+GRANT UPDATE(sent_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(sent_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(paid_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(paid_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(stop_asked_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(stop_asked_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(ended_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(ended_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.payout_account TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.payout_account TO faucet_jobs;
+
+GRANT UPDATE(is_ready) ON TABLE public.payout_account TO faucet_api;
+GRANT UPDATE(is_ready) ON TABLE public.payout_account TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.payout_account TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.payout_account TO faucet_jobs;
+
 GRANT SELECT,INSERT ON TABLE public.period TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.period TO faucet_jobs;
 
@@ -2207,6 +2798,33 @@ GRANT SELECT,INSERT ON TABLE public.statement TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.statement_key TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.statement_key TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.stripe_event TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(reason) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(reason) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(attempts) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(attempts) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(next_at) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(next_at) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up TO faucet_jobs;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_refund TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_reversal TO faucet_api;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_reversal TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.usage_hour TO faucet_api;
 GRANT SELECT ON TABLE public.usage_hour TO faucet_jobs;

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from faucet.api import (
     adjustments,
     apps,
+    auto_top_ups,
     control,
     developer_keys,
     developers,
@@ -28,6 +29,8 @@ from faucet.api import (
     health,
     invoices,
     operations,
+    payout_desk,
+    payouts,
     periods,
     prices,
     reports,
@@ -35,7 +38,10 @@ from faucet.api import (
     sessions,
     signing_keys,
     statements,
+    stripe_events,
     tokens,
+    top_up_desk,
+    top_ups,
     wallets,
 )
 from faucet.api.edge import Edge
@@ -52,6 +58,8 @@ from faucet.kit.log import logger
 from faucet.kit.metrics import Metrics
 from faucet.kit.upstream import Pool
 from faucet.limits.bucket import Bucket
+from faucet.payments.connect import connect_of
+from faucet.payments.stripe_top_ups import top_ups_of
 from faucet.providers.probe import Prober
 
 KEEP_ALIVE_SECONDS = 75
@@ -63,6 +71,9 @@ _ROUTES = (
     wallets,
     end_users,
     end_user_keys,
+    top_ups,
+    auto_top_ups,
+    stripe_events,
     reports,
     tokens,
     apps,
@@ -75,8 +86,11 @@ _ROUTES = (
     statements,
     periods,
     invoices,
+    payouts,
     developers,
     adjustments,
+    payout_desk,
+    top_up_desk,
     prices,
     control,
     docs,
@@ -112,6 +126,8 @@ def build_app(
             clock or Clock(),
             metrics,
             prober,
+            connect=connect_of(config),
+            top_ups=top_ups_of(config),
             bearers=_bucket(config.api_rate_limit_max_requests, config.api_rate_limit_window_ms),
             session_bucket=_bucket(config.session_rate_limit_max_requests, config.session_rate_limit_window_ms),
         )

@@ -221,7 +221,7 @@ class TopupItem(Reply):
     owner_scope: Literal["end_user"]
     owner_id: UUID
     provider: str
-    provider_checkout_session_id: str
+    provider_checkout_session_id: str | None = None
     amount_usd: Usd
     status: str
     checkout_url: str | None = None
@@ -237,6 +237,8 @@ class PayoutItem(Reply):
     status: str
     provider: str | None = None
     provider_payout_id: str | None = None
+    reason: str | None = None
+    """Why it failed or was cancelled."""
     created_at: Moment
     updated_at: Moment
 

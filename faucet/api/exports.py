@@ -148,6 +148,16 @@ async def export_revenue(
 
 
 @router.get(
+    "/v1/admin/reports/payouts.csv", tags=["operator: reports"], response_class=StreamingResponse, responses=_FILES
+)
+async def export_payouts(
+    caller: TheOperator, world: TheWorld, since: Since = None, until: Until = None, kind: Format = "csv"
+) -> Response:
+    """Every payout that was opened, oldest first."""
+    return await _export(world, exports.PAYOUTS, None, since, until, kind)
+
+
+@router.get(
     "/v1/developer/exports/usage.csv",
     tags=["developer: reports"],
     response_class=StreamingResponse,
@@ -171,3 +181,16 @@ async def export_own_revenue(
 ) -> Response:
     """What each of the developer's apps' answers add up to."""
     return await _export(world, exports.REVENUE, caller.developer_id, since, until, kind)
+
+
+@router.get(
+    "/v1/developer/exports/payouts.csv",
+    tags=["developer: reports"],
+    response_class=StreamingResponse,
+    responses=_FILES,
+)
+async def export_own_payouts(
+    caller: UsageReader, world: TheWorld, since: Since = None, until: Until = None, kind: Format = "csv"
+) -> Response:
+    """Every payout of the developer's, oldest first."""
+    return await _export(world, exports.PAYOUTS, caller.developer_id, since, until, kind)

@@ -15,8 +15,13 @@ from faucet.api.developer_wire import (
     WalletItem,
     moment_of,
 )
+from faucet.api.payout_wire import payout_item
 from faucet.api.tenant import tenant_tx
+from faucet.api.wire_top_ups import topup_item
 from faucet.api.world import TheWorld
+from faucet.payments import payout_store
+from faucet.payments import store as top_ups
+from faucet.payments.payout_store import PayoutFilter
 from faucet.reports import operations
 from faucet.reports.operations import AuditFilter, AuditRow
 
@@ -51,14 +56,14 @@ def audit_item(row: AuditRow) -> AuditItem:
 
 @router.get("/v1/developer/operations", response_model=OperationsReply, response_model_exclude_none=True)
 async def read_operations(caller: Reader, world: TheWorld) -> OperationsReply:
-    """The hundred wallets that changed last and the hundred newest changes.
-
-    Nothing takes payments or pays out yet, so there are no top-ups and no payouts to show.
-    """
+    """The hundred wallets that changed last, and the hundred newest top-ups, payouts and changes."""
     async with tenant_tx(world, caller.developer_id) as t:
         wallets = await operations.newest_wallets(t, developer_id=caller.developer_id, limit=ROWS_MAX)
+        paid = await top_ups.newest(t, developer_id=caller.developer_id, limit=ROWS_MAX)
         wanted = AuditFilter(developer_id=caller.developer_id)
         rows = await operations.search_audit(t, wanted, after=None, limit=ROWS_MAX)
+        of_caller = PayoutFilter(developer_id=caller.developer_id)
+        payouts = await payout_store.page(t, of_caller, after=None, limit=ROWS_MAX)
     return OperationsReply(
         wallets=[
             WalletItem(
@@ -71,7 +76,7 @@ async def read_operations(caller: Reader, world: TheWorld) -> OperationsReply:
             )
             for wallet in wallets
         ],
-        topups=[],
-        payouts=[],
+        topups=[topup_item(row) for row in paid],
+        payouts=[payout_item(payout) for payout in payouts],
         audit_logs=[audit_item(row) for row in rows],
     )

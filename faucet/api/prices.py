@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import Actor, TheOperator
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.operator_wire import PriceItem, ProviderName
 from faucet.api.paging import PageReply, ThePage, page_reply
@@ -69,7 +69,7 @@ async def confirm_price(
     key: TheIdempotencyKey = None,
 ) -> Response:
     """Put a draft up for sale, from its `effective_from` on. Harmless to repeat."""
-    return await _decide(world, request, rid, key, price_id, "confirmed")
+    return await _decide(world, request, caller.actor, rid, key, price_id, "confirmed")
 
 
 @router.post("/v1/admin/prices/{price_id}/reject", response_model=PriceItem)
@@ -82,14 +82,14 @@ async def reject_price(
     key: TheIdempotencyKey = None,
 ) -> Response:
     """Turn a draft down; an import of the same figures doesn't bring it back. Harmless to repeat."""
-    return await _decide(world, request, rid, key, price_id, "rejected")
+    return await _decide(world, request, caller.actor, rid, key, price_id, "rejected")
 
 
 async def _decide(
-    world: World, request: Request, rid: str, key: str | None, price_id: int, decision: Decision
+    world: World, request: Request, actor: Actor, rid: str, key: str | None, price_id: int, decision: Decision
 ) -> Response:
     async def act(t: TenantTx) -> PriceItem:
-        done = await price_book.decide(t, [price_id], status=decision, actor=str(OPERATOR))
+        done = await price_book.decide(t, [price_id], status=decision, actor=str(actor))
         row = await price_book.find_price(t, price_id)
         if row is None:
             raise Refusal("not_found", "there is no such price")
@@ -97,7 +97,7 @@ async def _decide(
             raise Refusal("conflict", f"this price is {row.status} already; add a new version")
         if done:
             await announce_change(t)
-            await Trail(OPERATOR, rid).note(
+            await Trail(actor, rid).note(
                 t,
                 f"price.{decision}",
                 "price",
@@ -107,5 +107,5 @@ async def _decide(
         return price_item(row)
 
     return await idempotent(
-        world, request, principal=str(OPERATOR), developer_id=None, key=key, body=None, act=act, status=200
+        world, request, principal=str(actor), developer_id=None, key=key, body=None, act=act, status=200
     )

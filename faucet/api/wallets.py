@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header
 
-from faucet.api.auth import OPERATOR, TheEndUser, TheOperator
+from faucet.api.auth import TheEndUser, TheOperator
 from faucet.api.tenant import tenant_tx
 from faucet.api.trail import Trail
 from faucet.api.wire import IdempotencyKey, TestCreditAsk, WalletReply
@@ -73,7 +73,7 @@ async def credit_test_balance(
         if wallet is None:
             raise InvariantBroken(f"the wallet {wallet_id} is gone within its own tx")
         if booked is moves.Booked.NOW:
-            await Trail(OPERATOR, rid).note(
+            await Trail(caller.actor, rid).note(
                 t,
                 "wallet.test_credited",
                 "wallet",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated
 from uuid import UUID
 
@@ -17,6 +18,11 @@ from faucet.kit.db import Tx
 from faucet.kit.errors import Refusal
 from faucet.kit.metrics import Metrics
 from faucet.limits.bucket import Bucket
+from faucet.payments.appliers import TOP_UPS
+from faucet.payments.connect import PayoutProcessor
+from faucet.payments.inbox import Applier
+from faucet.payments.payout_events import LEFT_TO_JOBS
+from faucet.payments.processor import TopUpProcessor
 from faucet.providers.probe import Prober
 
 ROLE = "faucet_api"
@@ -31,6 +37,12 @@ class World:
     clock: Clock
     metrics: Metrics
     prober: Prober
+    connect: PayoutProcessor | None = None
+    """Where developers' accounts are, if Stripe is set up."""
+    top_ups: TopUpProcessor | None = None
+    """Where people pay, if Stripe is set up."""
+    appliers: Mapping[str, Applier] = field(default_factory=lambda: {**TOP_UPS, **LEFT_TO_JOBS})
+    """Who acts on which of Stripe's events."""
     bearers: Bucket | None = None
     """The rate of each developer's token and of each session, whatever addresses they come from."""
     session_bucket: Bucket | None = None

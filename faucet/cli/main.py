@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     pass
 
 SECTIONS = {
-    "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider"),
+    "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
     "Operate": ("prices", "limits", "periods", "statement", "invoices", "reconcile", "reseal"),
@@ -103,6 +103,9 @@ GatewayPortOption = Annotated[
 MockPortOption = Annotated[
     int | None, typer.Option("--mock-port", min=0, max=65_535, metavar="N", help="4010; 0 takes a free one.")
 ]
+StripePortOption = Annotated[
+    int | None, typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242; 0 takes a free one.")
+]
 WorkersOption = Annotated[
     int, typer.Option("--gateway-workers", min=1, max=64, metavar="N", help="Gateway processes that share the port.")
 ]
@@ -115,7 +118,7 @@ DatabaseOption = Annotated[
 @app.command(
     epilog=examples(
         "faucet up",
-        "faucet up --api-port 0 --gateway-port 0 --mock-port 0",
+        "faucet up --api-port 0 --gateway-port 0 --mock-port 0 --stripe-port 0",
         "faucet up --gateway-workers 2 --database-url postgresql://me@localhost/faucet",
     ),
 )
@@ -124,13 +127,14 @@ def up(
     api_port: ApiPortOption = None,
     gateway_port: GatewayPortOption = None,
     mock_port: MockPortOption = None,
+    stripe_port: StripePortOption = None,
     gateway_workers: WorkersOption = 1,
     database_url: DatabaseOption = None,
 ) -> None:
     """Run everything on this machine, until Ctrl-C.
 
-    Database, mock provider, API, gateways and jobs, with the demo's data in it. When all is ready, one JSON line
-    on standard output has the addresses, tokens and processes. For development.
+    Database, mock provider, Stripe double, API, gateways and jobs, with the demo's data in it. When all is ready, one
+    JSON line on standard output has the addresses, tokens and processes. For development.
     """
     from faucet.stack.supervisor import Stack, Wish, run_stack
 
@@ -139,6 +143,7 @@ def up(
         api_port=api_port,
         gateway_port=gateway_port,
         mock_port=mock_port,
+        stripe_port=stripe_port,
         gateway_workers=gateway_workers,
         database_url=database_url,
     )
@@ -163,6 +168,7 @@ def demo(
     api_port: ApiPortOption = None,
     gateway_port: GatewayPortOption = None,
     mock_port: MockPortOption = None,
+    stripe_port: StripePortOption = None,
     gateway_workers: WorkersOption = 1,
     database_url: DatabaseOption = None,
     once: Annotated[bool, typer.Option("--once", help="End after the show.")] = False,
@@ -180,6 +186,7 @@ def demo(
         api_port=api_port,
         gateway_port=gateway_port,
         mock_port=mock_port,
+        stripe_port=stripe_port,
         gateway_workers=gateway_workers,
         database_url=database_url,
     )
@@ -269,6 +276,42 @@ def mock_provider(
         api_key=api_key,
         delay_ms=delay_ms,
         chunk_delay_ms=chunk_delay_ms,
+        on_ready=under_supervision(),
+    )
+
+
+@app.command(
+    epilog=examples(
+        "faucet mock-stripe",
+        "faucet mock-stripe --port 0",
+        "faucet mock-stripe --webhook-url http://127.0.0.1:3001/v1/stripe/webhook --webhook-secret whsec_…",
+    ),
+)
+def mock_stripe(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")] = 4242,
+    webhook_url: Annotated[str | None, typer.Option(metavar="URL", help="Who is told of events.")] = None,
+    webhook_secret: Annotated[
+        str | None, typer.Option(help="What events are signed with.", envvar="STRIPE_WEBHOOK_SECRET")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep everything there, and go on from it.")
+    ] = None,
+) -> None:
+    """Run the Stripe double, for tests and trials.
+
+    As much of Stripe's API as this project uses, just as strict, with a checkout page for a browser, signed webhooks,
+    and knobs under /_control. Prints one JSON line with its address when it listens.
+    """
+    from faucet.stack.child import under_supervision
+    from faucet.stack.serve import run_mock_stripe
+
+    run_mock_stripe(
+        host,
+        port,
+        webhook_url=webhook_url,
+        webhook_secret=webhook_secret,
+        state=state,
         on_ready=under_supervision(),
     )
 

@@ -22,17 +22,26 @@ from procrastinate.jobs import DeleteJobCondition, Status
 from psycopg_pool import AsyncConnectionPool
 
 from faucet.closing.document import Signer
+from faucet.jobs import top_ups
 from faucet.jobs.close_periods import ask_for_last_month, close_periods
+from faucet.jobs.drain_inbox import drain_inbox
 from faucet.jobs.expire_holds import expire_holds
 from faucet.jobs.probe import SERVICE, Probe
 from faucet.jobs.purge import purge
 from faucet.jobs.reconcile import reconcile_books
 from faucet.jobs.roll_up import roll_up
+from faucet.jobs.send_payouts import run_payouts, send_payouts
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx, open_pool
 from faucet.kit.log import logger
 from faucet.kit.metrics import Counter, Gauge, Histogram, Metrics
+from faucet.payments.appliers import TOP_UPS
+from faucet.payments.connect import PayoutProcessor, connect_of
+from faucet.payments.payout_events import appliers
+from faucet.payments.payouts import Terms, terms_of
+from faucet.payments.processor import TopUpProcessor
+from faucet.payments.stripe_top_ups import top_ups_of
 from faucet.reports.finding import Finding
 
 ROLE = "faucet_jobs"
@@ -44,7 +53,7 @@ COMPARED_DAYS = 1
 
 # Minute, hour, day, month, weekday, second.
 EVERY_FIVE_SECONDS = "* * * * * */5"
-EVERY_MINUTE = "* * * * *"
+EVERY_MINUTE = "* * * * * 0"
 EVERY_TEN_MINUTES = "*/10 * * * *"
 HOURLY = "7 * * * *"
 HOURLY_LATER = "37 * * * *"
@@ -54,12 +63,28 @@ DAILY = "17 3 * * *"
 class Sweeps:
     """The sweeps over one pool, with what they count."""
 
-    def __init__(self, pool: AsyncConnectionPool[Tx], metrics: Metrics, clock: Clock, config: Config) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Tx],
+        metrics: Metrics,
+        clock: Clock,
+        config: Config,
+        *,
+        top_up_processor: TopUpProcessor | None = None,
+        payout_processor: PayoutProcessor | None = None,
+        payout_terms: Terms | None = None,
+        payout_day: int = 0,
+    ) -> None:
         self._pool = pool
         self._clock = clock
         self._config = config
         seed = config.statement_seed
         self._signer = None if seed is None else Signer(seed)
+        self._top_ups = top_up_processor
+        self._payouts = payout_processor
+        self._payout_terms = payout_terms
+        self._payout_day = payout_day
+        self._appliers = {**TOP_UPS, **appliers(clock)}
         self.ran = metrics.also(Counter("modelfaucet_sweeps", "Sweeps by name and end.", ("sweep", "end")))
         self.seconds = metrics.also(Histogram("modelfaucet_sweep_seconds", "Time of a sweep.", ("sweep",)))
         self.expired = metrics.also(Counter("modelfaucet_holds_expired", "Holds that nobody settled."))
@@ -71,6 +96,7 @@ class Sweeps:
         self.differences = metrics.also(
             Gauge("modelfaucet_reconciliation_differences", "Differences by the check that found them.", ("check",))
         )
+        self.events = metrics.also(Counter("modelfaucet_stripe_events", "Events of the processor by end.", ("end",)))
         self.compared_at = metrics.also(
             Gauge("modelfaucet_reconciliation_timestamp_seconds", "When the books were last compared.")
         )
@@ -80,6 +106,43 @@ class Sweeps:
         async with self._sweep("expire_holds") as connection:
             swept = await expire_holds(connection)
         self.expired.add(count=swept.count)
+
+    async def drain_inbox(self, timestamp: int) -> None:
+        """Every five seconds: the processor's events that the webhook left."""
+        async with self._sweep("drain_inbox") as connection:
+            ended = await drain_inbox(connection, self._appliers, self._clock)
+        for end, count in ended.items():
+            self.events.add((end,), count)
+
+    async def top_up_wallets(self, timestamp: int) -> None:
+        """Every five seconds: automatic top-ups, and what the processor tells only when asked."""
+        if self._top_ups is None:
+            return
+        async with self._sweep("top_up_wallets") as connection:
+            await top_ups.charge_automatically(connection, self._top_ups, self._clock)
+            await top_ups.learn_payments(connection, self._top_ups, self._clock)
+
+    async def tidy_top_ups(self, timestamp: int) -> None:
+        """Every minute: refunds that weren't answered, checkout pages that are over."""
+        if self._top_ups is None:
+            return
+        async with self._sweep("tidy_top_ups") as connection:
+            await top_ups.send_refunds(connection, self._top_ups, self._clock)
+            await top_ups.expire_checkouts(connection, self._top_ups, self._clock)
+
+    async def send_payouts(self, timestamp: int) -> None:
+        """Every five seconds: the next step of each payout that is on its way through the processor."""
+        if self._payouts is None:
+            return
+        async with self._timed("send_payouts"):
+            await send_payouts(self._pool, self._payouts, self._clock)
+
+    async def run_payouts(self, timestamp: int) -> None:
+        """Every hour: open payouts for everybody, if this is the day of the month and it hasn't been done."""
+        if self._payout_terms is None or not self._payout_day:
+            return
+        async with self._timed("run_payouts"):
+            await run_payouts(self._pool, self._payout_terms, self._clock, day=self._payout_day)
 
     async def purge(self, timestamp: int) -> None:
         """Every hour."""
@@ -139,11 +202,16 @@ class Sweeps:
     @asynccontextmanager
     async def _sweep(self, name: str) -> AsyncIterator[Tx]:
         """A connection for one sweep, whose time and end are counted."""
+        async with self._timed(name), self._pool.connection() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _timed(self, name: str) -> AsyncIterator[None]:
+        """Count the time and the end of one sweep."""
         began = time.perf_counter()
         end = "failed"
         try:
-            async with self._pool.connection() as connection:
-                yield connection
+            yield
             end = "done"
         finally:
             self.ran.add((name, end))
@@ -164,6 +232,11 @@ def queue_of(dsn: str, sweeps: Sweeps) -> procrastinate.App:
     for cron, sweep in (
         (EVERY_FIVE_SECONDS, sweeps.expire_holds),
         (EVERY_MINUTE, sweeps.close_periods),
+        (EVERY_FIVE_SECONDS, sweeps.drain_inbox),
+        (EVERY_FIVE_SECONDS, sweeps.top_up_wallets),
+        (EVERY_MINUTE, sweeps.tidy_top_ups),
+        (EVERY_FIVE_SECONDS, sweeps.send_payouts),
+        (HOURLY, sweeps.run_payouts),
         (EVERY_TEN_MINUTES, sweeps.reconcile),
         (HOURLY_LATER, sweeps.roll_up),
         (HOURLY_LATER, sweeps.ask_to_close),
@@ -190,7 +263,16 @@ async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], 
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics(SERVICE)
     pool = await open_pool(dsn, ROLE, size=CONCURRENCY)
-    sweeps = Sweeps(pool, metrics, Clock(), config)
+    sweeps = Sweeps(
+        pool,
+        metrics,
+        Clock(),
+        config,
+        top_up_processor=top_ups_of(config),
+        payout_processor=connect_of(config),
+        payout_terms=terms_of(config),
+        payout_day=config.payout_run_day,
+    )
     working = asyncio.Event()
     probe = None if config.port_jobs is None else Probe(config, config.port_jobs, metrics, working.is_set)
     watched = None if probe is None else asyncio.create_task(probe.serve(), name="probe")

@@ -87,7 +87,22 @@ def _secret(value: Any) -> Secret:
     return Secret(value.strip())
 
 
+def _named_secrets(value: Any) -> tuple[tuple[str, Secret], ...]:
+    if isinstance(value, tuple):
+        return value
+    found: dict[str, Secret] = {}
+    for part in _split(value):
+        name, colon, text = part.partition(":")
+        if not colon or not text or re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name) is None:
+            raise ValueError("must be name:token, separated by commas; a name is of a-z, 0-9, _ . and -")
+        if name in found or any(other.matches(text) for other in found.values()):
+            raise ValueError(f"{name} is there twice, or has another's token")
+        found[name] = Secret(text)
+    return tuple(found.items())
+
+
 _Secret = Annotated[Secret, PlainValidator(_secret)]
+_NamedSecrets = Annotated[tuple[tuple[str, Secret], ...], PlainValidator(_named_secrets)]
 _List = Annotated[tuple[str, ...], BeforeValidator(_split)]
 _Origins = Annotated[tuple[Annotated[str, AfterValidator(exact_origin)], ...], BeforeValidator(_split)]
 _HostPorts = Annotated[tuple[Annotated[str, AfterValidator(_host_port)], ...], BeforeValidator(_split)]
@@ -125,6 +140,8 @@ class Config(BaseSettings):
 
     secret_encryption_key: _Secret
     admin_token: _Secret
+    operator_tokens: _NamedSecrets = ()
+    """Further operators, each by a name and a token of their own, so that it is known who did what."""
     developer_admin_token: _Secret
     kek_provider: Literal["local", "aws_kms", "transit"] = "local"
     """What wraps the vault's private keys: a key from here, or a service that keeps one."""
@@ -193,8 +210,21 @@ class Config(BaseSettings):
 
     stripe_secret_key: _Secret | None = None
     stripe_webhook_secret: _Secret | None = None
+    stripe_api_base: _Url | None = None
+    """Where Stripe's API is; for development, with `faucet mock-stripe`."""
+    top_up_min_e8: _Usd = Field(default=E8_PER_USD // 2, validation_alias="top_up_min_usd")
+    """The least that a person may pay in at once; Stripe takes nothing below 0.50."""
+    top_up_max_e8: _Usd = Field(default=1_000 * E8_PER_USD, validation_alias="top_up_max_usd")
     payout_threshold_e8: _Usd = Field(default=10 * E8_PER_USD, validation_alias="payout_threshold_usd")
-    """Earnings below this are not paid out by the monthly run."""
+    """The least that a payout may be."""
+    payout_max_e8: _Usd = Field(default=10_000 * E8_PER_USD, validation_alias="payout_max_usd")
+    """The most that a payout may be; 0 is no limit."""
+    payout_daily_max_e8: _Usd = Field(default=20_000 * E8_PER_USD, validation_alias="payout_daily_max_usd")
+    """What one developer's payouts of a day, in UTC, may come to; 0 is no limit."""
+    payout_hold_back_days: Annotated[int, Field(ge=0, le=365)] = 14
+    """Earnings younger than this are not paid out."""
+    payout_run_day: Annotated[int, Field(ge=0, le=28)] = 0
+    """The day of the month on which payouts are opened for everybody who has earned enough; 0 is never."""
 
     statement_signing_key: _Secret | None = None
     """What the jobs sign statements with; without it, in production, no month is closed."""
@@ -329,10 +359,12 @@ def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
         if name not in given:
             yield f"{name}: must be set in production"
     owner: dict[str, str] = {}
-    for name in (*_MADE_UP, "METRICS_TOKEN", "KEK_LOCAL_KEY"):
-        value = given.get(name)
-        if value is None:
-            continue
+    named = [(name, given[name]) for name in (*_MADE_UP, "METRICS_TOKEN", "KEK_LOCAL_KEY") if name in given]
+    for part in _split(given.get("OPERATOR_TOKENS", "")):
+        operator, colon, token = part.partition(":")
+        if colon:  # else another line complains, and the part may be a token
+            named.append((f"OPERATOR_TOKENS of {operator[:64]}", token))
+    for name, value in named:
         if len(value) < SECRET_CHARACTERS_MIN:
             yield f"{name}: must have at least {SECRET_CHARACTERS_MIN} characters"
         elif _PLACEHOLDER.search(value) or len(set(value)) < 10:
@@ -347,6 +379,8 @@ def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
         yield "TENANT_UPSTREAM_HTTP: plain http to addresses of tenants is for development"
     if "MOCK_PROVIDER_URL" in given:
         yield "MOCK_PROVIDER_URL: the mock provider is for development"
+    if "STRIPE_API_BASE" in given:
+        yield "STRIPE_API_BASE: another address than Stripe's own is for development"
 
 
 def make_data_dir(data_dir: Path) -> None:

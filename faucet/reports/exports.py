@@ -108,6 +108,28 @@ REVENUE = Export(
      order by a.public_app_id
     """,
 )
+PAYOUTS = Export(
+    "payouts",
+    _columns(
+        created_at="time",
+        updated_at="time",
+        payout_id="text",
+        developer_id="text",
+        developer_email="text",
+        amount_usd="money",
+        status="text",
+        provider="text",
+        provider_payout_id="text",
+    ),
+    """
+    select p.created_at, p.updated_at, p.id::text, p.developer_id::text, d.email, p.amount_e8, p.status, p.provider,
+           p.provider_payout_id
+      from payout p join developer d on d.id = p.developer_id
+     where (%(developer)s::uuid is null or p.developer_id = %(developer)s::uuid)
+       and p.created_at >= %(since)s::timestamptz and p.created_at < %(until)s::timestamptz
+     order by p.created_at, p.id
+    """,
+)
 
 
 async def batches(

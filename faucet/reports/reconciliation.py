@@ -1,5 +1,5 @@
 """Whether the books add up: balances against transfers, holds and counters against wallets, usage against money, what
-is final against what it was made of, and all of it against what providers billed.
+is final against what it was made of, and all of it against what the processor told and what providers billed.
 
 Every difference is a Finding; an empty list is the proof. All figures come from one snapshot, so traffic that goes on
 meanwhile can't look like a difference. Not here: what is done about a finding.
@@ -17,6 +17,7 @@ from psycopg.rows import class_row, scalar_row
 
 from faucet.kit.db import Tx
 from faucet.reports import reconciliation_closed as closed
+from faucet.reports import reconciliation_processor as processor
 from faucet.reports.finding import Finding
 from faucet.reports.reconciliation_invoices import invoice_findings
 
@@ -187,6 +188,7 @@ _CHECKS = (
     _RESOLUTIONS,
     _COUNTERS,
     *closed.CHECKS,
+    *processor.CHECKS,
 )
 _BEGINNING = UUID(int=0)
 _FIRST_DAY = datetime(2000, 1, 1, tzinfo=UTC)
@@ -210,6 +212,7 @@ async def reconcile(tx: Tx, *, since: datetime | None = None, tolerance_bps: int
         "edge": EDGE_HOURS,
         "since": _BEGINNING if since is None else _first_id_of(since),
         "since_at": since or _FIRST_DAY,
+        "hours": processor.EVENT_HOURS,
     }
     findings: list[Finding] = []
     async with tx.cursor(row_factory=class_row(Finding)) as cursor:

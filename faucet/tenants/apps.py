@@ -67,6 +67,13 @@ async def find(tx: Tx, public_app_id: str) -> App:
     return app
 
 
+async def origins_of(tx: Tx, app_id: UUID) -> list[str]:
+    """The web origins that are an app's own."""
+    cursor = await tx.execute("select allowed_origins from app where id = %s", (app_id,))
+    row = await cursor.fetchone()
+    return [] if row is None else list(row[0])
+
+
 async def page(tx: Tx, *, developer_id: UUID | None, after: tuple[datetime, UUID] | None, limit: int) -> list[App]:
     """Apps of one developer or of all, newest first, from a place in the list."""
     at, after_id = after or (None, None)

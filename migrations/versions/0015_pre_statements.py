@@ -3,7 +3,7 @@
 from faucet.kit.migrate import run_sql_file
 
 revision = "0015_pre_statements"
-down_revision = "0010_pre_end_users"
+down_revision = "0014_pre_payouts"
 branch_labels = None
 depends_on = None
 

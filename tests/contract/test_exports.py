@@ -25,6 +25,7 @@ REVENUE = (
     "public_app_id,developer_id,developer_email,total_calls,upstream_cost_usd,retail_price_usd,channel_revenue_usd,"
     "platform_revenue_usd"
 )
+PAYOUTS = "created_at,updated_at,payout_id,developer_id,developer_email,amount_usd,status,provider,provider_payout_id"
 OPERATOR, OWN = "/v1/admin/reports", "/v1/developer/exports"
 EVENTS = 6_000
 
@@ -108,6 +109,24 @@ def test_a_developer_s_export_has_their_own_rows(world: ApiWorld, books: Books) 
     refused(world.developer(("developer:apps:read",)).http.get(f"{OWN}/usage.csv"), 403, "forbidden")
     refused(owner.http.get(f"{OPERATOR}/usage.csv"), 403, "forbidden")
     refused(world.nobody.get(f"{OPERATOR}/usage.csv"), 401, "invalid_session")
+
+
+def test_payouts_are_exported(world: ApiWorld, books: Books) -> None:
+    """Lost: an accountant's list of what left."""
+    owner, stranger = world.developer(), world.developer()
+    books.rows(
+        "insert into payout (id, developer_id, amount_e8, status, provider, requested_by, approved_by,"
+        " provider_payout_id, paid_at, ended_at) select gen_random_uuid(), %s, n * 1000000, 'paid', 'manual', 'a', 'b',"
+        " '=bank:' || n, now(), now() from generate_series(1, 3) n",
+        owner.id,
+    )
+    for text in (world.operator.get(f"{OPERATOR}/payouts.csv").text, owner.http.get(f"{OWN}/payouts.csv").text):
+        assert text.splitlines()[0] == PAYOUTS
+        rows = rows_of(text)
+        assert sorted(row["amount_usd"] for row in rows) == ["0.01000000", "0.02000000", "0.03000000"]
+        assert {row["provider_payout_id"] for row in rows} == {"'=bank:1", "'=bank:2", "'=bank:3"}
+        assert {(row["developer_id"], row["status"]) for row in rows} == {(owner.id, "paid")}
+    assert stranger.http.get(f"{OWN}/payouts.csv").text == PAYOUTS + "\n"
 
 
 def test_parquet_has_the_same_rows(world: ApiWorld, books: Books) -> None:

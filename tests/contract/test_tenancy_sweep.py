@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from api_world import ApiWorld, Developer, Json, ok, tenant_of
-from books import E8, Books, Settlement
+from books import E8, Books, Settlement, Tenant
 from conftest import RunningApi
 from past import as_jobs, close_all, date_back, months_ago
 
@@ -22,7 +22,7 @@ from faucet.jobs.roll_up import roll_up
 MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
     "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "end_user_token_seen",
-    "local_endpoint", "usage_hour", "period_sum", "statement",
+    "local_endpoint", "payout", "payout_account", "usage_hour", "period_sum", "statement",
 )  # fmt: skip
 SAFE = {"/health", "/ready", "/metrics", "/v1/sessions", "/.well-known/modelfaucet/statement-keys.json"}
 """Routes without a tenant: whoever knows an app may mint sessions of it."""
@@ -85,6 +85,20 @@ def _value(schema: Json, document: Json, ids: dict[str, str], name: str) -> Any:
     return "swept-value"
 
 
+def _payout(books: Books, tenant: Tenant) -> str:
+    """A payout of a developer's, and the account that it goes to."""
+    books.rows(
+        "insert into payout_account (developer_id, provider_account_id) values (%s, 'acct_of_a')", tenant.developer
+    )
+    return str(
+        books.one(
+            "insert into payout (id, developer_id, amount_e8, provider, requested_by)"
+            " values (gen_random_uuid(), %s, 1000000, 'manual', 'operator') returning id",
+            tenant.developer,
+        )
+    )
+
+
 class Swept:
     """A's rows, with the ids that the wire knows them by."""
 
@@ -113,6 +127,7 @@ class Swept:
             "endpoint_id": ok(noted, 201)["id"],
             "period": LAST,
             "invoice_id": ok(world.operator.post("/v1/admin/provider-invoices", json=INVOICE), 201)["id"],
+            "payout_id": _payout(books, tenant),
             "target": "app",
             "target_id": app["public_app_id"],
         }
@@ -177,7 +192,9 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
     missing = swept.ids | {
         "public_app_id": "none_such",
         "feature_key": "none_such",
-        **dict.fromkeys(("developer_id", "token_id", "wallet_id", "key_id"), "01890000-0000-7000-8000-000000000000"),
+        **dict.fromkeys(
+            ("developer_id", "token_id", "wallet_id", "key_id", "payout_id"), "01890000-0000-7000-8000-000000000000"
+        ),
         "target_id": "none_such",
     }
     for method, path, operation in _operations():
@@ -203,6 +220,7 @@ def test_lists_hold_only_one_s_own(world: ApiWorld, books: Books) -> None:
         "/v1/developer/operations",
         "/v1/developer/usage",
         "/v1/developer/provider-keys",
+        "/v1/developer/payouts",
     ):
         text = stranger.http.get(path).text
         assert not [word for word in swept.words if word in text], path

@@ -18,6 +18,19 @@ Row = dict[str, Any]
 HASH = b"\x01" * 32
 
 
+def _payout_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
+    """A row of each table of payouts."""
+    return {
+        "payout_account": lambda: {"developer_id": t.developer, "provider_account_id": f"acct_{uuid7().hex}"},
+        "payout": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "amount_e8": 100_000_000, "provider": "stripe",
+            "provider_account_id": "acct_1", "requested_by": "operator", "provider_transfer_id": f"tr_{uuid7().hex}",
+            "provider_payout_id": f"po_{uuid7().hex}", "provider_reversal_id": f"trr_{uuid7().hex}",
+            "run": str(uuid7()), "sent_at": "2026-01-01",
+        },
+    }  # fmt: skip
+
+
 def _local_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     return {
         "local_endpoint": lambda: {
@@ -154,6 +167,7 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         **_vault_rows(t),
         **_local_rows(t),
         **_closing_rows(t),
+        **_payout_rows(t),
     }  # fmt: skip
 
 
@@ -325,6 +339,30 @@ CASES = [
     *_checks("provider_invoice_line", model="", amount_e8=-1),
     Case("provider_invoice_line_invoice_id_fkey", "provider_invoice_line", {"invoice_id": uuid7()}),
     Case("provider_invoice_line_pkey", "provider_invoice_line", beside=("invoice_id",)),
+    *_checks("payout_account", provider_account_id=""),
+    Case("payout_account_developer_id_fkey", "payout_account", {"developer_id": uuid7()}),
+    Case("payout_account_pkey", "payout_account", beside=("developer_id",)),
+    Case("payout_account_provider_account_id_key", "payout_account", beside=("provider_account_id",)),
+    Case("payout_status_check", "payout", {"status": "lost", "approved_by": "o"}),
+    Case("payout_provider_check", "payout", {"provider": "cash", "provider_account_id": None}),
+    *_checks("payout", requested_by="", approved_by="", attempts=-1, key_number=0),
+    Case("whole_cents", "payout", {"amount_e8": 0}),
+    Case("whole_cents", "payout", {"amount_e8": 1_500_000}),
+    Case("four_eyes", "payout", {"approved_by": "operator"}),
+    Case("approved_before_paid", "payout", {"status": "sent"}),
+    Case("account_of_stripe", "payout", {"provider": "manual"}),
+    Case("account_of_stripe", "payout", {"provider_account_id": None}),
+    Case("sent_before_called", "payout", {"sent_at": None}),
+    Case("sent_before_called", "payout", {"sent_at": None, "provider_transfer_id": None, "attempts": 1}),
+    Case("paid_has_a_time", "payout", {"status": "paid", "approved_by": "o", "ended_at": "2026-01-01"}),
+    Case("ended_has_a_time", "payout", {"status": "failed", "approved_by": "o"}),
+    Case("ended_has_a_time", "payout", {"ended_at": "2026-01-01"}),
+    Case("payout_developer_id_fkey", "payout", {"developer_id": uuid7()}),
+    Case("payout_pkey", "payout", beside=("id",)),
+    Case("payout_developer_id_run_key", "payout", beside=("run",)),
+    Case("payout_provider_transfer_id_key", "payout", beside=("provider_transfer_id",)),
+    Case("payout_provider_reversal_id_key", "payout", beside=("provider_reversal_id",)),
+    Case("payout_stripe_payout_key", "payout", beside=("provider_payout_id",)),
 ]  # fmt: skip
 IMPLIED = {"app_id_developer_id_key", "move_pkey", "alembic_version_pkc"}
 """The first can't be broken while the primary key holds; the others guard tables that nobody can insert into."""
@@ -350,6 +388,8 @@ def test_every_constraint_refuses(books: Books) -> None:
         row = good[table]()
         if table == "spend_counter":
             row["limit_id"] = _insert(books, "spend_limit", good["spend_limit"]())["id"]
+        if table == "payout_account":  # a developer has one
+            row["developer_id"] = books.tenant().developer
         if table == "credential":
             row["key_id"] = _insert(books, "vault_key", good["vault_key"]())["id"]
         if table in ("period_sum", "statement"):

@@ -43,6 +43,10 @@ _WRITABLE = {
     ("faucet_jobs", "statement"): {"INSERT"},
     ("faucet_jobs", "statement_key"): {"INSERT"},
     ("faucet_jobs", "idempotent_reply"): {"DELETE"},
+    ("faucet_api", "payout"): {"INSERT"},
+    ("faucet_api", "payout_account"): {"INSERT"},
+    ("faucet_jobs", "payout"): {"INSERT"},
+    ("faucet_jobs", "payout_account"): {"INSERT"},
 }
 """Every whole-table write that a door has; what is not here is refused."""
 
@@ -59,6 +63,16 @@ _COLUMNS = {
     ("faucet_jobs", "price"): {"status", "decided_at", "decided_by"},
     ("faucet_api", "provider_invoice"): {"withdrawn_at"},
     ("faucet_jobs", "period"): {"closed_at", "statements"},
+    ("faucet_api", "payout"): {
+        "status", "approved_by", "operator_note", "reason", "provider_payout_id", "next_attempt_at", "approved_at",
+        "sent_at", "paid_at", "stop_asked_at", "ended_at", "updated_at",
+    },
+    ("faucet_jobs", "payout"): {
+        "status", "reason", "attempts", "key_number", "next_attempt_at", "last_error", "provider_transfer_id",
+        "provider_payout_id", "provider_reversal_id", "sent_at", "paid_at", "stop_asked_at", "ended_at", "updated_at",
+    },
+    ("faucet_api", "payout_account"): {"is_ready", "updated_at"},
+    ("faucet_jobs", "payout_account"): {"is_ready", "updated_at"},
 }  # fmt: skip
 """Columns that a door may update where it may not update the table."""
 
@@ -67,10 +81,13 @@ _FUNCTIONS = {
         "group_v1", "hold_v1", "settle_v1", "release_v1", "renew_v1", "reply_claim_v1", "reply_keep_v1",
         "reply_unclaim_v1", "session_resolve_v1", "session_alive_v1", "provider_cost_account_v1",
     },
-    "faucet_api": {"transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1"},
+    "faucet_api": {
+        "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "earnings_mature_v1",
+        "payout_open_v1",
+    },
     "faucet_jobs": {
-        "transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1", "ledger_finalize_v1", "usage_roll_up_v1",
-        "period_sum_v1",
+        "transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1", "earnings_mature_v1", "payout_open_v1",
+        "ledger_finalize_v1", "usage_roll_up_v1", "period_sum_v1",
     },
 }  # fmt: skip
 
@@ -177,7 +194,8 @@ def test_the_gateway_cannot_read_what_it_does_not_need(books: Books) -> None:
     """Lost: the door that faces the crowd could list everybody's sessions and usage."""
     for table in (
         "session", "end_user", "usage_event", "transfer", "hold", "idempotent_reply", "developer_token",
-        "feature_version", "api_idempotency", "audit_log", "statement", "period_sum", "usage_hour",
+        "feature_version", "api_idempotency", "audit_log", "payout", "payout_account", "statement", "period_sum",
+        "usage_hour",
     ):  # fmt: skip
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             books.rows(f"select * from {table}", role="faucet_gateway")

@@ -14,7 +14,7 @@ from faucet.kit.ids import uuid7
 
 TABLES = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
-    "usage_event", "developer_token", "audit_log", "usage_hour", "period_sum", "statement",
+    "usage_event", "developer_token", "audit_log", "payout", "payout_account", "usage_hour", "period_sum", "statement",
 )  # fmt: skip
 
 
@@ -44,6 +44,9 @@ def _full(books: Books) -> Tenant:
         " values (gen_random_uuid(), %(developer)s, 'T', sha256(%(id)s::text::bytea), 'mf_dev_', '{s}', 'test')",
         "insert into audit_log (id, developer_id, actor_scope, action, resource_type)"
         " values (gen_random_uuid(), %(developer)s, 'operator', 'a', 'app')",
+        "insert into payout (id, developer_id, amount_e8, provider, requested_by)"
+        " values (gen_random_uuid(), %(developer)s, 1000000, 'manual', 'operator')",
+        "insert into payout_account (developer_id, provider_account_id) values (%(developer)s, %(id)s::text)",
         "insert into session (id, developer_id, app_id, end_user_id, bearer_hash, expires_at)"
         " values (gen_random_uuid(), %(developer)s, %(app)s, %(end_user)s, sha256(%(id)s::text::bytea), 'infinity')",
         "insert into usage_hour values (now(), %(developer)s, %(app)s, null, 'p', 'm', 0, 1, 1, 1, 1, 1, 1, 1)",
