@@ -28,7 +28,7 @@ from faucet.jobs.drain_inbox import drain_inbox
 from faucet.jobs.expire_holds import expire_holds
 from faucet.jobs.probe import SERVICE, Probe
 from faucet.jobs.purge import purge
-from faucet.jobs.reconcile import reconcile_books
+from faucet.jobs.reconcile import reconcile_books, reconcile_stripe
 from faucet.jobs.roll_up import roll_up
 from faucet.jobs.send_payouts import run_payouts, send_payouts
 from faucet.kit.clock import Clock
@@ -40,7 +40,7 @@ from faucet.payments.appliers import TOP_UPS
 from faucet.payments.connect import PayoutProcessor, connect_of
 from faucet.payments.payout_events import appliers
 from faucet.payments.payouts import Terms, terms_of
-from faucet.payments.processor import TopUpProcessor
+from faucet.payments.processor import TopUpProcessor, line_of
 from faucet.payments.stripe_top_ups import top_ups_of
 from faucet.reports.finding import Finding
 
@@ -50,6 +50,8 @@ PAUSE_SECONDS = 1.0
 """Between two tries to reach a database that is away."""
 STALLED_SECONDS = 120
 COMPARED_DAYS = 1
+LISTED = timedelta(days=7)
+"""So far back Stripe is asked each night what it lists."""
 
 # Minute, hour, day, month, weekday, second.
 EVERY_FIVE_SECONDS = "* * * * * */5"
@@ -78,6 +80,7 @@ class Sweeps:
         self._pool = pool
         self._clock = clock
         self._config = config
+        self._line = line_of(config)
         seed = config.statement_seed
         self._signer = None if seed is None else Signer(seed)
         self._top_ups = top_up_processor
@@ -188,6 +191,8 @@ class Sweeps:
                 since=None if back is None else now - back,
                 tolerance_bps=self._config.invoice_tolerance_bps,
             )
+            if back is None and self._line is not None:
+                findings += await reconcile_stripe(connection, self._line, since=now - LISTED, now=now)
         self.findings.set(len(findings))
         self._tell(findings)
         self.compared_at.set(int(now.timestamp()))
