@@ -218,3 +218,40 @@ def test_without_a_key_nothing_is_closed(books: Books, dsn: str) -> None:
     books.rows("insert into period (month, asked_by) values (%s, 't')", months_ago(1).first_day)
     assert as_jobs(dsn, lambda c: close_periods(c, None, now=datetime.now(UTC))) == []
     assert books.one("select closed_at is null from period")
+
+
+def test_bookings_go_on_while_the_horizon_moves(books: Books, dsn: str) -> None:
+    """Lost: closing a month, or adding up a day, breaks requests of that moment or is kept out by them."""
+    tenant = books.tenant(E8)
+    adjustments = books.account("adjustments")
+    stop = threading.Event()
+    booked = [0, 0]
+    failed: list[str] = []
+
+    def book(which: int) -> None:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            own = Books(connection)
+            while not stop.is_set():
+                try:
+                    assert own.transfer(30, adjustments, tenant.wallet, 1) == 0
+                    booked[which] += 1
+                except psycopg.Error as error:
+                    failed.append(str(error))
+
+    threads = [threading.Thread(target=book, args=(which,)) for which in range(2)]
+    for thread in threads:
+        thread.start()
+    start = datetime.now(UTC) - timedelta(days=1)
+
+    async def move(connection: Tx) -> int:
+        moved = 0
+        for step in range(60):
+            moved += await make_final(connection, start + timedelta(minutes=step))
+        return moved
+
+    moved = as_jobs(dsn, move)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert failed == [] and moved == 60
+    assert min(booked) > 0 and books.posted(tenant.wallet) == E8 + sum(booked)
