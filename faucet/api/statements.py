@@ -17,7 +17,7 @@ from faucet.api.tenant import tenant_tx
 from faucet.api.world import TheWorld, World
 from faucet.closing import statements
 from faucet.closing.month import parse_month
-from faucet.closing.pdf import statement_pdf
+from faucet.closing.pdf import statement_pdf, usual_font
 from faucet.closing.sheet import statement_csv
 from faucet.closing.statements import Kept
 from faucet.kit.errors import Refusal
@@ -77,7 +77,7 @@ async def download_statement_print(
 ) -> Response:
     """The statement for print. What counts is the signed file; this shows what it says and its hash."""
     kept = await _own(world, caller, period, developer_id)
-    content = await run_in_threadpool(statement_pdf, kept.signed, font=world.config.statement_font)
+    content = await run_in_threadpool(statement_pdf, kept.signed, font=world.config.statement_font or usual_font())
     return _file(content, "application/pdf", f"statement-{period}.pdf")
 
 

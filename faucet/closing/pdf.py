@@ -1,7 +1,7 @@
 """A statement for print, on A4.
 
-The PDF's own fonts have Latin letters only. Other letters, of a developer's name, need a font that the operator
-names (STATEMENT_FONT); a letter that there is no font for is printed as its code, and the page says so.
+The PDF's own fonts have Latin letters only. Other letters, of a developer's name, need a font that the operator names
+(STATEMENT_FONT) or that the system has (`usual_font`); a letter that there is no font for is printed as its code, and the page says so.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from faucet.closing.document import Signed, key_id
 from faucet.closing.sheet import figures
 from faucet.kit.errors import Fault
 
+USUAL_FONTS = (
+    Path("/usr/share/fonts/truetype/wqy/wqy-microhei.ttc"),
+    Path("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"),
+)
+"""Where Debian's packages of Chinese letters put them."""
 _BASE = "helvetica"
 _OWN = "own"
 _TITLES = {"developer": "Statement of earnings", "end_user": "Statement of a wallet"}
@@ -26,6 +31,11 @@ _NOTE = (
     " without any server."
 )
 _CODED = "Letters that this server has no font for are shown as their codes, such as U+5BA2."
+
+
+def usual_font() -> Path | None:
+    """A font with Chinese letters, if this machine has one where it usually is."""
+    return next((path for path in USUAL_FONTS if path.is_file()), None)
 
 
 class _Page(FPDF):
