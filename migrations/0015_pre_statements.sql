@@ -9,8 +9,8 @@ create table ledger_horizon (
 );
 insert into ledger_horizon (final_until) values ('2000-01-01 00:00:00+00');
 
--- A transfer is dated by the beginning of its tx (no door may say otherwise), and every settlement inserts transfers,
--- if only none. The statement that is refused is repeated by who sent it, in a new tx of a later date.
+-- Transfers and usage events are dated by the beginning of their tx; no door may say otherwise. The statement that is
+-- refused is repeated by who sent it, in a new tx of a later date.
 create function ledger_final_v1() returns trigger language plpgsql as $$
 declare
     v_until timestamptz;
@@ -25,6 +25,8 @@ begin
 end
 $$;
 create trigger transfer_is_not_late before insert on transfer
+    for each statement execute function ledger_final_v1();
+create trigger usage_event_is_not_late before insert on usage_event
     for each statement execute function ledger_final_v1();
 
 -- Make everything before a moment final. In a tx of its own: the lock is taken last of all. Waits only briefly, since

@@ -2187,6 +2187,8 @@ CREATE TRIGGER usage_event_is_immutable BEFORE DELETE OR UPDATE ON public.usage_
 
 CREATE TRIGGER usage_event_is_kept BEFORE TRUNCATE ON public.usage_event FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
+CREATE TRIGGER usage_event_is_not_late BEFORE INSERT ON public.usage_event FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_final_v1();
+
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
 

@@ -1,7 +1,8 @@
 """A statement for print, on A4.
 
 The PDF's own fonts have Latin letters only. Other letters, of a developer's name, need a font that the operator names
-(STATEMENT_FONT) or that the system has (`usual_font`); a letter that there is no font for is printed as its code, and the page says so.
+(STATEMENT_FONT) or that the system has (`usual_font`); a letter that there is no font for is printed as its code, and
+the page says so.
 """
 
 from __future__ import annotations

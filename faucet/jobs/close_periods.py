@@ -20,6 +20,8 @@ from faucet.reports import exports
 from faucet.tenants import audit
 
 ASKED_BY_THE_CLOCK = "clock"
+_CLOSING = 7_219_015
+"""The advisory lock of who closes months."""
 
 
 async def ask_for_last_month(connection: Tx, *, now: datetime, grace: timedelta) -> Month | None:
@@ -45,10 +47,29 @@ async def ask_for_last_month(connection: Tx, *, now: datetime, grace: timedelta)
 async def close_periods(connection: Tx, signer: Signer | None, *, now: datetime) -> list[Month]:
     """Close what was asked for, the oldest first, on a connection without an open tx; gives the months.
 
-    Interrupted, it goes on where it was. Raises InvariantBroken where a month doesn't add up; it stays open.
+    Interrupted, it goes on where it was; while another process does it there is nothing to do. Raises InvariantBroken
+    where a month doesn't add up; it stays open.
     """
     async with connection.transaction():
         months = await periods.open_work(connection)
+    if not months or not await _alone(connection):
+        return []
+    try:
+        return await _close_all(connection, signer, months, now=now)
+    finally:
+        await connection.execute("select pg_advisory_unlock(%s)", (_CLOSING,))
+        await connection.commit()
+
+
+async def _alone(connection: Tx) -> bool:
+    """Whether no other process is closing months; until the lock is given back, none begins to."""
+    async with connection.transaction():
+        cursor = await connection.execute("select pg_try_advisory_lock(%s)", (_CLOSING,))
+        row = await cursor.fetchone()
+    return row is not None and bool(row[0])
+
+
+async def _close_all(connection: Tx, signer: Signer | None, months: list[Month], *, now: datetime) -> list[Month]:
     closed = []
     for month in months:
         if signer is None:

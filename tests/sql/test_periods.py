@@ -107,6 +107,22 @@ def test_closing_again_changes_nothing(two_months: Tenant, books: Books, dsn: st
     assert files(books, two_months.developer) == before
 
 
+def test_one_process_closes_at_a_time(books: Books, dsn: str) -> None:
+    """Lost: two processes write the same statements, and one of them fails."""
+    books.tenant(E8)
+    date_back(books, months_ago(1).starts_at)
+    books.rows("insert into period (month, asked_by) values (%s, 't')", months_ago(1).first_day)
+
+    async def work(connection: Tx) -> tuple[list[Any], list[Any]]:
+        books.rows("select pg_advisory_lock(7219015)")
+        busy = await close_periods(connection, SIGNER, now=datetime.now(UTC))
+        books.rows("select pg_advisory_unlock(7219015)")
+        return busy, await close_periods(connection, SIGNER, now=datetime.now(UTC))
+
+    assert as_jobs(dsn, work) == ([], [months_ago(1)])
+    assert books.one("select count(*) from pg_locks where locktype = 'advisory'") == 0
+
+
 def test_a_correction_goes_into_the_open_month(two_months: Tenant, books: Books) -> None:
     """Lost: a closed month that changes."""
     before = files(books, two_months.developer)
