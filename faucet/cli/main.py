@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from faucet.cli.developers import apps_app, developers_app, tokens_app
 from faucet.cli.doctor import doctor
+from faucet.cli.exports import export_app
 from faucet.cli.features import features_app
 from faucet.cli.invoices import invoices_app
 from faucet.cli.manifest import manifest_app
@@ -34,7 +35,7 @@ SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "periods", "statement", "invoices", "reconcile", "reseal"),
+    "Operate": ("prices", "limits", "export", "periods", "statement", "invoices", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -78,6 +79,7 @@ for group in (
     periods_app,
     statement_app,
     invoices_app,
+    export_app,
 ):
     app.add_typer(group)
 app.command(

@@ -174,20 +174,25 @@ def test_a_month_is_proved_offline(closed: Closed, api: RunningApi, faucet: Any,
     assert faucet("periods", "list", *to)[0] == 0
     assert "closed" in faucet("periods", "close", LAST, *to)[1]
     assert faucet("statement", "list", *mine)[0] == 0
-    for words in (("get", LAST), ("get", LAST, "--as", "pdf"), ("usage", LAST, "--out", "usage.csv")):
+    for words in (("get", LAST), ("get", LAST, "--as", "pdf"), ("usage", LAST, "--out", "month.csv")):
         code, told = faucet("statement", *words, *mine)
         assert code == 0, told
     code, told = faucet("statement", "keys", "--json", *to)
     Path("keys.json").write_text(told)
+    for name in ("usage", "revenue", "payouts"):
+        code, told = faucet("export", name, "--from", f"{LAST}-01", *mine)
+        assert code == 0 and Path(f"{name}.csv").exists(), told
+    code, told = faucet("export", "usage", "--as", "parquet", *to)
+    assert code == 0 and Path("usage.parquet").read_bytes()[:4] == b"PAR1", told
     statement = f"statement-{LAST}.json"
-    verify = ("statement", "verify", statement, "--key", "keys.json", "--usage", "usage.csv")
+    verify = ("statement", "verify", statement, "--key", "keys.json", "--usage", "month.csv")
     code, told = faucet(*verify)
     assert code == 0 and "5 lines of usage" in told
     assert faucet("statement", "verify", statement, "--key", SIGNER.public_key.hex())[0] == 0
     code, told = faucet("statement", "verify", statement)
     assert code == 0 and "Trust it if it is published" in told
-    usage = Path("usage.csv").read_text()
-    Path("usage.csv").write_text(usage.replace("0.00000040", "0.00000050", 1))
+    usage = Path("month.csv").read_text()
+    Path("month.csv").write_text(usage.replace("0.00000040", "0.00000050", 1))
     code, told = faucet(*verify)
     assert code == 1 and "line 2" in told and "was changed" in told
     content = Path(statement).read_text()
