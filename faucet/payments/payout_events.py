@@ -84,8 +84,9 @@ async def on_payout(tx: Tx, event: Event, *, now: datetime) -> Verdict:
         return Verdict(Outcome.REFUSED, f"the payout {ours.id} is {ours.status} and yet at the bank")
     status = str(about.get("status"))
     if status in ("pending", "in_transit") or (status == "paid" and ours.stop_asked_at is not None):
-        # A word from before what is known by now; how it stands is looked up before anything is taken back.
-        return Verdict(Outcome.APPLIED, "nothing new")
+        # Perhaps from before what is known by now; how it stands is looked up before anything is taken back.
+        after = await steps.note_bank(tx, ours, str(about["id"]), now=now)
+        return _applied("at the bank", Change(ours, after))
     failure = about.get("failure_message") or about.get("failure_code")
     bank = BankPayout(str(about["id"]), status, None if failure is None else str(failure))
     change = await steps.note_standing(tx, ours, bank, now=now)
