@@ -21,6 +21,7 @@ from faucet.cli.doctor import doctor
 from faucet.cli.features import features_app
 from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import limits_app, prices_app, reconcile
+from faucet.cli.payouts import payouts_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
@@ -32,7 +33,7 @@ SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "reconcile", "reseal"),
+    "Operate": ("prices", "limits", "payouts", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -64,6 +65,7 @@ serve_app = typer.Typer(
 app.add_typer(serve_app)
 app.add_typer(prices_app)
 app.add_typer(limits_app)
+app.add_typer(payouts_app)
 for group in (
     developers_app,
     apps_app,
