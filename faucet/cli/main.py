@@ -99,7 +99,8 @@ MockPortOption = Annotated[
     int | None, typer.Option("--mock-port", min=0, max=65_535, metavar="N", help="4010; 0 takes a free one.")
 ]
 StripePortOption = Annotated[
-    int | None, typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242, or a free one with --mock-port 0.")
+    int | None,
+    typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242, or a free one with --mock-port 0."),
 ]
 WorkersOption = Annotated[
     int, typer.Option("--gateway-workers", min=1, max=64, metavar="N", help="Gateway processes that share the port.")
