@@ -101,7 +101,8 @@ MockPortOption = Annotated[
     int | None, typer.Option("--mock-port", min=0, max=65_535, metavar="N", help="4010; 0 takes a free one.")
 ]
 StripePortOption = Annotated[
-    int | None, typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242; 0 takes a free one.")
+    int | None,
+    typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242, or a free one with --mock-port 0."),
 ]
 WorkersOption = Annotated[
     int, typer.Option("--gateway-workers", min=1, max=64, metavar="N", help="Gateway processes that share the port.")
@@ -115,7 +116,7 @@ DatabaseOption = Annotated[
 @app.command(
     epilog=examples(
         "faucet up",
-        "faucet up --api-port 0 --gateway-port 0 --mock-port 0 --stripe-port 0",
+        "faucet up --api-port 0 --gateway-port 0 --mock-port 0",
         "faucet up --gateway-workers 2 --database-url postgresql://me@localhost/faucet",
     ),
 )
