@@ -19,7 +19,7 @@ from faucet.payments import payouts
 from faucet.payments.connect import OURS, BankPayout, is_ready
 from faucet.payments.inbox import Applier, Event, Note, Outcome, Verdict
 from faucet.payments.payout_store import Payout
-from faucet.payments.payouts import CENT_E8, Change, shown
+from faucet.payments.payouts import CENT_E8, Change, difference, happened
 
 _IGNORED = Verdict(Outcome.IGNORED, "not about a payout of ours")
 
@@ -111,11 +111,11 @@ async def on_account(tx: Tx, event: Event, *, now: datetime) -> Verdict:
 
 
 def _applied(reason: str, change: Change) -> Verdict:
-    before, after = shown(change.before), shown(change.after)
-    if before == after:
+    before, after = difference(change)
+    if not after:
         return Verdict(Outcome.APPLIED, reason, change)
     note = Note(
-        action=f"payout.{change.after.status}",
+        action=happened(change),
         resource_type="payout",
         resource_id=str(change.after.id),
         developer_id=change.after.developer_id,
