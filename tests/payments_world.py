@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import jwt
 import psycopg
 import pytest
-from api_world import ApiWorld, ok
+from api_world import ApiWorld, Developer, ok
 from books import Books, Settlement, Tenant
 from conftest import RunningApi, serve
 
@@ -63,9 +64,9 @@ class Double:
     def url(self) -> str:
         return self.double.url
 
-    def control(self, path: str, **ask: Any) -> Any:
+    def control(self, knob: str, **ask: Any) -> Any:
         """Turn a knob."""
-        return ok(self.http.post(f"/_control/{path}", json=ask))
+        return ok(self.http.post(f"/_control/{knob}", json=ask))
 
     def events(self) -> list[Json]:
         """The event log, oldest first."""
@@ -152,6 +153,17 @@ class PaymentsWorld(ApiWorld):
         """An end user of an app, else of a new one."""
         app = self.developer().app() if app is None else app
         ask = {"public_app_id": app["public_app_id"], "external_user_id": name}
+        http = self.client(ok(self.nobody.post("/v1/sessions", json=ask))["session_token"])
+        return EndUser(http, ok(http.get("/v1/user/wallet"))["id"])
+
+    def vouched_session(self, developer: Developer, app: Json, name: str) -> EndUser:
+        """A session of an app in signed mode, whose backend vouches for its user."""
+        path = f"/v1/developer/apps/{app['public_app_id']}/signing-keys"
+        key = ok(developer.http.post(path, json={"name": "K", "kind": "HS256"}), 201)
+        now = int(time.time())
+        claims = {"sub": name, "aud": app["public_app_id"], "iat": now, "exp": now + 60, "jti": str(uuid7())}
+        token = jwt.encode(claims, key["secret"], algorithm="HS256", headers={"kid": key["item"]["key_id"]})
+        ask = {"public_app_id": app["public_app_id"], "external_user_id": name, "user_token": token}
         http = self.client(ok(self.nobody.post("/v1/sessions", json=ask))["session_token"])
         return EndUser(http, ok(http.get("/v1/user/wallet"))["id"])
 

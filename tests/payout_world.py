@@ -282,7 +282,8 @@ def problems(books: Books, stripe: Stripe, *, has_heard_all: bool = True) -> lis
     found = []
     sent: dict[str, list[Json]] = {}
     for transfer in stripe.of("transfer"):
-        sent.setdefault(str(transfer["transfer_group"]), []).append(transfer)
+        if transfer["transfer_group"] is not None:
+            sent.setdefault(str(transfer["transfer_group"]), []).append(transfer)
     banked: dict[str, list[Json]] = {}
     for bank in stripe.of("payout"):
         if bank["status"] not in ("failed", "canceled"):

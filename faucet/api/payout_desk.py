@@ -29,7 +29,7 @@ from faucet.api.payout_wire import (
     payout_item,
 )
 from faucet.api.tenant import TenantTx, tenant_tx
-from faucet.api.trail import Trail, changed
+from faucet.api.trail import Trail
 from faucet.api.world import TheRequestId, TheWorld, World
 from faucet.kit.config import Config
 from faucet.kit.db import Tx
@@ -38,7 +38,7 @@ from faucet.ledger.moves import Booked
 from faucet.payments import payout_store as store
 from faucet.payments import payouts
 from faucet.payments.payout_store import Payout, PayoutFilter
-from faucet.payments.payouts import Change, Terms, shown, terms_of
+from faucet.payments.payouts import Change, Terms, difference, happened, shown, terms_of
 
 router = APIRouter(tags=["operator: payouts"])
 
@@ -190,7 +190,7 @@ async def approve_payout(
         note = None if body is None else body.operator_note
         return await payouts.approve(t, payout_id, by=str(caller.actor), note=note, now=world.clock.now())
 
-    return await _decide(world, request, caller.actor, rid, key, body, "payout.approved", decide)
+    return await _decide(world, request, caller.actor, rid, key, body, decide)
 
 
 @router.post("/v1/admin/payouts/{payout_id}/mark-paid", response_model=PayoutItem, response_model_exclude_none=True)
@@ -209,7 +209,7 @@ async def mark_payout_paid(
         reference = None if body is None else body.provider_payout_id
         return await payouts.mark_paid(t, payout_id, by=str(caller.actor), reference=reference, now=world.clock.now())
 
-    return await _decide(world, request, caller.actor, rid, key, body, "payout.paid", decide)
+    return await _decide(world, request, caller.actor, rid, key, body, decide)
 
 
 @router.post("/v1/admin/payouts/{payout_id}/cancel", response_model=PayoutItem, response_model_exclude_none=True)
@@ -228,7 +228,7 @@ async def cancel_payout(
         reason = None if body is None else body.reason
         return await payouts.cancel(t, payout_id, by=str(caller.actor), reason=reason, now=world.clock.now())
 
-    return await _decide(world, request, caller.actor, rid, key, body, "payout.cancelled", decide)
+    return await _decide(world, request, caller.actor, rid, key, body, decide)
 
 
 @router.post("/v1/admin/payouts/{payout_id}/fail", response_model=PayoutItem, response_model_exclude_none=True)
@@ -250,7 +250,7 @@ async def fail_payout(
     async def decide(t: Tx) -> Change:
         return await payouts.fail(t, payout_id, reason=body.reason, now=world.clock.now())
 
-    return await _decide(world, request, caller.actor, rid, key, body, "payout.failed", decide)
+    return await _decide(world, request, caller.actor, rid, key, body, decide)
 
 
 async def _decide(
@@ -260,16 +260,14 @@ async def _decide(
     rid: str,
     key: str | None,
     body: ApproveAsk | MarkPaidAsk | CancelAsk | FailAsk | None,
-    action: str,
     decide: Decide,
 ) -> Response:
     async def act(t: TenantTx) -> PayoutItem:
         change = await decide(t)
-        before, after = changed(shown(change.before), shown(change.after))
-        is_done = change.after.status != change.before.status
+        before, after = difference(change)
         await Trail(actor, rid).note(
             t,
-            action if is_done else "payout.stopped",
+            happened(change),
             "payout",
             str(change.after.id),
             developer_id=change.after.developer_id,

@@ -49,6 +49,8 @@ def said_by_processor(error: ProcessorRefused | ProcessorUnsure) -> Refusal:
     if isinstance(error, ProcessorUnsure):
         logger.warning("processor.unsure", error=str(error))
         return Refusal("unavailable", "the payment processor doesn't answer; try again", retry_after_seconds=2)
+    if error.code == "resource_missing":
+        return Refusal("not_found", "the payment processor knows nothing of it")
     logger.error("processor.refused", error=str(error), code=error.code)
     return Refusal("unavailable", "the payment processor refused this; the operator has to look at it")
 

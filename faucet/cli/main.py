@@ -23,6 +23,7 @@ from faucet.cli.features import features_app
 from faucet.cli.invoices import invoices_app
 from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import limits_app, prices_app, reconcile
+from faucet.cli.payouts import payouts_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.statements import periods_app, statement_app
@@ -35,7 +36,7 @@ SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "export", "periods", "statement", "invoices", "reconcile", "reseal"),
+    "Operate": ("prices", "limits", "payouts", "export", "periods", "statement", "invoices", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -67,6 +68,7 @@ serve_app = typer.Typer(
 app.add_typer(serve_app)
 app.add_typer(prices_app)
 app.add_typer(limits_app)
+app.add_typer(payouts_app)
 for group in (
     developers_app,
     apps_app,
@@ -106,7 +108,8 @@ MockPortOption = Annotated[
     int | None, typer.Option("--mock-port", min=0, max=65_535, metavar="N", help="4010; 0 takes a free one.")
 ]
 StripePortOption = Annotated[
-    int | None, typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242; 0 takes a free one.")
+    int | None,
+    typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242, or a free one with --mock-port 0."),
 ]
 WorkersOption = Annotated[
     int, typer.Option("--gateway-workers", min=1, max=64, metavar="N", help="Gateway processes that share the port.")
@@ -120,7 +123,7 @@ DatabaseOption = Annotated[
 @app.command(
     epilog=examples(
         "faucet up",
-        "faucet up --api-port 0 --gateway-port 0 --mock-port 0 --stripe-port 0",
+        "faucet up --api-port 0 --gateway-port 0 --mock-port 0",
         "faucet up --gateway-workers 2 --database-url postgresql://me@localhost/faucet",
     ),
 )

@@ -20,7 +20,7 @@ from faucet.payments import payout_store as store
 from faucet.payments import payouts
 from faucet.payments.connect import PayoutProcessor
 from faucet.payments.payout_store import Payout
-from faucet.payments.payouts import Change, Terms, shown
+from faucet.payments.payouts import Change, Terms, difference, happened, shown
 from faucet.payments.processor import ProcessorConflict, ProcessorRefused, ProcessorUnsure
 from faucet.tenants import audit
 
@@ -117,9 +117,9 @@ async def _note(t: Tx, change: Change | None) -> None:
     """The audit log's row for what became of a payout, where that is news."""
     if change is None:
         return
-    before, after = shown(change.before), shown(change.after)
-    if before != after:
-        await _record(t, f"payout.{change.after.status}", change.after, before, after)
+    before, after = difference(change)
+    if after:
+        await _record(t, happened(change), change.after, before, after)
 
 
 async def _record(

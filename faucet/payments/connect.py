@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
 import stripe
 
 from faucet.kit.config import Config
-from faucet.payments.processor import ProcessorRefused, StripeLine, line_of
+from faucet.payments.processor import ProcessorRefused, ProcessorUnsure, StripeLine, line_of
 
-FOUND_MAX = 100
-"""So many of an account's newest payouts are looked through for ours."""
+PAGE, PAGES_MAX = 100, 20
+"""So many of an account's newest payouts are looked through for ours: by their metadata, for no list of Stripe's can be
+asked for that, and not by their time, for Stripe's clock is not ours."""
 OURS = "payout_id"
 """The word of Stripe's metadata under which our payout's id is."""
 
@@ -80,7 +82,7 @@ class PayoutProcessor(Protocol):
         """Take a transfer back, whole; the reversal's id, also where it was taken back before."""
         ...
 
-    async def find_payout(self, payout_id: UUID, *, account_id: str, since: datetime) -> BankPayout | None:
+    async def find_payout(self, payout_id: UUID, *, account_id: str) -> BankPayout | None:
         """What an account has paid out for a payout of ours."""
         ...
 
@@ -167,14 +169,17 @@ class StripeConnect:
         )
         return made.id
 
-    async def find_payout(self, payout_id: UUID, *, account_id: str, since: datetime) -> BankPayout | None:
-        found = await self._line.call(
-            lambda client: client.v1.payouts.list(
-                params={"limit": FOUND_MAX, "created": {"gte": int(since.timestamp()) - 300}},
-                options={"stripe_account": account_id},
-            )
-        )
-        return next((_bank(row) for row in found.data if _named(row) == str(payout_id)), None)
+    async def find_payout(self, payout_id: UUID, *, account_id: str) -> BankPayout | None:
+        after: str | None = None
+        for _ in range(PAGES_MAX):
+            page = await self._line.call(partial(_payouts, account_id=account_id, after=after))
+            for row in page.data:
+                if _named(row) == str(payout_id):
+                    return _bank(row)
+            if not page.has_more:
+                return None
+            after = page.data[-1].id
+        raise ProcessorUnsure(f"the account {account_id} has more payouts than are looked through")
 
     async def pay_out(self, payout_id: UUID, *, amount_cents: int, account_id: str, key: str) -> BankPayout:
         made = await self._line.call(
@@ -213,6 +218,14 @@ def is_ready(account: Mapping[str, Any]) -> bool:
     """Whether an account, as Stripe shows it, can get transfers and pay them out."""
     capabilities = account.get("capabilities") or {}
     return bool(account.get("payouts_enabled")) and capabilities.get("transfers") == "active"
+
+
+def _payouts(client: stripe.StripeClient, *, account_id: str, after: str | None) -> stripe.ListObject[stripe.Payout]:
+    """A page of what an account has paid out, newest first."""
+    if after is None:
+        return client.v1.payouts.list(params={"limit": PAGE}, options={"stripe_account": account_id})
+    params: Any = {"limit": PAGE, "starting_after": after}
+    return client.v1.payouts.list(params=params, options={"stripe_account": account_id})
 
 
 def _named(payout: stripe.Payout) -> Any:

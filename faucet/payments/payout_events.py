@@ -19,7 +19,7 @@ from faucet.payments import payouts
 from faucet.payments.connect import OURS, BankPayout, is_ready
 from faucet.payments.inbox import Applier, Event, Note, Outcome, Verdict
 from faucet.payments.payout_store import Payout
-from faucet.payments.payouts import CENT_E8, Change, shown
+from faucet.payments.payouts import CENT_E8, Change, difference, happened
 
 _IGNORED = Verdict(Outcome.IGNORED, "not about a payout of ours")
 
@@ -84,8 +84,9 @@ async def on_payout(tx: Tx, event: Event, *, now: datetime) -> Verdict:
         return Verdict(Outcome.REFUSED, f"the payout {ours.id} is {ours.status} and yet at the bank")
     status = str(about.get("status"))
     if status in ("pending", "in_transit") or (status == "paid" and ours.stop_asked_at is not None):
-        # A word from before what is known by now; how it stands is looked up before anything is taken back.
-        return Verdict(Outcome.APPLIED, "nothing new")
+        # Perhaps from before what is known by now; how it stands is looked up before anything is taken back.
+        after = await steps.note_bank(tx, ours, str(about["id"]), now=now)
+        return _applied("at the bank", Change(ours, after))
     failure = about.get("failure_message") or about.get("failure_code")
     bank = BankPayout(str(about["id"]), status, None if failure is None else str(failure))
     change = await steps.note_standing(tx, ours, bank, now=now)
@@ -110,11 +111,11 @@ async def on_account(tx: Tx, event: Event, *, now: datetime) -> Verdict:
 
 
 def _applied(reason: str, change: Change) -> Verdict:
-    before, after = shown(change.before), shown(change.after)
-    if before == after:
+    before, after = difference(change)
+    if not after:
         return Verdict(Outcome.APPLIED, reason, change)
     note = Note(
-        action=f"payout.{change.after.status}",
+        action=happened(change),
         resource_type="payout",
         resource_id=str(change.after.id),
         developer_id=change.after.developer_id,

@@ -134,8 +134,7 @@ async def _bank(processor: PayoutProcessor, payout: Payout, account_id: str) -> 
         return await _looked_up(processor.payout(payout.provider_payout_id, account_id=account_id))
     if payout.attempts == 1 and payout.stop_asked_at is None:
         return None
-    since = payout.sent_at or payout.created_at
-    return await _looked_up(processor.find_payout(payout.id, account_id=account_id, since=since))
+    return await _looked_up(processor.find_payout(payout.id, account_id=account_id))
 
 
 async def _looked_up(asking: Awaitable[T]) -> T:
@@ -199,12 +198,19 @@ async def note_transfer(tx: Tx, payout: Payout, transfer_id: str, *, now: dateti
     return Change(payout, after)
 
 
+async def note_bank(tx: Tx, payout: Payout, bank_payout_id: str, *, now: datetime) -> Payout:
+    """A locked payout has one at the bank. Raises InvariantBroken for a second one."""
+    if payout.provider_payout_id == bank_payout_id:
+        return payout
+    if payout.provider_payout_id is not None:
+        both = f"{payout.provider_payout_id}, {bank_payout_id}"
+        raise InvariantBroken(f"the payout {payout.id} has two at the bank: {both}")
+    return await store.mark(tx, payout.id, now=now, provider_payout_id=bank_payout_id)
+
+
 async def note_standing(tx: Tx, payout: Payout, bank: BankPayout, *, now: datetime) -> Change:
     """How a locked payout stands at the bank. Whatever else was told before, what failed there is taken back."""
-    if payout.provider_payout_id not in (None, bank.id):
-        raise InvariantBroken(f"the payout {payout.id} has two at the bank: {payout.provider_payout_id}, {bank.id}")
-    if payout.provider_payout_id is None:
-        await store.mark(tx, payout.id, now=now, provider_payout_id=bank.id)
+    await note_bank(tx, payout, bank.id, now=now)
     match bank.status:
         case "paid" if payout.status == "sent":
             return await payouts.came_through(tx, payout, provider_payout_id=bank.id, now=now)

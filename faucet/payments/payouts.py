@@ -324,3 +324,20 @@ def shown(payout: Payout) -> dict[str, object]:
         "provider_reversal_id": payout.provider_reversal_id,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def happened(change: Change) -> str:
+    """What became of a payout, as the audit log's action."""
+    before, after = change.before, change.after
+    if before.status != after.status:
+        return f"payout.{after.status}"
+    if before.provider_transfer_id != after.provider_transfer_id:
+        return "payout.transferred"
+    return "payout.at_bank" if before.provider_payout_id != after.provider_payout_id else "payout.stopped"
+
+
+def difference(change: Change) -> tuple[dict[str, object], dict[str, object]]:
+    """What differs of a payout before and after, as the audit log keeps it; nothing where it is no news."""
+    before, after = shown(change.before), shown(change.after)
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return {n: before.get(n) for n in names}, {n: after.get(n) for n in names}

@@ -195,9 +195,10 @@ class Stack:
         mock = self._keep(_MOCK_HOST, self.wish.mock_port, "", MOCK_PORT, "the mock provider", "--mock-port")
         stripe = None
         if not any(self.env.get(f"STRIPE_SECRET_KEY{end}", "").strip() for end in ("", "_FILE")):
-            number = self._keep(
-                _MOCK_HOST, self.wish.stripe_port, "", STRIPE_PORT, "the Stripe double", "--stripe-port"
-            )
+            wished = self.wish.stripe_port
+            if wished is None and self.wish.mock_port == 0:
+                wished = 0  # who wants free ports wants this one free too
+            number = self._keep(_MOCK_HOST, wished, "", STRIPE_PORT, "the Stripe double", "--stripe-port")
             stripe = f"http://{_MOCK_HOST}:{number}"
         reached_at = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         self.addresses = Addresses(

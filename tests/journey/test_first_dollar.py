@@ -20,7 +20,7 @@ import pytest
 START_SECONDS = 60
 STOP_SECONDS = 30
 GONE_SECONDS = 10
-KEYS = {"api", "gateway", "mock", "admin_token", "developer_admin_token", "demo", "pids"}
+KEYS = {"api", "gateway", "mock", "stripe", "admin_token", "developer_admin_token", "demo", "pids"}
 
 
 def environment() -> dict[str, str]:

@@ -302,4 +302,3 @@ async def _write(send: Send, reply: Reply) -> None:
 async def _drop(send: Send) -> None:
     """Begin an answer that never ends: the server closes the connection under it."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
-    raise ConnectionAbortedError("broken off on demand")
