@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from faucet.api.auth import DeveloperScope, TheEndUser, UsageReader
+from faucet.api.auth import DeveloperScope, EndUser, TheEndUser, UsageReader
 from faucet.api.paging import PageReply, ThePage, page_reply
 from faucet.api.periods import PeriodPath
 from faucet.api.statement_wire import StatementItem, StatementKey, StatementKeys, statement_item
@@ -66,7 +66,7 @@ async def download_statement_sheet(
 ) -> Response:
     """The statement's lines as CSV."""
     kept = await _own(world, caller, period, developer_id)
-    return _file(statement_csv(kept.signed).encode(), "text/csv; charset=utf-8", f"statement-{period}.csv")
+    return _sheet(kept, period)
 
 
 @router.get(
@@ -77,8 +77,7 @@ async def download_statement_print(
 ) -> Response:
     """The statement for print. What counts is the signed file; this shows what it says and its hash."""
     kept = await _own(world, caller, period, developer_id)
-    content = await run_in_threadpool(statement_pdf, kept.signed, font=world.config.statement_font or usual_font())
-    return _file(content, "application/pdf", f"statement-{period}.pdf")
+    return await _print(world, kept, period)
 
 
 @router.get("/v1/developer/statements/{period}", tags=["developer: reports"], response_model=StatementItem)
@@ -107,6 +106,25 @@ async def list_own_statements(caller: TheEndUser, world: TheWorld, page: ThePage
     return page_reply([statement_item(row) for row in shown], cursor)
 
 
+@router.get("/v1/user/statements/{period}.json", tags=["end user"], response_class=Response, responses=_FILE)
+async def download_own_statement(period: PeriodPath, caller: TheEndUser, world: TheWorld) -> Response:
+    """The end user's statement of a month as the file that was signed."""
+    kept = await _end_users(world, caller, period)
+    return _file(kept.signed.file, "application/json", f"statement-{period}.json")
+
+
+@router.get("/v1/user/statements/{period}.csv", tags=["end user"], response_class=Response, responses=_SHEET)
+async def download_own_statement_sheet(period: PeriodPath, caller: TheEndUser, world: TheWorld) -> Response:
+    """Its lines as CSV."""
+    return _sheet(await _end_users(world, caller, period), period)
+
+
+@router.get("/v1/user/statements/{period}.pdf", tags=["end user"], response_class=Response, responses=_PRINT)
+async def download_own_statement_print(period: PeriodPath, caller: TheEndUser, world: TheWorld) -> Response:
+    """The statement for print."""
+    return await _print(world, await _end_users(world, caller, period), period)
+
+
 @router.get("/.well-known/modelfaucet/statement-keys.json", tags=["public"], response_model=StatementKeys)
 async def read_statement_keys(world: TheWorld) -> StatementKeys:
     """The public halves of all keys that statements were ever signed with, the newest first."""
@@ -119,9 +137,32 @@ async def _own(world: World, caller: DeveloperScope, period: str, named: UUID | 
     developer_id = caller.owner(named)
     async with tenant_tx(world, caller.developer_id) as t:
         kept = await statements.find(t, parse_month(period), developer_id=developer_id, end_user_id=None)
+    return _found(kept)
+
+
+async def _end_users(world: World, caller: EndUser, period: str) -> Kept:
+    """The statement of who calls. Raises Refusal `not_found`."""
+    session = caller.session
+    async with tenant_tx(world, session.developer_id) as t:
+        kept = await statements.find(
+            t, parse_month(period), developer_id=session.developer_id, end_user_id=session.end_user_id
+        )
+    return _found(kept)
+
+
+def _found(kept: Kept | None) -> Kept:
     if kept is None:
         raise Refusal("not_found", "there is no statement of this month; it may not be closed yet")
     return kept
+
+
+def _sheet(kept: Kept, period: str) -> Response:
+    return _file(statement_csv(kept.signed).encode(), "text/csv; charset=utf-8", f"statement-{period}.csv")
+
+
+async def _print(world: World, kept: Kept, period: str) -> Response:
+    content = await run_in_threadpool(statement_pdf, kept.signed, font=world.config.statement_font or usual_font())
+    return _file(content, "application/pdf", f"statement-{period}.pdf")
 
 
 def _file(content: bytes, kind: str, name: str) -> Response:

@@ -143,6 +143,11 @@ def test_an_end_user_sees_their_month(closed: Closed, world: ApiWorld) -> None:
     assert len(ok(own.get("/v1/user/statement"))["items"]) == 7
     (listed,) = ok(own.get("/v1/user/statements"))["items"]
     assert listed["statement"] == says
+    path = f"/v1/user/statements/{LAST}"
+    assert read_file(own.get(f"{path}.json").content, trusted=frozenset({SIGNER.public_key})).says == says
+    assert f"total,{LAST},spent,,0.00001000" in own.get(f"{path}.csv").text
+    assert own.get(f"{path}.pdf").content.startswith(b"%PDF-")
+    refused(own.get(f"/v1/user/statements/{months_ago(0)}.json"), 404, "not_found")
     refused(own.get("/v1/user/statement", params={"period": "soon"}), 400, "invalid_request")
 
 
