@@ -58,19 +58,27 @@ _FILES: dict[int | str, dict[str, Any]] = {
 
 
 class _File(StreamingResponse):
-    """A stream whose reader has to go on reading; it is closed when the response is over, however that ends."""
+    """Parts as they come, for a reader that goes on reading. Whatever becomes of it, the parts are closed."""
 
-    def __init__(self, body: AsyncGenerator[bytes], kind: str, name: str) -> None:
-        super().__init__(body, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
-        self._body = body
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes], kind: str, name: str) -> None:
+        super().__init__(
+            _both(first, rest), media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'}
+        )
+        self._rest = rest
 
     async def stream_response(self, send: Send) -> None:
         async def sent(message: Message) -> None:
             async with asyncio.timeout(READER_SECONDS):
                 await send(message)
 
-        async with aclosing(self._body):
+        async with aclosing(self._rest):
             await super().stream_response(sent)
+
+
+async def _both(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    yield first
+    async for part in rest:
+        yield part
 
 
 async def _export(
@@ -90,13 +98,7 @@ async def _export(
     parts = _parts(world, export, developer_id, since, until, parquet)
     first = await anext(parts)  # what fails before the first byte is refused as everything is
 
-    async def body() -> AsyncGenerator[bytes]:
-        async with aclosing(parts):
-            yield first
-            async for part in parts:
-                yield part
-
-    return _File(body(), CSV if parquet is None else PARQUET, f"{export.name}.{kind}")
+    return _File(first, parts, CSV if parquet is None else PARQUET, f"{export.name}.{kind}")
 
 
 async def _parts(
