@@ -16,6 +16,7 @@ from uuid import UUID
 from psycopg.rows import class_row, scalar_row
 
 from faucet.kit.db import Tx
+from faucet.reports import payout_checks
 
 FINDINGS_MAX = 200
 """Per check; more differences than that are one disaster."""
@@ -175,6 +176,8 @@ _CHECKS = (
     _USAGE_TRANSFERS,
     _RESOLUTIONS,
     _COUNTERS,
+    payout_checks.SET_APART,
+    payout_checks.MOVED,
 )
 _BEGINNING = UUID(int=0)
 

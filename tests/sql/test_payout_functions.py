@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faucet.kit.ids import uuid7
+from faucet.reports.reconciliation import begin_snapshot, reconcile
 
 CENT = 1_000_000
 DONE, INSUFFICIENT, REPEATED, CONFLICT, UNFIT = 0, 1, 4, 5, 6
@@ -213,3 +215,44 @@ def test_first_in_first_out(shared: Books, steps: list[tuple[str, int]]) -> None
         assert books.posted(tenant.earnings) == sum(model.lots)
     found = books.one("select earnings_mature_v1(%s, %s)", tenant.developer, since, role="faucet_jobs")
     assert found == model.mature()
+
+
+# ── what reconciliation says ──
+
+
+def _row(books: Books, tenant: Tenant, status: str, amount: int, *, payout: Any = None) -> Any:
+    """A payout's row as it would be in this state."""
+    payout, ended = payout or uuid7(), status in ("paid", "failed", "cancelled")
+    books.rows(
+        "insert into payout (id, developer_id, amount_e8, provider, requested_by, approved_by, status, paid_at, ended_at)"
+        " values (%s, %s, %s, 'manual', 'a', 'b', %s, case when %s then now() end, case when %s then now() end)",
+        payout,
+        tenant.developer,
+        amount,
+        status,
+        status == "paid",
+        ended,
+    )
+    return payout
+
+
+def test_payouts_that_the_ledger_does_not_know(books: Books, tenant: Tenant, dsn: str) -> None:
+    """Lost: a payout that is paid and was never booked, or booked and never there, and nobody is told."""
+
+    async def found() -> dict[str, tuple[int, int]]:
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            await connection.execute("set role faucet_jobs")
+            await connection.commit()
+            await begin_snapshot(connection)
+            return {f.check: (f.expected, f.actual) for f in await reconcile(connection)}
+
+    earn(books, tenant, 9 * CENT)
+    payout = uuid7()
+    assert open_payout(books, tenant, 4 * CENT, payout=payout)[0] == DONE
+    assert asyncio.run(found()) == {"payout_clearing": (0, 4 * CENT)}
+    _row(books, tenant, "requested", 4 * CENT, payout=payout)
+    assert asyncio.run(found()) == {}
+    _row(books, tenant, "paid", 2 * CENT)
+    assert asyncio.run(found()) == {"payout_moved_40": (2 * CENT, 0), "payout_moved_41": (2 * CENT, 0)}
+    _row(books, tenant, "cancelled", 3 * CENT)
+    assert set(asyncio.run(found())) == {"payout_moved_40", "payout_moved_41", "payout_moved_42"}
