@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from faucet.payments.double import (
-    balance_transactions,
     charges,
     checkout,
     checkout_page,
     customers,
     disputes,
     events,
+    movements,
     payment_intents,
     payment_methods,
     refunds,
@@ -22,7 +22,7 @@ from faucet.payments.double.routes import Route
 from faucet.payments.double.state import State
 
 ROUTES: tuple[Route, ...] = (
-    *balance_transactions.ROUTES,
+    *movements.ROUTES,
     *charges.ROUTES,
     *checkout.ROUTES,
     *customers.ROUTES,
@@ -41,7 +41,7 @@ CONTROLS_OF_RESOURCES: dict[tuple[str, str], ControlAct] = {
     **refunds.CONTROLS,
 }
 TICKS: tuple[Callable[[State], None], ...] = (
-    balance_transactions.tick,
+    movements.tick,
     checkout.tick,
     disputes.tick,
 )
