@@ -255,7 +255,9 @@ def tell(data: Path, say: Say) -> int:
     """
     find_browser()
     with stack(data) as card, shop() as shop_url, Browser() as browser:
-        return Story(card, browser, shop_url, say).tell()
+        story = Story(card, browser, shop_url, say)
+        with story.http:
+            return story.tell()
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from faucet.cli.operate import limits_app, prices_app, reconcile
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
+from faucet.cli.top_ups import stripe_app, top_ups_app
 
 if TYPE_CHECKING:
     pass
@@ -32,7 +33,7 @@ SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "reconcile", "reseal"),
+    "Operate": ("prices", "limits", "top-ups", "stripe", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -73,6 +74,8 @@ for group in (
     wallets_app,
     sessions_app,
     signing_keys_app,
+    top_ups_app,
+    stripe_app,
 ):
     app.add_typer(group)
 app.command(
