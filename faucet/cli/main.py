@@ -25,6 +25,7 @@ from faucet.cli.payouts import payouts_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
+from faucet.cli.top_ups import stripe_app, top_ups_app
 
 if TYPE_CHECKING:
     pass
@@ -33,7 +34,7 @@ SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "payouts", "reconcile", "reseal"),
+    "Operate": ("prices", "limits", "top-ups", "payouts", "stripe", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -75,6 +76,8 @@ for group in (
     wallets_app,
     sessions_app,
     signing_keys_app,
+    top_ups_app,
+    stripe_app,
 ):
     app.add_typer(group)
 app.command(

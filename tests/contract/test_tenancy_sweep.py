@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from api_world import ApiWorld, Developer, Json, ok, tenant_of
@@ -16,14 +17,16 @@ from books import E8, Books, Settlement, Tenant
 from conftest import RunningApi
 
 from faucet.api.app import openapi_document
+from faucet.kit.ids import uuid7
 
 MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
     "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "end_user_token_seen",
-    "local_endpoint", "payout", "payout_account",
+    "local_endpoint", "top_up", "top_up_reversal", "top_up_refund", "payment_customer", "auto_top_up", "payout",
+    "payout_account",
 )  # fmt: skip
-SAFE = {"/health", "/ready", "/metrics", "/v1/sessions"}
-"""Routes without a tenant: whoever knows an app may mint sessions of it."""
+SAFE = {"/health", "/ready", "/metrics", "/v1/sessions", "/v1/stripe/webhook"}
+"""Routes without a tenant: whoever knows an app may mint sessions of it, Stripe signs what it says."""
 
 
 @pytest.fixture
@@ -116,11 +119,32 @@ class Swept:
             "price_id": "1",
             "endpoint_id": ok(noted, 201)["id"],
             "payout_id": _payout(books, tenant),
+            "topup_id": str(self._top_up(books, tenant)),
             "target": "app",
             "target_id": app["public_app_id"],
         }
         self.words = set(self.ids.values()) - {"1", "app"} | {str(tenant.app), str(tenant.end_user), feature["id"]}
         """What of A's must be in no answer to B."""
+
+    @staticmethod
+    def _top_up(books: Books, tenant: Tenant) -> UUID:
+        """A top-up of A's end user, with what went back of it."""
+        top_up = uuid7()
+        who = (tenant.developer, tenant.app, tenant.end_user, tenant.wallet)
+        books.rows(
+            "insert into top_up (id, developer_id, app_id, end_user_id, wallet_id, kind, amount_e8,"
+            " checkout_session_id) values (%s, %s, %s, %s, %s, 'checkout', 1000000, 'cs_of_a')",
+            top_up,
+            *who,
+        )
+        books.rows(
+            "insert into top_up_reversal (id, developer_id, top_up_id, wallet_id, kind, amount_e8, taken_e8,"
+            " written_off_e8, state) values ('re_of_a', %s, %s, %s, 'refund', 1, 1, 0, 'gone')",
+            tenant.developer,
+            top_up,
+            tenant.wallet,
+        )
+        return top_up
 
     def rows(self, books: Books) -> dict[str, list[tuple[Any, ...]]]:
         """All of A's rows."""
@@ -151,7 +175,7 @@ def test_another_developer_gets_and_changes_nothing(world: ApiWorld, books: Book
     reached = 0
     for method, path, operation in _operations():
         asked = _asked(path, swept.ids)
-        body = _body(operation, document, swept.ids) if method in ("POST", "PATCH") else None
+        body = _body(operation, document, swept.ids) if method in ("POST", "PUT", "PATCH") else None
         for client in (stranger.http, world.nobody):
             reply = client.request(method, asked, json=body)
             told = f"{method} {asked} {body} → {reply.status_code} {reply.text}"
@@ -174,7 +198,8 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
         "public_app_id": "none_such",
         "feature_key": "none_such",
         **dict.fromkeys(
-            ("developer_id", "token_id", "wallet_id", "key_id", "payout_id"), "01890000-0000-7000-8000-000000000000"
+            ("developer_id", "token_id", "wallet_id", "key_id", "topup_id", "payout_id"),
+            "01890000-0000-7000-8000-000000000000",
         ),
         "target_id": "none_such",
     }
@@ -183,7 +208,7 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
             continue
         seen = []
         for ids in (swept.ids, missing):
-            body = _body(operation, document, ids) if method in ("POST", "PATCH") else None
+            body = _body(operation, document, ids) if method in ("POST", "PUT", "PATCH") else None
             reply = stranger.http.request(method, _asked(path, ids), json=body)
             error = {k: v for k, v in reply.json()["error"].items() if k != "request_id"}
             seen.append((reply.status_code, error))

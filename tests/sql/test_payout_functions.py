@@ -224,7 +224,8 @@ def _row(books: Books, tenant: Tenant, status: str, amount: int, *, payout: Any 
     """A payout's row as it would be in this state."""
     payout, ended = payout or uuid7(), status in ("paid", "failed", "cancelled")
     books.rows(
-        "insert into payout (id, developer_id, amount_e8, provider, requested_by, approved_by, status, paid_at, ended_at)"
+        "insert into payout (id, developer_id, amount_e8, provider, requested_by, approved_by, status, paid_at,"
+        " ended_at)"
         " values (%s, %s, %s, 'manual', 'a', 'b', %s, case when %s then now() end, case when %s then now() end)",
         payout,
         tenant.developer,
