@@ -21,7 +21,8 @@ create table stripe_event (
 create index stripe_event_due_idx on stripe_event (next_at) where settled_at is null;
 create index stripe_event_list_idx on stripe_event (received_at desc, row_id desc);
 
-grant select, insert, update (outcome, reason, attempts, next_at, settled_at) on stripe_event to faucet_api, faucet_jobs;
+grant insert on stripe_event to faucet_api;
+grant select, update (outcome, reason, attempts, next_at, settled_at) on stripe_event to faucet_api, faucet_jobs;
 
 -- Money that comes back: a dispute that was won, a refund that its bank sent back. What had been written off is made
 -- good first, the rest is the wallet's again.
@@ -139,8 +140,17 @@ create table auto_top_up (
 );
 create index auto_top_up_on_idx on auto_top_up (wallet_id) where status = 'on';
 
-grant select, insert, update on top_up, top_up_reversal, top_up_refund, payment_customer, auto_top_up
-    to faucet_api, faucet_jobs;
+-- Whose a row is and how much it is about never changes.
+grant select on top_up, top_up_reversal, top_up_refund, payment_customer, auto_top_up to faucet_api, faucet_jobs;
+grant insert, update (status, reason, checkout_url, payment_intent_id, fee_e8, receipt_number, receipt_url, updated_at,
+    credited_at) on top_up to faucet_api, faucet_jobs;
+grant insert, update (state, healed_e8, updated_at) on top_up_reversal to faucet_api, faucet_jobs;
+grant insert on top_up_refund, payment_customer, auto_top_up to faucet_api;
+grant update (status, reversal_id, failure, updated_at) on top_up_refund to faucet_api, faucet_jobs;
+grant update (payment_method_id, card_brand, card_last4, updated_at) on payment_customer to faucet_api, faucet_jobs;
+grant update (status, threshold_e8, amount_e8, monthly_cap_e8, failures, pause_reason, consented_at, updated_at)
+    on auto_top_up to faucet_api;
+grant update (status, failures, pause_reason, updated_at) on auto_top_up to faucet_jobs;
 
 do $$
 declare

@@ -2578,8 +2578,28 @@ GRANT UPDATE(revoked_at) ON TABLE public.app_signing_key TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_jobs;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE public.auto_top_up TO faucet_api;
-GRANT SELECT,INSERT,UPDATE ON TABLE public.auto_top_up TO faucet_jobs;
+GRANT SELECT,INSERT ON TABLE public.auto_top_up TO faucet_api;
+GRANT SELECT ON TABLE public.auto_top_up TO faucet_jobs;
+
+GRANT UPDATE(status) ON TABLE public.auto_top_up TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.auto_top_up TO faucet_jobs;
+
+GRANT UPDATE(threshold_e8) ON TABLE public.auto_top_up TO faucet_api;
+
+GRANT UPDATE(amount_e8) ON TABLE public.auto_top_up TO faucet_api;
+
+GRANT UPDATE(monthly_cap_e8) ON TABLE public.auto_top_up TO faucet_api;
+
+GRANT UPDATE(failures) ON TABLE public.auto_top_up TO faucet_api;
+GRANT UPDATE(failures) ON TABLE public.auto_top_up TO faucet_jobs;
+
+GRANT UPDATE(pause_reason) ON TABLE public.auto_top_up TO faucet_api;
+GRANT UPDATE(pause_reason) ON TABLE public.auto_top_up TO faucet_jobs;
+
+GRANT UPDATE(consented_at) ON TABLE public.auto_top_up TO faucet_api;
+
+GRANT UPDATE(updated_at) ON TABLE public.auto_top_up TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.auto_top_up TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.credential TO faucet_gateway;
 GRANT INSERT ON TABLE public.credential TO faucet_api;
@@ -2682,8 +2702,20 @@ GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE public.payment_customer TO faucet_api;
-GRANT SELECT,INSERT,UPDATE ON TABLE public.payment_customer TO faucet_jobs;
+GRANT SELECT,INSERT ON TABLE public.payment_customer TO faucet_api;
+GRANT SELECT ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT UPDATE(payment_method_id) ON TABLE public.payment_customer TO faucet_api;
+GRANT UPDATE(payment_method_id) ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT UPDATE(card_brand) ON TABLE public.payment_customer TO faucet_api;
+GRANT UPDATE(card_brand) ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT UPDATE(card_last4) ON TABLE public.payment_customer TO faucet_api;
+GRANT UPDATE(card_last4) ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.payment_customer TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.payment_customer TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.payout TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.payout TO faucet_jobs;
@@ -2802,7 +2834,7 @@ GRANT SELECT ON TABLE public.statement_key TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.statement_key TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.stripe_event TO faucet_api;
-GRANT SELECT,INSERT ON TABLE public.stripe_event TO faucet_jobs;
+GRANT SELECT ON TABLE public.stripe_event TO faucet_jobs;
 
 GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_api;
 GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_jobs;
@@ -2819,14 +2851,62 @@ GRANT UPDATE(next_at) ON TABLE public.stripe_event TO faucet_jobs;
 GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_api;
 GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_jobs;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up TO faucet_api;
-GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up TO faucet_jobs;
+GRANT SELECT,INSERT ON TABLE public.top_up TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.top_up TO faucet_jobs;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_refund TO faucet_api;
-GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_refund TO faucet_jobs;
+GRANT UPDATE(status) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.top_up TO faucet_jobs;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_reversal TO faucet_api;
-GRANT SELECT,INSERT,UPDATE ON TABLE public.top_up_reversal TO faucet_jobs;
+GRANT UPDATE(reason) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(reason) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(checkout_url) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(checkout_url) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(payment_intent_id) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(payment_intent_id) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(fee_e8) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(fee_e8) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(receipt_number) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(receipt_number) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(receipt_url) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(receipt_url) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(credited_at) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(credited_at) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.top_up_refund TO faucet_api;
+GRANT SELECT ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT UPDATE(status) ON TABLE public.top_up_refund TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT UPDATE(reversal_id) ON TABLE public.top_up_refund TO faucet_api;
+GRANT UPDATE(reversal_id) ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT UPDATE(failure) ON TABLE public.top_up_refund TO faucet_api;
+GRANT UPDATE(failure) ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.top_up_refund TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.top_up_reversal TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.top_up_reversal TO faucet_jobs;
+
+GRANT UPDATE(healed_e8) ON TABLE public.top_up_reversal TO faucet_api;
+GRANT UPDATE(healed_e8) ON TABLE public.top_up_reversal TO faucet_jobs;
+
+GRANT UPDATE(state) ON TABLE public.top_up_reversal TO faucet_api;
+GRANT UPDATE(state) ON TABLE public.top_up_reversal TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.top_up_reversal TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.top_up_reversal TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.usage_hour TO faucet_api;
 GRANT SELECT ON TABLE public.usage_hour TO faucet_jobs;

@@ -7,6 +7,7 @@ dispute that is won brings everything back.
 
 from __future__ import annotations
 
+import functools
 import http.server
 import json
 import os
@@ -50,24 +51,19 @@ def usd(amount_e8: int) -> str:
 def shop() -> Iterator[str]:
     """A shop's page to come back to, on a port of its own; its address."""
 
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
-            body = f"<title>Shop</title><h1>{'Thank you' if self.path.startswith('/paid') else 'Shop'}</h1>".encode()
-            self.send_response(200)
-            self.send_header("content-type", "text/html")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
+    class Page(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *words: object) -> None:
             return
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with tempfile.TemporaryDirectory(prefix="faucet-shop-") as folder:
+        for name, text in (("paid.html", "Thank you"), ("left.html", "Come back")):
+            (Path(folder) / name).write_text(f"<title>Shop</title><h1>{text}</h1>")
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Page, directory=folder))
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        server.server_close()
 
 
 @contextmanager
@@ -172,7 +168,7 @@ class Story:
 
     def pay_in(self, session: str, amount: str) -> Json:
         """Pay in the browser, at the second try; the top-up."""
-        urls = {"success_url": f"{self.shop_url}/paid", "cancel_url": f"{self.shop_url}/left"}
+        urls = {"success_url": f"{self.shop_url}/paid.html", "cancel_url": f"{self.shop_url}/left.html"}
         path = "/v1/user/stripe/checkout-sessions"
         made = self.api("POST", path, session, expect=201, amount_usd=amount, **urls)
         page = self.browser
@@ -183,7 +179,7 @@ class Story:
         self.agree("a declined card is said to be", page.text("#error"), "Your card was declined.")
         self.agree("and nothing was credited", self.balance(session), 0)
         self._type_card(CARD)
-        page.wait("location.pathname === '/paid'")
+        page.wait("location.pathname === '/paid.html'")
         self.agree("the browser is back in the shop", page.text("h1"), "Thank you")
         self.until(f"the wallet has {amount}", lambda: self.balance(session) == e8(amount))
         top_up: Json = self.api("GET", "/v1/user/top-ups", session)["items"][0]
@@ -259,7 +255,9 @@ def tell(data: Path, say: Say) -> int:
     """
     find_browser()
     with stack(data) as card, shop() as shop_url, Browser() as browser:
-        return Story(card, browser, shop_url, say).tell()
+        story = Story(card, browser, shop_url, say)
+        with story.http:
+            return story.tell()
 
 
 def main() -> int:

@@ -28,6 +28,7 @@ from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.statements import periods_app, statement_app
 from faucet.cli.terminal import complain, examples, progress, write_line
+from faucet.cli.top_ups import stripe_app, top_ups_app
 
 if TYPE_CHECKING:
     pass
@@ -36,7 +37,19 @@ SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "payouts", "export", "periods", "statement", "invoices", "reconcile", "reseal"),
+    "Operate": (
+        "prices",
+        "limits",
+        "top-ups",
+        "payouts",
+        "stripe",
+        "export",
+        "periods",
+        "statement",
+        "invoices",
+        "reconcile",
+        "reseal",
+    ),  # fmt: skip
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -78,6 +91,8 @@ for group in (
     wallets_app,
     sessions_app,
     signing_keys_app,
+    top_ups_app,
+    stripe_app,
     periods_app,
     statement_app,
     invoices_app,

@@ -88,6 +88,23 @@ def show_wallet(
         show_row(at.get("v1", "user", "wallet"), as_json)
 
 
+ReasonOption = Annotated[str, typer.Option(help="Why, for the audit log.")]
+
+
+@over_api(
+    wallets_app, "freeze", 'faucet wallets freeze 0198a3c2-… --reason "card stolen, says its owner"', operator=True
+)
+def freeze_wallet(at: Remote, wallet: WalletArgument, reason: ReasonOption, key: KeyOption = None) -> None:
+    """Let nothing new be spent from a wallet. Requests that have begun end as they would."""
+    at.show(at.post(*_WALLETS, wallet, "freeze", body={"reason": reason}, key=key))
+
+
+@over_api(wallets_app, "unfreeze", 'faucet wallets unfreeze 0198a3c2-… --reason "paid by transfer"', operator=True)
+def unfreeze_wallet(at: Remote, wallet: WalletArgument, reason: ReasonOption, key: KeyOption = None) -> None:
+    """Let a frozen wallet be spent again, as one that a refund or dispute found too empty."""
+    at.show(at.post(*_WALLETS, wallet, "unfreeze", body={"reason": reason}, key=key))
+
+
 @over_api(wallets_app, "credit", "faucet wallets credit 0198a3c2-… 5.00", operator=True)
 def credit_wallet(
     at: Remote,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from api_world import ApiWorld, Developer, Json, ok, tenant_of
@@ -18,14 +19,19 @@ from past import as_jobs, close_all, date_back, months_ago
 
 from faucet.api.app import openapi_document
 from faucet.jobs.roll_up import roll_up
+from faucet.kit.ids import uuid7
 
 MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
     "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "end_user_token_seen",
-    "local_endpoint", "payout", "payout_account", "usage_hour", "period_sum", "statement",
+    "local_endpoint", "top_up", "top_up_reversal", "top_up_refund", "payment_customer", "auto_top_up", "payout",
+    "payout_account", "usage_hour", "period_sum", "statement",
 )  # fmt: skip
-SAFE = {"/health", "/ready", "/metrics", "/v1/sessions", "/.well-known/modelfaucet/statement-keys.json"}
-"""Routes without a tenant: whoever knows an app may mint sessions of it."""
+SAFE = {
+    "/health", "/ready", "/metrics", "/v1/sessions", "/v1/stripe/webhook",
+    "/.well-known/modelfaucet/statement-keys.json",
+}  # fmt: skip
+"""Routes without a tenant: whoever knows an app may mint sessions of it, Stripe signs what it says."""
 LAST = str(months_ago(1))
 INVOICE = {
     "provider": "mock",
@@ -128,6 +134,7 @@ class Swept:
             "period": LAST,
             "invoice_id": ok(world.operator.post("/v1/admin/provider-invoices", json=INVOICE), 201)["id"],
             "payout_id": _payout(books, tenant),
+            "topup_id": str(self._top_up(books, tenant)),
             "target": "app",
             "target_id": app["public_app_id"],
         }
@@ -140,6 +147,26 @@ class Swept:
             feature["id"],
         }
         """What of A's must be in no answer to B."""
+
+    @staticmethod
+    def _top_up(books: Books, tenant: Tenant) -> UUID:
+        """A top-up of A's end user, with what went back of it."""
+        top_up = uuid7()
+        who = (tenant.developer, tenant.app, tenant.end_user, tenant.wallet)
+        books.rows(
+            "insert into top_up (id, developer_id, app_id, end_user_id, wallet_id, kind, amount_e8,"
+            " checkout_session_id) values (%s, %s, %s, %s, %s, 'checkout', 1000000, 'cs_of_a')",
+            top_up,
+            *who,
+        )
+        books.rows(
+            "insert into top_up_reversal (id, developer_id, top_up_id, wallet_id, kind, amount_e8, taken_e8,"
+            " written_off_e8, state) values ('re_of_a', %s, %s, %s, 'refund', 1, 1, 0, 'gone')",
+            tenant.developer,
+            top_up,
+            tenant.wallet,
+        )
+        return top_up
 
     def rows(self, books: Books) -> dict[str, list[tuple[Any, ...]]]:
         """All of A's rows."""
@@ -170,7 +197,7 @@ def test_another_developer_gets_and_changes_nothing(world: ApiWorld, books: Book
     reached = 0
     for method, path, operation in _operations():
         asked = _asked(path, swept.ids)
-        body = _body(operation, document, swept.ids) if method in ("POST", "PATCH") else None
+        body = _body(operation, document, swept.ids) if method in ("POST", "PUT", "PATCH") else None
         for client in (stranger.http, world.nobody):
             reply = client.request(method, asked, json=body)
             told = f"{method} {asked} {body} → {reply.status_code} {reply.text}"
@@ -193,7 +220,8 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
         "public_app_id": "none_such",
         "feature_key": "none_such",
         **dict.fromkeys(
-            ("developer_id", "token_id", "wallet_id", "key_id", "payout_id"), "01890000-0000-7000-8000-000000000000"
+            ("developer_id", "token_id", "wallet_id", "key_id", "topup_id", "payout_id"),
+            "01890000-0000-7000-8000-000000000000",
         ),
         "target_id": "none_such",
     }
@@ -202,7 +230,7 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
             continue
         seen = []
         for ids in (swept.ids, missing):
-            body = _body(operation, document, ids) if method in ("POST", "PATCH") else None
+            body = _body(operation, document, ids) if method in ("POST", "PUT", "PATCH") else None
             reply = stranger.http.request(method, _asked(path, ids), json=body)
             error = {k: v for k, v in reply.json()["error"].items() if k != "request_id"}
             seen.append((reply.status_code, error))

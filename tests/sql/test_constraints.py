@@ -112,6 +112,37 @@ def _closing_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     }  # fmt: skip
 
 
+def _payment_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
+    """A row of each table of money that comes in. `top_up_id` and `wallet_id` are put in by who inserts."""
+    who = {"developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user}
+    return {
+        "stripe_event": lambda: {
+            "id": f"evt_{uuid7()}", "type": "refund.created", "created_at": "2026-01-01", "is_live": False,
+            "body": b"{}",
+        },
+        "top_up": lambda: {
+            "id": uuid7(), **who, "wallet_id": t.wallet, "kind": "auto", "amount_e8": 1_000_000,
+            "attempt": uuid7().int % 1_000_000_000 + 1, "checkout_session_id": f"cs_{uuid7()}",
+            "payment_intent_id": f"pi_{uuid7()}",
+        },
+        "top_up_reversal": lambda: {
+            "id": f"re_{uuid7()}", "developer_id": t.developer, "top_up_id": None, "wallet_id": t.wallet,
+            "kind": "refund", "amount_e8": 3, "taken_e8": 2, "written_off_e8": 1, "state": "returned", "healed_e8": 1,
+        },
+        "top_up_refund": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "top_up_id": None, "amount_e8": 1_000_000, "reason": "r",
+            "asked_by": "operator", "reversal_id": f"re_{uuid7()}",
+        },
+        "payment_customer": lambda: {
+            "end_user_id": t.end_user, "developer_id": t.developer, "customer_id": f"cus_{uuid7()}",
+        },
+        "auto_top_up": lambda: {
+            "wallet_id": t.wallet, **who, "status": "on", "threshold_e8": 1, "amount_e8": 1_000_000,
+            "monthly_cap_e8": 1_000_000, "consented_at": "2026-01-01",
+        },
+    }  # fmt: skip
+
+
 def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     """A row of each table that is fine as it is, with fresh keys at each call."""
     who = {"developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user, "session_id": t.session}
@@ -168,6 +199,7 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         **_local_rows(t),
         **_closing_rows(t),
         **_payout_rows(t),
+        **_payment_rows(t),
     }  # fmt: skip
 
 
@@ -363,6 +395,58 @@ CASES = [
     Case("payout_provider_transfer_id_key", "payout", beside=("provider_transfer_id",)),
     Case("payout_provider_reversal_id_key", "payout", beside=("provider_reversal_id",)),
     Case("payout_stripe_payout_key", "payout", beside=("provider_payout_id",)),
+    *_checks("stripe_event", id="", type="", attempts=-1),
+    Case("stripe_event_outcome_check", "stripe_event", {"outcome": "gone", "settled_at": "2026-01-01"}),
+    Case("settled_has_an_outcome", "stripe_event", {"outcome": "applied"}),
+    Case("settled_has_an_outcome", "stripe_event", {"settled_at": "2026-01-01"}),
+    Case("stripe_event_pkey", "stripe_event", beside=("id",)),
+    Case("stripe_event_row_id_key", "stripe_event", beside=("row_id",)),
+    *_checks("top_up", amount_e8=1, status="gone", fee_e8=-1),
+    Case("top_up_kind_check", "top_up", {"kind": "gift", "attempt": None}),
+    Case("top_up_attempt_check", "top_up", {"attempt": 0}),
+    Case("credited_has_a_time", "top_up", {"status": "credited"}),
+    Case("credited_has_a_time", "top_up", {"credited_at": "2026-01-01"}),
+    Case("auto_has_an_attempt", "top_up", {"kind": "checkout"}),
+    Case("auto_has_an_attempt", "top_up", {"attempt": None}),
+    Case("checkout_has_a_session", "top_up", {"kind": "checkout", "attempt": None, "checkout_session_id": None}),
+    Case("top_up_end_user_id_fkey", "top_up", {"end_user_id": uuid7()}),
+    Case("top_up_wallet_id_fkey", "top_up", {"wallet_id": 0}),
+    Case("top_up_app_id_developer_id_fkey", "top_up", {"developer_id": uuid7()}),
+    Case("top_up_pkey", "top_up", beside=("id",)),
+    Case("top_up_checkout_session_id_key", "top_up", beside=("checkout_session_id",)),
+    Case("top_up_payment_intent_id_key", "top_up", beside=("payment_intent_id",)),
+    *_checks("top_up_reversal", id="", kind="gift"),
+    Case("top_up_reversal_state_check", "top_up_reversal", {"state": "back", "healed_e8": 0}),
+    Case("top_up_reversal_amount_e8_check", "top_up_reversal",
+         {"amount_e8": 0, "taken_e8": 0, "written_off_e8": 0, "healed_e8": 0}),
+    Case("top_up_reversal_taken_e8_check", "top_up_reversal", {"taken_e8": -1, "written_off_e8": 4}),
+    Case("top_up_reversal_written_off_e8_check", "top_up_reversal", {"taken_e8": 4, "written_off_e8": -1}),
+    Case("top_up_reversal_healed_e8_check", "top_up_reversal", {"healed_e8": -1}),
+    Case("taken_or_written_off", "top_up_reversal", {"taken_e8": 1}),
+    Case("heals_by_returning", "top_up_reversal", {"state": "gone"}),
+    Case("heals_at_most_itself", "top_up_reversal", {"healed_e8": 4}),
+    Case("top_up_reversal_top_up_id_fkey", "top_up_reversal", {"top_up_id": uuid7()}),
+    Case("top_up_reversal_wallet_id_fkey", "top_up_reversal", {"wallet_id": 0}),
+    Case("top_up_reversal_pkey", "top_up_reversal", beside=("id",)),
+    *_checks("top_up_refund", amount_e8=1, status="gone", reason=""),
+    Case("sent_has_an_id", "top_up_refund", {"status": "sent", "reversal_id": None}),
+    Case("top_up_refund_top_up_id_fkey", "top_up_refund", {"top_up_id": uuid7()}),
+    Case("top_up_refund_pkey", "top_up_refund", beside=("id",)),
+    Case("top_up_refund_reversal_id_key", "top_up_refund", beside=("reversal_id",)),
+    *_checks("payment_customer", card_last4="12x4"),
+    Case("payment_customer_end_user_id_fkey", "payment_customer", {"end_user_id": uuid7()}),
+    Case("payment_customer_pkey", "payment_customer", beside=("end_user_id",)),
+    Case("payment_customer_customer_id_key", "payment_customer", beside=("customer_id",)),
+    *_checks("auto_top_up", status="gone", threshold_e8=0, failures=-1),
+    Case("auto_top_up_amount_e8_check", "auto_top_up", {"amount_e8": 1}),
+    Case("cap_fits_one", "auto_top_up", {"monthly_cap_e8": 999_999}),
+    Case("auto_top_up_wallet_id_fkey", "auto_top_up", {"wallet_id": 0}),
+    Case("auto_top_up_end_user_id_fkey", "auto_top_up", {"end_user_id": uuid7()}),
+    Case("auto_top_up_app_id_developer_id_fkey", "auto_top_up", {"developer_id": uuid7()}),
+    Case("auto_top_up_pkey", "auto_top_up", beside=("wallet_id",)),
+    Case("auto_top_up_end_user_id_key", "auto_top_up", beside=("end_user_id",)),
+    Case("top_up_wallet_id_attempt_key", "top_up", {"status": "failed"}, beside=("wallet_id", "attempt")),
+    Case("top_up_one_auto_at_a_time", "top_up", beside=("wallet_id",)),
 ]  # fmt: skip
 IMPLIED = {"app_id_developer_id_key", "move_pkey", "alembic_version_pkc"}
 """The first can't be broken while the primary key holds; the others guard tables that nobody can insert into."""
@@ -390,6 +474,12 @@ def test_every_constraint_refuses(books: Books) -> None:
             row["limit_id"] = _insert(books, "spend_limit", good["spend_limit"]())["id"]
         if table == "payout_account":  # a developer has one
             row["developer_id"] = books.tenant().developer
+        if table in ("top_up_reversal", "top_up_refund"):
+            row["top_up_id"] = _insert(books, "top_up", fresh("top_up"))["id"]
+        if table in ("top_up", "payment_customer", "auto_top_up"):  # one for each end user
+            other = books.end_user(tenant)
+            own = {"end_user_id": other.end_user, "wallet_id": other.wallet}
+            row |= {column: value for column, value in own.items() if column in row}
         if table == "credential":
             row["key_id"] = _insert(books, "vault_key", good["vault_key"]())["id"]
         if table in ("period_sum", "statement"):

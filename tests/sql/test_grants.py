@@ -47,6 +47,14 @@ _WRITABLE = {
     ("faucet_api", "payout_account"): {"INSERT"},
     ("faucet_jobs", "payout"): {"INSERT"},
     ("faucet_jobs", "payout_account"): {"INSERT"},
+    ("faucet_api", "stripe_event"): {"INSERT"},
+    ("faucet_api", "top_up"): {"INSERT"},
+    ("faucet_jobs", "top_up"): {"INSERT"},
+    ("faucet_api", "top_up_reversal"): {"INSERT"},
+    ("faucet_jobs", "top_up_reversal"): {"INSERT"},
+    ("faucet_api", "top_up_refund"): {"INSERT"},
+    ("faucet_api", "payment_customer"): {"INSERT"},
+    ("faucet_api", "auto_top_up"): {"INSERT"},
 }
 """Every whole-table write that a door has; what is not here is refused."""
 
@@ -73,6 +81,21 @@ _COLUMNS = {
     },
     ("faucet_api", "payout_account"): {"is_ready", "updated_at"},
     ("faucet_jobs", "payout_account"): {"is_ready", "updated_at"},
+    **{(door, table): columns for door in ("faucet_api", "faucet_jobs") for table, columns in {
+        "stripe_event": {"outcome", "reason", "attempts", "next_at", "settled_at"},
+        "top_up": {
+            "status", "reason", "checkout_url", "payment_intent_id", "fee_e8", "receipt_number", "receipt_url",
+            "updated_at", "credited_at",
+        },
+        "top_up_reversal": {"state", "healed_e8", "updated_at"},
+        "top_up_refund": {"status", "reversal_id", "failure", "updated_at"},
+        "payment_customer": {"payment_method_id", "card_brand", "card_last4", "updated_at"},
+    }.items()},
+    ("faucet_api", "auto_top_up"): {
+        "status", "threshold_e8", "amount_e8", "monthly_cap_e8", "failures", "pause_reason", "consented_at",
+        "updated_at",
+    },
+    ("faucet_jobs", "auto_top_up"): {"status", "failures", "pause_reason", "updated_at"},
 }  # fmt: skip
 """Columns that a door may update where it may not update the table."""
 
@@ -82,11 +105,12 @@ _FUNCTIONS = {
         "reply_unclaim_v1", "session_resolve_v1", "session_alive_v1", "provider_cost_account_v1",
     },
     "faucet_api": {
-        "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "earnings_mature_v1",
-        "payout_open_v1",
+        "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "take_back_v1",
+        "sessions_end_unvouched_v1", "wallet_freeze_v1", "earnings_mature_v1", "payout_open_v1",
     },
     "faucet_jobs": {
-        "transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1", "earnings_mature_v1", "payout_open_v1",
+        "transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1", "take_back_v1", "sessions_end_unvouched_v1",
+        "earnings_mature_v1", "payout_open_v1",
         "ledger_finalize_v1", "usage_roll_up_v1", "period_sum_v1",
     },
 }  # fmt: skip

@@ -175,7 +175,7 @@ FAULTS: dict[str, tuple[Break, Callable[[Business], Finding]]] = {
     ),
     "a payout that says failed and did not come back": (
         _unprotected("update payout set status = 'failed'"),
-        lambda b: Finding("payout_back", f"payout {b.payout} failed", PAYOUT, 0),
+        lambda b: Finding("payout_moved_43", f"{b.payout} failed", PAYOUT, 0),
     ),
 }
 

@@ -14,7 +14,8 @@ from faucet.kit.ids import uuid7
 
 TABLES = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
-    "usage_event", "developer_token", "audit_log", "payout", "payout_account", "usage_hour", "period_sum", "statement",
+    "usage_event", "developer_token", "audit_log", "top_up", "top_up_reversal", "top_up_refund", "payment_customer",
+    "auto_top_up", "payout", "payout_account", "usage_hour", "period_sum", "statement",
 )  # fmt: skip
 
 
@@ -29,6 +30,21 @@ def books(module_dsn: str) -> Iterator[Books]:
 def two(books: Books) -> tuple[Tenant, Tenant]:
     """Two developers, each with a row in every table."""
     return _full(books), _full(books)
+
+
+_PAYMENTS = (
+    "insert into top_up (id, developer_id, app_id, end_user_id, wallet_id, kind, amount_e8, checkout_session_id)"
+    " values (%(app)s, %(developer)s, %(app)s, %(end_user)s, %(wallet)s, 'checkout', 1000000, %(id)s::text)",
+    "insert into top_up_reversal (id, developer_id, top_up_id, wallet_id, kind, amount_e8, taken_e8, written_off_e8,"
+    " state) values (%(id)s::text, %(developer)s, %(app)s, %(wallet)s, 'refund', 1, 1, 0, 'gone')",
+    "insert into top_up_refund (id, developer_id, top_up_id, amount_e8, reason, asked_by)"
+    " values (%(id)s, %(developer)s, %(app)s, 1000000, 'r', 'operator')",
+    "insert into payment_customer (end_user_id, developer_id, customer_id)"
+    " values (%(end_user)s, %(developer)s, %(id)s::text)",
+    "insert into auto_top_up (wallet_id, developer_id, app_id, end_user_id, status, threshold_e8, amount_e8,"
+    " monthly_cap_e8, consented_at) values (%(wallet)s, %(developer)s, %(app)s, %(end_user)s, 'on', 1, 1000000,"
+    " 1000000, now())",
+)
 
 
 def _full(books: Books) -> Tenant:
@@ -55,6 +71,7 @@ def _full(books: Books) -> Tenant:
         "insert into statement_key values ('k', sha256('k')) on conflict do nothing",
         "insert into statement (id, month, developer_id, body, hash, signature, key_id) values (gen_random_uuid(),"
         " '2026-01-01', %(developer)s, '{}', sha256('x'), sha512('x'), 'k')",
+        *_PAYMENTS,
     ):
         books.connection.execute(statement.encode(), vars(tenant) | {"id": uuid7()})
     return tenant

@@ -5,7 +5,7 @@ The platform begins with the rule `platform_balance_cents`, a million dollars un
 
 from __future__ import annotations
 
-from faucet.payments.double.balance_transactions import record
+from faucet.payments.double.movements import record
 from faucet.payments.double.problem import Problem
 from faucet.payments.double.routes import Call, Route
 from faucet.payments.double.state import Object, State

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from faucet.payments.double import balance_transactions
+from faucet.payments.double import movements
 from faucet.payments.double.cards import CARDS
 from faucet.payments.double.pages import Page, PageRoute
 from faucet.payments.double.params import Text
@@ -67,8 +67,8 @@ def charge(state: State, intent: Object, method: Object, *, off_session: bool) -
     state.add(made)
     if decline is None:
         fee = fee_of(state, intent["amount"])
-        waits = state.rules.get("available_seconds", balance_transactions.AVAILABLE_SECONDS)
-        made["balance_transaction"] = balance_transactions.record(
+        waits = state.rules.get("available_seconds", movements.AVAILABLE_SECONDS)
+        made["balance_transaction"] = movements.record(
             state, "charge", amount=intent["amount"], fee=fee, source=name, waits_seconds=waits
         )["id"]
     state.emit("charge.failed" if decline else "charge.succeeded", made)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from faucet.payments.double import balance_transactions, charges
+from faucet.payments.double import charges, movements
 from faucet.payments.double.control import ControlAct, Knobs
 from faucet.payments.double.params import Flag, Group, Metadata, Text
 from faucet.payments.double.problem import Problem
@@ -27,7 +27,7 @@ def open_dispute(state: State, charge: Object, *, amount: int | None = None, rea
         raise Problem(400, f"Charge {charge['id']} can't be disputed for {amount}.")
     name = state.new_id("du")
     fee = state.rules.get("dispute_fee", FEE)
-    taken = balance_transactions.record(
+    taken = movements.record(
         state,
         "adjustment",
         amount=-amount,
@@ -71,7 +71,7 @@ def close_dispute(state: State, dispute: Object, status: str) -> Object:
         raise Problem(400, f"This dispute is already {dispute['status']}.")
     dispute["status"] = status
     if status == "won":
-        back = balance_transactions.record(
+        back = movements.record(
             state,
             "adjustment",
             amount=dispute["amount"],

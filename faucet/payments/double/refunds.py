@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from faucet.payments.double import balance_transactions, charges
+from faucet.payments.double import charges, movements
 from faucet.payments.double.control import ControlAct, Knobs
 from faucet.payments.double.params import Metadata, Text, Whole
 from faucet.payments.double.problem import Problem
@@ -29,7 +29,7 @@ def create(state: State, call: Call) -> Object:
             param="amount",
         )
     name = state.new_id("re")
-    taken = balance_transactions.record(state, "refund", amount=-amount, source=name)
+    taken = movements.record(state, "refund", amount=-amount, source=name)
     refund = state.add(
         {
             "id": name,
@@ -76,7 +76,7 @@ async def fail(knobs: Knobs, ask: dict[str, Any]) -> Object:
     if refund["status"] != "succeeded":
         raise Problem(400, f"The refund's status is {refund['status']}.")
     charge = state.get("charge", refund["charge"])
-    back = balance_transactions.record(state, "refund_failure", amount=refund["amount"], source=refund["id"])
+    back = movements.record(state, "refund_failure", amount=refund["amount"], source=refund["id"])
     refund |= {
         "status": "failed",
         "failure_reason": str(ask.get("reason", "lost_or_stolen_card")),

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from faucet.payments.double import (
     accounts,
     balance,
-    balance_transactions,
     charges,
     checkout,
     checkout_page,
     customers,
     disputes,
     events,
+    movements,
     payment_intents,
     payment_methods,
     payouts,
@@ -28,7 +28,7 @@ from faucet.payments.double.state import State
 ROUTES: tuple[Route, ...] = (
     *accounts.ROUTES,
     *balance.ROUTES,
-    *balance_transactions.ROUTES,
+    *movements.ROUTES,
     *charges.ROUTES,
     *checkout.ROUTES,
     *customers.ROUTES,
@@ -53,7 +53,7 @@ CONTROLS_OF_RESOURCES: dict[tuple[str, str], ControlAct] = {
     **transfers.CONTROLS,
 }
 TICKS: tuple[Callable[[State], None], ...] = (
-    balance_transactions.tick,
+    movements.tick,
     checkout.tick,
     disputes.tick,
     payouts.tick,
