@@ -205,6 +205,7 @@ def test_movements_that_no_row_is_about_are_named(business: Business, dsn: str) 
     assert set(found(dsn)) == {
         Finding("transfer_top_up", f"transfer {first}", 0, 5),
         Finding("transfer_payout", f"transfer {second} code 40", 0, 6),
+        Finding("payout_clearing", f"developer {tenant.developer}", 0, 6),
     }
 
 
