@@ -65,8 +65,9 @@ select 'event_top_up' as check, 'event ' || p.id as subject, p.amount as expecte
    and (p.outcome = 'applied' or p.mark is not null)
    and not exists (select from top_up t where t.status = 'credited'
                     and p.object_id in (t.checkout_session_id, t.payment_intent_id))
-   and not exists (select from stripe_event r where r.type = 'charge.refunded' and r.received_at >= p.received_at
-                    and convert_from(r.body, 'UTF8')::json #>> '{data,object,payment_intent}' = p.intent)
+   and not exists (select from stripe_event r
+                    where r.type in ('charge.refunded', 'refund.created') and r.received_at >= p.received_at
+                      and convert_from(r.body, 'UTF8')::json #>> '{data,object,payment_intent}' = p.intent)
    and (p.object_id not like 'pi\\_%%' or p.mark is not null
         or exists (select from top_up t where t.payment_intent_id = p.object_id))
 limit %(limit)s
