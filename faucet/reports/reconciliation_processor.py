@@ -63,8 +63,8 @@ select 'event_top_up' as check, 'event ' || p.id as subject, p.amount as expecte
   from paid p
  where p.received_at >= %(since_at)s and p.outcome in ('applied', 'refused')
    and (p.outcome = 'applied' or p.mark is not null)
-   and not exists (select from top_up t where t.status = 'credited'
-                    and p.object_id in (t.checkout_session_id, t.payment_intent_id))
+   and not exists (select from top_up t where t.status = 'credited' and t.checkout_session_id = p.object_id)
+   and not exists (select from top_up t where t.status = 'credited' and t.payment_intent_id = p.object_id)
    and not exists (select from stripe_event r
                     where r.type in ('charge.refunded', 'refund.created') and r.received_at >= p.received_at
                       and convert_from(r.body, 'UTF8')::json #>> '{data,object,payment_intent}' = p.intent)
