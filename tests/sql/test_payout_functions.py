@@ -250,7 +250,7 @@ def test_payouts_that_the_ledger_does_not_know(books: Books, tenant: Tenant, dsn
     earn(books, tenant, 9 * CENT)
     payout = uuid7()
     assert open_payout(books, tenant, 4 * CENT, payout=payout)[0] == DONE
-    assert asyncio.run(found()) == {"payout_clearing": (0, 4 * CENT)}
+    assert asyncio.run(found()) == {"payout_clearing": (0, 4 * CENT), "transfer_payout": (0, 4 * CENT)}
     _row(books, tenant, "requested", 4 * CENT, payout=payout)
     assert asyncio.run(found()) == {}
     _row(books, tenant, "paid", 2 * CENT)
