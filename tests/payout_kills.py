@@ -212,7 +212,7 @@ class Life:
         """One event, through the inbox."""
         body = body_of(told)
         event = inbox.verified(body, signature(body, WEBHOOK_SECRET, at=int(time.time())), Secret(WEBHOOK_SECRET))
-        async with tx(self.jobs) as t:
+        async with tx(self.api) as t:
             await inbox.store(t, event)
         async with tx(self.jobs) as t:
             kept = await inbox.claim(t, event.id)
