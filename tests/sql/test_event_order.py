@@ -218,6 +218,7 @@ async def _owe(tx: psycopg.AsyncConnection[Any], tenant: Tenant, cents: int) -> 
     await store.insert_reversal(tx, known, reversal_id="du_0", kind="dispute", taken_e8=taken, written_off_e8=lost)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", range(4))
 async def test_every_order_of_six_events_gives_the_same_books(dsn: str, number: int) -> None:
     """Lost: who is owed what depends on how the network felt that day."""
