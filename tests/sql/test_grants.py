@@ -38,6 +38,7 @@ _WRITABLE = {
     ("faucet_jobs", "session"): {"DELETE"},
     ("faucet_jobs", "idempotent_reply"): {"DELETE"},
     ("faucet_api", "stripe_event"): {"INSERT"},
+    ("faucet_jobs", "stripe_event"): {"DELETE"},
     ("faucet_api", "top_up"): {"INSERT"},
     ("faucet_jobs", "top_up"): {"INSERT"},
     ("faucet_api", "top_up_reversal"): {"INSERT"},
