@@ -2525,7 +2525,7 @@ GRANT SELECT ON TABLE public.spend_limit TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_gateway;
 
 GRANT SELECT,INSERT ON TABLE public.stripe_event TO faucet_api;
-GRANT SELECT ON TABLE public.stripe_event TO faucet_jobs;
+GRANT SELECT,DELETE ON TABLE public.stripe_event TO faucet_jobs;
 
 GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_api;
 GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_jobs;

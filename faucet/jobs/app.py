@@ -140,6 +140,7 @@ class Sweeps:
         self.purged.add(("session",), gone.sessions)
         self.purged.add(("idempotent_reply",), gone.replies)
         self.purged.add(("end_user_token",), gone.end_user_tokens)
+        self.purged.add(("stripe_event",), gone.events)
 
     async def reconcile(self, timestamp: int) -> None:
         """Every ten minutes: all balances, and the answers of the last day."""
