@@ -22,6 +22,7 @@ create index stripe_event_due_idx on stripe_event (next_at) where settled_at is 
 create index stripe_event_list_idx on stripe_event (received_at desc, row_id desc);
 
 grant insert on stripe_event to faucet_api;
+grant delete on stripe_event to faucet_jobs;
 grant select, update (outcome, reason, attempts, next_at, settled_at) on stripe_event to faucet_api, faucet_jobs;
 
 -- Money that comes back: a dispute that was won, a refund that its bank sent back. What had been written off is made

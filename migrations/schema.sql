@@ -2834,7 +2834,7 @@ GRANT SELECT ON TABLE public.statement_key TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.statement_key TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.stripe_event TO faucet_api;
-GRANT SELECT ON TABLE public.stripe_event TO faucet_jobs;
+GRANT SELECT,DELETE ON TABLE public.stripe_event TO faucet_jobs;
 
 GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_api;
 GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_jobs;

@@ -118,13 +118,13 @@ class _Connection:
         self._real, self._fate = real, fate
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
+        return self._one_tx if name == "transaction" else getattr(self._real, name)
 
     async def execute(self, *values: Any) -> Any:
         return await self._fate.call("database: a statement", self._real.execute(*values))
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
+    async def _one_tx(self) -> AsyncIterator[None]:
         async with self._real.transaction():
             yield
             self._fate.point("database: a commit begins")
@@ -212,7 +212,7 @@ class Life:
         """One event, through the inbox."""
         body = body_of(told)
         event = inbox.verified(body, signature(body, WEBHOOK_SECRET, at=int(time.time())), Secret(WEBHOOK_SECRET))
-        async with tx(self.jobs) as t:
+        async with tx(self.api) as t:
             await inbox.store(t, event)
         async with tx(self.jobs) as t:
             kept = await inbox.claim(t, event.id)
@@ -304,7 +304,7 @@ class Kills:
             lives += 1
             self._earn()
             if lives % PROCESS_EVERY == 0:
-                self._process()
+                self._by_kernel()
             else:
                 asyncio.run(self._lives())
             self._look()
@@ -348,7 +348,7 @@ class Kills:
         told = self.stripe.log()[-EVENTS_BACK:]
         return Life(api, jobs, processor, self.clock, terms_of(self.config), told, developers, rng)
 
-    def _process(self) -> None:
+    def _by_kernel(self) -> None:
         """A life in a process of its own, which the kernel ends."""
         ask = {
             "dsn": self.dsn, "stripe": self.stripe.url, "now": self.clock.now().isoformat(),

@@ -259,12 +259,12 @@ class PayoutWorld:
 async def apply_events(dsn: str, clock: ManualClock, events: Iterable[Json]) -> list[str]:
     """Put events into the inbox, as the webhook does, and apply each, as the sweep does."""
     outcomes = []
-    async with jobs_pool(dsn) as pool:
+    async with jobs_pool(dsn, "faucet_api") as api, jobs_pool(dsn) as pool:
         for told in events:
             body = body_of(told)
             header = signature(body, WEBHOOK_SECRET, at=int(time.time()))
             event = inbox.verified(body, header, Secret(WEBHOOK_SECRET))
-            async with tx(pool) as t:
+            async with tx(api) as t:
                 await inbox.store(t, event)
             async with tx(pool) as t:
                 kept = await inbox.claim(t, event.id)
@@ -315,9 +315,9 @@ def problems(books: Books, stripe: Stripe, *, has_heard_all: bool = True) -> lis
 
 
 @asynccontextmanager
-async def jobs_pool(dsn: str) -> AsyncIterator[AsyncConnectionPool[Tx]]:
-    """Connections as the jobs have them."""
-    pool = await open_pool(dsn, "faucet_jobs", size=4)
+async def jobs_pool(dsn: str, role: str = "faucet_jobs") -> AsyncIterator[AsyncConnectionPool[Tx]]:
+    """Connections as the jobs have them, or another door."""
+    pool = await open_pool(dsn, role, size=4)
     try:
         yield pool
     finally:

@@ -43,7 +43,7 @@ from faucet.payments.payouts import Change, Terms, difference, happened, shown, 
 router = APIRouter(tags=["operator: payouts"])
 
 RUN_MAX = 1_000
-"""Developers that one run looks at; who is left is served by the next."""
+"""Developers whom one run serves; who is left is served by the next."""
 _ONE_RUN = 7_219_014
 """The lock of a run: two at once would open the same payouts."""
 
@@ -103,8 +103,7 @@ async def run_payouts(
 ) -> Response:
     """Open a payout for each active developer who has earned enough, of all that is old enough within the limits.
 
-    Each waits for an approval. `items` are those that were opened. At most a thousand developers are looked at; repeat
-    it where there are more.
+    Each waits for an approval. `items` are those that were opened, at most a thousand; repeat it where there are more.
     """
     return await _run(world, request, caller, rid, key, body or RunAsk())
 
@@ -120,7 +119,10 @@ async def _run(world: World, request: Request, caller: Operator, rid: str, key: 
         row = await cursor.fetchone()
         if row is None or not row[0]:
             raise Refusal("conflict", "a run is under way; try again when it has ended")
-        found = await store.candidates(t, least_e8=terms.at_least_e8, run=None, after=None, limit=RUN_MAX)
+        earned_by = terms.after_hold_back(world.clock.now())
+        found = await store.candidates(
+            t, least_e8=terms.at_least_e8, earned_by=earned_by, run=None, after=None, limit=RUN_MAX
+        )
         opened = [
             await _open(world, terms, developer_id, Trail(caller.actor, rid), by=by, key=key) for developer_id in found
         ]

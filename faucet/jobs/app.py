@@ -100,6 +100,9 @@ class Sweeps:
             Gauge("modelfaucet_reconciliation_differences", "Differences by the check that found them.", ("check",))
         )
         self.events = metrics.also(Counter("modelfaucet_stripe_events", "Events of the processor by end.", ("end",)))
+        self.payout_steps = metrics.also(
+            Counter("modelfaucet_payout_steps", "Calls to the processor for payouts that were begun.")
+        )
         self.compared_at = metrics.also(
             Gauge("modelfaucet_reconciliation_timestamp_seconds", "When the books were last compared.")
         )
@@ -138,7 +141,7 @@ class Sweeps:
         if self._payouts is None:
             return
         async with self._timed("send_payouts"):
-            await send_payouts(self._pool, self._payouts, self._clock)
+            self.payout_steps.add(count=await send_payouts(self._pool, self._payouts, self._clock))
 
     async def run_payouts(self, timestamp: int) -> None:
         """Every hour: open payouts for everybody, if this is the day of the month and it hasn't been done."""
@@ -154,6 +157,7 @@ class Sweeps:
         self.purged.add(("session",), gone.sessions)
         self.purged.add(("idempotent_reply",), gone.replies)
         self.purged.add(("end_user_token",), gone.end_user_tokens)
+        self.purged.add(("stripe_event",), gone.events)
 
     async def roll_up(self, timestamp: int) -> None:
         """Every hour; there is something to do once a day."""

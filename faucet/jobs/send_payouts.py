@@ -82,7 +82,14 @@ async def run_payouts(pool: AsyncConnectionPool[Tx], terms: Terms, clock: Clock,
     after: UUID | None = None
     while True:
         async with tx(pool) as t:
-            found = await store.candidates(t, least_e8=terms.at_least_e8, run=run, after=after, limit=BATCH)
+            found = await store.candidates(
+                t,
+                least_e8=terms.at_least_e8,
+                earned_by=terms.after_hold_back(now),
+                run=run,
+                after=after,
+                limit=BATCH,
+            )
         for developer_id in found:
             payout = await _open(pool, terms, developer_id, run=run, now=now)
             if payout is not None:

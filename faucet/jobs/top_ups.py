@@ -32,7 +32,8 @@ async def charge_automatically(connection: Tx, processor: TopUpProcessor, clock:
     async with connection.transaction():
         left = await auto_top_ups.unresolved(connection, before=clock.now() - ASK_AGAIN, limit=BATCH)
     for attempt in left:
-        await _see_through(connection, processor, attempt, clock)
+        if not await _see_through(connection, processor, attempt, clock):
+            return 0  # the processor is away: the next sweep asks again
     async with connection.transaction():
         wallets = await auto_top_ups.due(connection, now=clock.now(), limit=BATCH)
     begun = 0
@@ -41,11 +42,13 @@ async def charge_automatically(connection: Tx, processor: TopUpProcessor, clock:
             claimed = await auto_top_ups.claim(connection, wallet, now=clock.now())
         if claimed is not None:
             begun += 1
-            await _charge(connection, processor, claimed)
+            if not await _charge(connection, processor, claimed):
+                break
     return len(left) + begun
 
 
-async def _charge(connection: Tx, processor: TopUpProcessor, attempt: Attempt) -> None:
+async def _charge(connection: Tx, processor: TopUpProcessor, attempt: Attempt) -> bool:
+    """Ask for an attempt's money and note the answer; False where there was none."""
     top_up = attempt.top_up
     assert attempt.payment_method_id is not None
     try:
@@ -57,16 +60,17 @@ async def _charge(connection: Tx, processor: TopUpProcessor, attempt: Attempt) -
         )
     except ProcessorUnsure as error:
         logger.warning("auto_top_up.unsure", top_up=str(top_up.id), error=str(error))
-        return  # the row stays pending: asked again with the same id
+        return False  # the row stays pending: asked again with the same id
     except CardDeclined as error:
         reason = error.decline_code or error.code or "declined"
         await _fail(connection, top_up, f"the card was declined: {reason}", is_final=auto_top_ups.NEEDS_OWNER in reason)
-        return
+        return True
     except ProcessorRefused as error:
         logger.error("auto_top_up.refused", top_up=str(top_up.id), error=str(error), code=error.code)
         await _fail(connection, top_up, f"the processor refused it: {error}", is_final=True)
-        return
+        return True
     await _settle(connection, top_up, payment)
+    return True
 
 
 async def _settle(connection: Tx, top_up: TopUp, payment: Payment) -> None:
@@ -101,26 +105,26 @@ def _note(top_up: TopUp, action: str, reason: str) -> Note:
     )
 
 
-async def _see_through(connection: Tx, processor: TopUpProcessor, attempt: Attempt, clock: Clock) -> None:
-    """Find out how an attempt ended whose end nobody noted."""
+async def _see_through(connection: Tx, processor: TopUpProcessor, attempt: Attempt, clock: Clock) -> bool:
+    """Find out how an attempt ended whose end nobody noted; False where the processor didn't answer."""
     top_up, now = attempt.top_up, clock.now()
     async with connection.transaction():
         await auto_top_ups.touch(connection, attempt, now=now)
     if auto_top_ups.may_repeat(attempt, now):
-        await _charge(connection, processor, attempt)
-        return
+        return await _charge(connection, processor, attempt)
     if now - top_up.created_at < LOOK_AFTER:
-        return  # a call of somebody who died may still be on its way
+        return True  # a call of somebody who died may still be on its way
     try:
         found = await processor.payments_of(attempt.customer_id, since=top_up.created_at - LOOK_AFTER)
     except (ProcessorRefused, ProcessorUnsure) as error:
         logger.warning("auto_top_up.unsure", top_up=str(top_up.id), error=str(error))
-        return
+        return False
     mine = [payment for payment in found if payment.top_up_id == str(top_up.id)]
     if mine:
         await _settle(connection, top_up, mine[0])
     else:
         await _fail(connection, top_up, "the processor never heard of it", is_final=False)
+    return True
 
 
 async def send_refunds(connection: Tx, processor: TopUpProcessor, clock: Clock) -> int:
@@ -141,6 +145,7 @@ async def send_refunds(connection: Tx, processor: TopUpProcessor, clock: Clock) 
             refund = await processor.refund(wish.payment_intent_id, amount_cents=cents, refund_id=wish.id)
         except ProcessorUnsure as error:
             logger.warning("refund.unsure", refund=str(wish.id), error=str(error))
+            break
         except ProcessorRefused as error:
             async with connection.transaction():
                 await reversals.mark_failed(connection, wish, str(error))
@@ -164,7 +169,10 @@ async def learn_payments(connection: Tx, processor: TopUpProcessor, clock: Clock
             card = None
             if top_up.saves_card and payment.payment_method_id is not None:
                 card = await processor.card(payment.payment_method_id)
-        except (ProcessorRefused, ProcessorUnsure) as error:
+        except ProcessorUnsure as error:
+            logger.warning("top_up.fee_unknown", top_up=str(top_up.id), error=str(error))
+            break  # the processor is away: the next sweep asks again
+        except ProcessorRefused as error:
             logger.warning("top_up.fee_unknown", top_up=str(top_up.id), error=str(error))
             continue
         async with connection.transaction():
@@ -197,7 +205,10 @@ async def expire_checkouts(connection: Tx, processor: TopUpProcessor, clock: Clo
         assert top_up.checkout_session_id is not None
         try:
             session = await processor.checkout(top_up.checkout_session_id)
-        except (ProcessorRefused, ProcessorUnsure) as error:
+        except ProcessorUnsure as error:
+            logger.warning("top_up.checkout_unknown", top_up=str(top_up.id), error=str(error))
+            break
+        except ProcessorRefused as error:
             logger.warning("top_up.checkout_unknown", top_up=str(top_up.id), error=str(error))
             continue
         try:

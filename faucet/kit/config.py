@@ -379,6 +379,8 @@ def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
         yield "TENANT_UPSTREAM_HTTP: plain http to addresses of tenants is for development"
     if "MOCK_PROVIDER_URL" in given:
         yield "MOCK_PROVIDER_URL: the mock provider is for development"
+    if "STRIPE_SECRET_KEY" in given and "STRIPE_WEBHOOK_SECRET" not in given:
+        yield "STRIPE_WEBHOOK_SECRET: must be set where STRIPE_SECRET_KEY is, or nothing that is paid is credited"
     if "STRIPE_API_BASE" in given:
         yield "STRIPE_API_BASE: another address than Stripe's own is for development"
 

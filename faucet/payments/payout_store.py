@@ -189,12 +189,16 @@ def _update(names: Sequence[str]) -> LiteralString:
 
 
 async def due(tx: Tx, *, now: datetime) -> Payout | None:
-    """A payout for which something is to be asked of the processor, and that nobody else has taken. Locked."""
+    """A payout for which something is to be asked of the processor, and that nobody else has taken. Locked.
+
+    What a developer who is switched off would get, and has not begun to leave, waits.
+    """
     return await _one(
         tx,
         _SELECT
         + """
          where p.next_attempt_at <= %s and p.provider = 'stripe' and p.status in ('approved', 'sent', 'paid')
+           and (p.status <> 'approved' or d.status = 'active')
          order by p.next_attempt_at, p.id limit 1 for update of p skip locked
         """,
         now,
@@ -213,8 +217,11 @@ async def opened_since(tx: Tx, developer_id: UUID, moment: datetime) -> int:
     return int(total or 0)
 
 
-async def candidates(tx: Tx, *, least_e8: int, run: str | None, after: UUID | None, limit: int) -> list[UUID]:
-    """Active developers who have earned so much, and whom this run has not served, by id from a place on."""
+async def candidates(
+    tx: Tx, *, least_e8: int, earned_by: datetime, run: str | None, after: UUID | None, limit: int
+) -> list[UUID]:
+    """Active developers of whose earnings so much is old enough, and whom this run has not served, by id from a place
+    on."""
     async with tx.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
             """
@@ -222,9 +229,10 @@ async def candidates(tx: Tx, *, least_e8: int, run: str | None, after: UUID | No
              where a.kind = 'earnings' and a.label = '' and a.posted_e8 >= %(least)s and d.status = 'active'
                and (%(after)s::uuid is null or d.id > %(after)s::uuid)
                and not exists (select from payout p where p.developer_id = d.id and p.run = %(run)s::text)
+               and earnings_mature_v1(d.id, %(earned_by)s) >= %(least)s
              order by d.id limit %(limit)s
             """,
-            {"least": least_e8, "after": after, "run": run, "limit": limit},
+            {"least": least_e8, "earned_by": earned_by, "after": after, "run": run, "limit": limit},
         )
         return await cursor.fetchall()
 

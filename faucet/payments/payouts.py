@@ -98,7 +98,7 @@ async def open_by_run(
         return None
     left_e8 = await _left_of_day(tx, terms, developer_id, now)
     if left_e8 is not None and left_e8 < terms.at_least_e8:
-        return None
+        return None  # tomorrow is another day
     return await _open(tx, terms, developer_id, None, by=by, key=key, run=run, now=now), Booked.NOW
 
 

@@ -39,6 +39,14 @@ ROUTES: list[tuple[str, str, Json | None]] = [
     ("DELETE", "/v1/admin/kill-switches/everything", None),
     ("DELETE", "/v1/admin/kill-switches/app/x", None),
     ("GET", "/v1/admin/audit", None),
+    ("GET", "/v1/admin/payouts", None),
+    ("GET", f"/v1/admin/payouts/{uuid4()}", None),
+    ("POST", "/v1/admin/payouts/run", {}),
+    ("POST", "/v1/admin/payouts/run-mock", {"threshold_usd": "1"}),
+    ("POST", f"/v1/admin/payouts/{uuid4()}/approve", {}),
+    ("POST", f"/v1/admin/payouts/{uuid4()}/mark-paid", {}),
+    ("POST", f"/v1/admin/payouts/{uuid4()}/cancel", {}),
+    ("POST", f"/v1/admin/payouts/{uuid4()}/fail", {"reason": "r"}),
 ]
 
 

@@ -341,6 +341,16 @@ def test_what_the_database_refuses_of_a_payout(world: PayoutWorld) -> None:
         world.books.rows("update payout set provider_transfer_id = 'tr_2' where id = %s", payout)
 
 
+def test_a_developer_who_is_switched_off_is_not_paid(world: PayoutWorld) -> None:
+    """Lost: a fraud is found, the developer switched off, and the jobs pay them all the same."""
+    tenant, payout = _approved(world)
+    status = f"/v1/developers/{tenant.developer}"
+    ok(world.operator.patch(status, json={"status": "disabled"}))
+    assert world.send() == 0 and world.payout(payout)["status"] == "approved"
+    ok(world.operator.patch(status, json={"status": "active"}))
+    assert world.send() == 2 and world.payout(payout)["status"] == "sent"
+
+
 def test_two_sweeps_at_once(world: PayoutWorld) -> None:
     """Lost: two processes of the jobs send the same payout."""
     tenants = [world.rich(20) for _ in range(6)]

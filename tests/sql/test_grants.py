@@ -48,6 +48,7 @@ _WRITABLE = {
     ("faucet_jobs", "payout"): {"INSERT"},
     ("faucet_jobs", "payout_account"): {"INSERT"},
     ("faucet_api", "stripe_event"): {"INSERT"},
+    ("faucet_jobs", "stripe_event"): {"DELETE"},
     ("faucet_api", "top_up"): {"INSERT"},
     ("faucet_jobs", "top_up"): {"INSERT"},
     ("faucet_api", "top_up_reversal"): {"INSERT"},

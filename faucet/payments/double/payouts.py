@@ -31,7 +31,7 @@ def create(state: State, call: Call) -> Object:
     if not account["payouts_enabled"]:
         raise Problem(400, "Cannot create payouts; your account needs more information.", code="payouts_not_allowed")
     name = state.new_id("po")
-    transaction = balance.move(state, account["id"], -call.params["amount"], kind="payout", source=name)
+    movement = balance.move(state, account["id"], -call.params["amount"], kind="payout", source=name)
     made = state.add(
         {
             "id": name,
@@ -39,7 +39,7 @@ def create(state: State, call: Call) -> Object:
             "amount": call.params["amount"],
             "arrival_date": state.now() + state.rules.get("payout_seconds", ARRIVES_SECONDS),
             "automatic": False,
-            "balance_transaction": transaction,
+            "balance_transaction": movement,
             "created": state.now(),
             "currency": call.params["currency"],
             "description": call.params.get("description"),

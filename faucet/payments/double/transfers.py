@@ -17,7 +17,7 @@ def create(state: State, call: Call) -> Object:
     asked = call.params
     account = transferable(state, asked["destination"], param="destination")
     name, payment = state.new_id("tr"), state.new_id("py")
-    transaction = balance.move(state, None, -asked["amount"], kind="transfer", source=name)
+    movement = balance.move(state, None, -asked["amount"], kind="transfer", source=name)
     balance.move(state, account["id"], asked["amount"], kind="payment", source=payment)
     made = state.add(
         {
@@ -25,7 +25,7 @@ def create(state: State, call: Call) -> Object:
             "object": "transfer",
             "amount": asked["amount"],
             "amount_reversed": 0,
-            "balance_transaction": transaction,
+            "balance_transaction": movement,
             "created": state.now(),
             "currency": asked["currency"],
             "description": asked.get("description"),
@@ -61,13 +61,13 @@ def reverse(state: State, call: Call) -> Object:
         raise Problem(400, f"Transfer {transfer['id']} has only {left} left to reverse.", param="amount")
     name = state.new_id("trr")
     balance.move(state, transfer["destination"], -amount, kind="payment_refund", source=name)
-    transaction = balance.move(state, None, amount, kind="transfer_refund", source=name)
+    movement = balance.move(state, None, amount, kind="transfer_refund", source=name)
     made = state.add(
         {
             "id": name,
             "object": "transfer_reversal",
             "amount": amount,
-            "balance_transaction": transaction,
+            "balance_transaction": movement,
             "created": state.now(),
             "currency": transfer["currency"],
             "metadata": call.params.get("metadata", {}),
