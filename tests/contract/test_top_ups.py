@@ -215,3 +215,17 @@ def test_a_developer_sees_their_users_top_ups(payments: PaymentsWorld) -> None:
     (item,) = ok(developer.http.get("/v1/developer/operations"))["topups"]
     assert item["id"] == top_up["id"] and item["status"] == "credited" and item["owner_scope"] == "end_user"
     assert ok(stranger.http.get("/v1/developer/operations"))["topups"] == []
+
+
+def test_many_deliveries_at_once_credit_once(payments: PaymentsWorld) -> None:
+    """Lost: a wallet credited by every copy of an event that arrives in the same moment."""
+    who = payments.end_user()
+    payments.double.control("delivery", copies=8)
+    payments.paid(who)
+    payments.jobs()
+    assert who.balance() == "10.00000000" and payments.account("stripe_clearing") > -10 * E8
+    assert len(payments.trail("top_up.credited")) == 1
+    sent = ok(payments.double.http.get("/_control/deliveries"))["deliveries"]
+    copies = [row for row in sent if row["type"] == "checkout.session.completed"]
+    assert len(copies) == 8 and {row["status"] for row in copies} == {200}
+    assert all('"credited"' in row["answer"] for row in copies)
