@@ -10,8 +10,22 @@ from urllib.parse import urlsplit
 
 import typer
 
-from faucet.cli.remote import KeyOption, LimitOption, Remote, over_api
+from faucet.cli.client import Client
+from faucet.cli.remote import (
+    ApiOption,
+    DataOption,
+    JsonOption,
+    KeyOption,
+    LimitOption,
+    Remote,
+    api_address,
+    over_api,
+    show_row,
+)
+from faucet.cli.terminal import examples
 from faucet.kit.errors import FaucetError
+
+API_PORT = 3001
 
 top_ups_app = typer.Typer(
     name="top-ups", help="What people paid in, and refunds of it.", no_args_is_help=True, rich_markup_mode=None
@@ -26,6 +40,29 @@ TopUpArgument = Annotated[str, typer.Argument(metavar="TOPUP", help="The top-up'
 _TOP_UPS = ("v1", "admin", "top-ups")
 _EVENTS = ("v1", "admin", "stripe", "events")
 _HERE = ("localhost", "127.0.0.1", "::1")
+
+
+@top_ups_app.command("open", epilog=examples("faucet top-ups open 10.00", "faucet top-ups open 5.00 --save-card"))
+def open_top_up(
+    amount: Annotated[str, typer.Argument(metavar="USD", help="Dollars, in whole cents.")],
+    app_id: Annotated[str, typer.Option("--app", metavar="ID", help="The app to be a user of.")] = "app_pub_demo",
+    user: Annotated[str, typer.Option(metavar="ID", help="The user to be.")] = "crm-demo-user",
+    save_card: Annotated[bool, typer.Option("--save-card", help="Keep the card for automatic top-ups.")] = False,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+    data: DataOption = None,
+) -> None:
+    """Begin a top-up as an end user, and print the page to pay on.
+
+    Of the stack that runs with this data dir; its Stripe double says on the page which cards there are. The browser
+    comes back to the API's own reference.
+    """
+    address = (api or api_address(data) or f"http://127.0.0.1:{API_PORT}").rstrip("/")
+    with Client(address, "") as client:
+        token = client.session(app_id, user).token
+        place = f"{address}/docs"
+        ask = {"amount_usd": amount, "success_url": place, "cancel_url": place, "save_card": save_card}
+        show_row(client.call("POST", f"{address}/v1/user/stripe/checkout-sessions", token, ask), as_json)
 
 
 @over_api(top_ups_app, "list", "faucet top-ups list", "faucet top-ups list --developer dev@acme.example", operator=True)

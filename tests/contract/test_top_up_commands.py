@@ -42,6 +42,15 @@ def shell(payments: PaymentsWorld, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     return Shell(payments, capsys)
 
 
+def test_a_top_up_from_the_command_line(payments: PaymentsWorld, shell: Shell) -> None:
+    """Lost: how somebody tries it out on a laptop."""
+    app = payments.developer().app()
+    made = shell.ok("top-ups", "open", "3.00", "--app", app["public_app_id"], "--user", "me", "--save-card")
+    assert payments.double.pay(made["checkout_url"]).headers["location"] == f"{payments.api.base_url}/docs"
+    payments.double.settled()
+    assert payments.end_user(app, "me").balance() == "3.00000000"
+
+
 def test_a_refund_from_the_list_to_the_wallet(payments: PaymentsWorld, shell: Shell) -> None:
     """Lost: the way in which an operator gives money back."""
     who = payments.end_user()
