@@ -76,7 +76,9 @@ async def take_event(request: Request, world: TheWorld) -> WebhookReply:
     secret = world.config.stripe_webhook_secret
     if secret is None:
         raise Refusal("unavailable", "payments are not set up here: STRIPE_WEBHOOK_SECRET is not configured")
-    event = inbox.verified(await request.body(), request.headers.get("stripe-signature"), secret)
+    # Stripe signs what happens to connected accounts with the secret of another endpoint of its own.
+    secrets = [each for each in (secret, world.config.stripe_connect_webhook_secret) if each is not None]
+    event = inbox.verified(await request.body(), request.headers.get("stripe-signature"), *secrets)
     if inbox.applier_of(event.type, world.appliers) is None:
         return WebhookReply(ignored=True)
     async with tenant_tx(world, None) as t:

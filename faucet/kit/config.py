@@ -210,6 +210,8 @@ class Config(BaseSettings):
 
     stripe_secret_key: _Secret | None = None
     stripe_webhook_secret: _Secret | None = None
+    stripe_connect_webhook_secret: _Secret | None = None
+    """What Stripe signs events of connected accounts with, which it sends by an endpoint of their own."""
     stripe_api_base: _Url | None = None
     """Where Stripe's API is; for development, with `faucet mock-stripe`."""
     top_up_min_e8: _Usd = Field(default=E8_PER_USD // 2, validation_alias="top_up_min_usd")

@@ -87,19 +87,25 @@ class Event:
 Applier = Callable[[Tx, Event], Awaitable[Verdict]]
 
 
-def verified(body: bytes, header: str | None, secret: Secret) -> Event:
-    """The event in a webhook's raw bytes.
+def verified(body: bytes, header: str | None, *secrets: Secret) -> Event:
+    """The event in a webhook's raw bytes, signed with one of the secrets.
 
     Raises Refusal `invalid_request` for a signature that is missing, false or older than five minutes, and for a body
     that is no event.
     """
     if len(body) > EVENT_BYTES_MAX:
         raise field_error("body", "is larger than an event can be")
+    if not any(_is_signed(body, header, secret) for secret in secrets):
+        raise field_error("stripe-signature", "is not Stripe's over this body within the last five minutes")
+    return read(body)
+
+
+def _is_signed(body: bytes, header: str | None, secret: Secret) -> bool:
     try:
         stripe.WebhookSignature.verify_header(body, header, secret.reveal(), tolerance=TOLERANCE_SECONDS)
     except (stripe.SignatureVerificationError, UnicodeDecodeError):
-        raise field_error("stripe-signature", "is not Stripe's over this body within the last five minutes") from None
-    return read(body)
+        return False
+    return True
 
 
 def read(body: bytes) -> Event:

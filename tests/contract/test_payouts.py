@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import psycopg
 import pytest
 from api_world import Json, bearer, ok, refused
 from books import Books
-from payout_world import ALICE, BOB, USD, PayoutWorld, payout_world
+from payout_world import ALICE, BOB, USD, WEBHOOK_SECRET, PayoutWorld, payout_world
+
+from faucet.payments.double.webhooks import body_of, signature
 
 KEYS = {"id", "developer_id", "developer_name", "amount_usd", "status", "provider", "created_at", "updated_at"}
 ASK = "/v1/developer/payouts"
@@ -347,3 +350,16 @@ def test_without_stripe_payouts_are_by_hand(dsn: str, books: Books, tmp_path: Pa
         assert "STRIPE_SECRET_KEY" in error["message"]
         payout = world.approved(tenant, "5.00")
         assert world.payout(payout)["provider"] == "manual"
+
+
+def test_events_of_connected_accounts_have_a_secret_of_their_own(dsn: str, books: Books, tmp_path: Path) -> None:
+    """Lost: Stripe's second endpoint is refused, and nobody hears what the banks say."""
+    with payout_world(dsn, books, tmp_path, STRIPE_CONNECT_WEBHOOK_SECRET="whsec_of_connect") as world:
+        world.account_of(world.rich(0, account=False))
+        body = body_of(world.stripe.events()[-1])
+        for secret, status in (("whsec_of_connect", 200), (WEBHOOK_SECRET, 200), ("whsec_of_nobody", 400)):
+            signed = signature(body, secret, at=int(time.time()))
+            headers = {"stripe-signature": signed, "content-type": "application/json"}
+            reply = httpx2.post(f"{world.base_url}/v1/stripe/webhook", content=body, headers=headers)
+            assert reply.status_code == status, reply.text
+        assert books.one("select count(*) from stripe_event where type = 'account.updated'") == 1
