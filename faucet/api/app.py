@@ -32,6 +32,7 @@ from faucet.api import (
     signing_keys,
     tokens,
     wallets,
+    webhooks,
 )
 from faucet.api.edge import Edge
 from faucet.api.errors import respond
@@ -64,6 +65,7 @@ _ROUTES = (
     signing_keys,
     features,
     developer_keys,
+    webhooks,
     operations,
     developers,
     adjustments,

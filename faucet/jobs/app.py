@@ -24,14 +24,17 @@ from faucet.jobs.expire_holds import expire_holds
 from faucet.jobs.probe import SERVICE, Probe
 from faucet.jobs.purge import purge
 from faucet.jobs.reconcile import reconcile_books
+from faucet.jobs.tell import tell_developers
+from faucet.jobs.webhooks import Courier, new_pool
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx, open_pool
 from faucet.kit.log import logger
 from faucet.kit.metrics import Counter, Gauge, Histogram, Metrics
+from faucet.kit.upstream import Pool
 
 ROLE = "faucet_jobs"
-CONCURRENCY = 3
+CONCURRENCY = 4
 PAUSE_SECONDS = 1.0
 """Between two tries to reach a database that is away."""
 STALLED_SECONDS = 120
@@ -39,6 +42,7 @@ COMPARED_DAYS = 1
 
 # Minute, hour, day, month, weekday, second.
 EVERY_FIVE_SECONDS = "* * * * * */5"
+EVERY_TEN_SECONDS = "* * * * * */10"
 EVERY_TEN_MINUTES = "*/10 * * * *"
 HOURLY = "7 * * * *"
 DAILY = "17 3 * * *"
@@ -47,13 +51,18 @@ DAILY = "17 3 * * *"
 class Sweeps:
     """The sweeps over one pool, with what they count."""
 
-    def __init__(self, pool: AsyncConnectionPool[Tx], metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, pool: AsyncConnectionPool[Tx], metrics: Metrics, clock: Clock, config: Config, upstream: Pool
+    ) -> None:
         self._pool = pool
         self._clock = clock
+        self._wallet_low_e8 = config.wallet_low_e8
+        self._courier = Courier(config, pool, clock, upstream)
         self.ran = metrics.also(Counter("modelfaucet_sweeps", "Sweeps by name and end.", ("sweep", "end")))
         self.seconds = metrics.also(Histogram("modelfaucet_sweep_seconds", "Time of a sweep.", ("sweep",)))
         self.expired = metrics.also(Counter("modelfaucet_holds_expired", "Holds that nobody settled."))
         self.purged = metrics.also(Counter("modelfaucet_purged", "Rows forgotten.", ("kind",)))
+        self.webhook_tries = metrics.also(Counter("modelfaucet_webhook_tries", "Tries to deliver, by end.", ("end",)))
         self.findings = metrics.also(
             Gauge("modelfaucet_reconciliation_findings", "Differences in the books, when last compared.")
         )
@@ -74,6 +83,19 @@ class Sweeps:
         self.purged.add(("session",), gone.sessions)
         self.purged.add(("idempotent_reply",), gone.replies)
         self.purged.add(("end_user_token",), gone.end_user_tokens)
+        self.purged.add(("webhook_event",), gone.webhook_events)
+
+    async def deliver_webhooks(self, timestamp: int) -> None:
+        """Every five seconds."""
+        async with self._timed("deliver_webhooks"):
+            done = await self._courier.deliver_due()
+        self.webhook_tries.add(("accepted",), done.accepted)
+        self.webhook_tries.add(("failed",), done.tries - done.accepted)
+
+    async def tell_developers(self, timestamp: int) -> None:
+        """Every ten seconds: wallets that ran low, spend limits that were reached."""
+        async with self._sweep("tell_developers") as connection:
+            await tell_developers(connection, wallet_low_e8=self._wallet_low_e8)
 
     async def reconcile(self, timestamp: int) -> None:
         """Every ten minutes: all balances, and the answers of the last day."""
@@ -93,11 +115,15 @@ class Sweeps:
     @asynccontextmanager
     async def _sweep(self, name: str) -> AsyncIterator[Tx]:
         """A connection for one sweep, whose time and end are counted."""
+        async with self._timed(name), self._pool.connection() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _timed(self, name: str) -> AsyncIterator[None]:
         began = time.perf_counter()
         end = "failed"
         try:
-            async with self._pool.connection() as connection:
-                yield connection
+            yield
             end = "done"
         finally:
             self.ran.add((name, end))
@@ -117,6 +143,8 @@ def queue_of(dsn: str, sweeps: Sweeps) -> procrastinate.App:
     app = procrastinate.App(connector=connector)
     for cron, sweep in (
         (EVERY_FIVE_SECONDS, sweeps.expire_holds),
+        (EVERY_FIVE_SECONDS, sweeps.deliver_webhooks),
+        (EVERY_TEN_SECONDS, sweeps.tell_developers),
         (EVERY_TEN_MINUTES, sweeps.reconcile),
         (HOURLY, sweeps.purge),
         (DAILY, sweeps.reconcile_all),
@@ -141,7 +169,8 @@ async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], 
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics(SERVICE)
     pool = await open_pool(dsn, ROLE, size=CONCURRENCY)
-    sweeps = Sweeps(pool, metrics, Clock())
+    upstream = new_pool()
+    sweeps = Sweeps(pool, metrics, Clock(), config, upstream)
     working = asyncio.Event()
     probe = None if config.port_jobs is None else Probe(config, config.port_jobs, metrics, working.is_set)
     watched = None if probe is None else asyncio.create_task(probe.serve(), name="probe")
@@ -153,6 +182,7 @@ async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], 
         if probe is not None and watched is not None:
             probe.should_exit = True
             await asyncio.gather(watched, return_exceptions=True)
+        await upstream.close()
         await pool.close()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import LiteralString
 
 from faucet.kit.db import Tx
 from faucet.kit.log import logger
+from faucet.webhooks import deliveries
 
 SESSION_DAYS = 7
 """How long a session is kept after its end, for questions about it."""
@@ -39,19 +40,33 @@ class Purged:
     sessions: int
     replies: int
     end_user_tokens: int
+    webhook_events: int
 
 
 async def purge(connection: Tx, *, batch: int = BATCH) -> Purged:
-    """Delete sessions that ended a week ago, replies older than their day, and signed words that have run out.
+    """Delete sessions that ended a week ago, replies older than their day, signed words that have run out, and the
+    webhooks' events of a month ago.
 
     On a connection without an open tx.
     """
     sessions = await _sweep(connection, _SESSIONS, batch)
     replies = await _sweep(connection, _REPLIES, batch) + await _sweep(connection, _API_REPLIES, batch)
-    purged = Purged(sessions, replies, await _sweep(connection, _END_USER_TOKENS, batch))
-    if purged.sessions or purged.replies or purged.end_user_tokens:
-        logger.info("purged", sessions=purged.sessions, replies=purged.replies, end_user_tokens=purged.end_user_tokens)
+    tokens = await _sweep(connection, _END_USER_TOKENS, batch)
+    purged = Purged(sessions, replies, tokens, await _forget_events(connection, batch))
+    if any(asdict(purged).values()):
+        logger.info("purged", **asdict(purged))
     return purged
+
+
+async def _forget_events(connection: Tx, batch: int) -> int:
+    gone = 0
+    for _ in range(BATCHES_MAX):
+        async with connection.transaction():
+            count = await deliveries.forget_old(connection, batch=batch)
+        gone += count
+        if count < batch:
+            break
+    return gone
 
 
 async def _sweep(connection: Tx, statement: LiteralString, batch: int) -> int:

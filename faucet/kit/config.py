@@ -183,6 +183,10 @@ class Config(BaseSettings):
     """Ports besides 443 that addresses of tenants may have."""
     tenant_upstream_http: bool = False
     """Whether addresses of tenants may be plain http; for development."""
+    webhook_loopback: bool = False
+    """Whether webhooks may go to plain http on this very machine; for development."""
+    wallet_low_e8: _Usd = Field(default=E8_PER_USD, validation_alias="wallet_low_usd")
+    """Below this a wallet is reported low, where its app says nothing else; 0 is never."""
     provider_timeout_ms: _Milliseconds = 30_000
     """To the first byte."""
     provider_idle_timeout_ms: _Milliseconds = 30_000
@@ -230,6 +234,11 @@ class Config(BaseSettings):
     def signing_key(self) -> bytes:
         """The AES-256-GCM key that seals the secrets with which apps sign their users' ids."""
         return self._derive(b"modelfaucet app signing key v1")
+
+    @property
+    def webhook_key(self) -> bytes:
+        """The AES-256-GCM key that seals the secrets with which webhooks are signed."""
+        return self._derive(b"modelfaucet webhook secret v1")
 
     def _derive(self, purpose: bytes) -> bytes:
         master = self.secret_encryption_key.reveal().encode()
@@ -324,6 +333,8 @@ def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}: must list the exact origins that may call, in production"
     if given.get("TENANT_UPSTREAM_HTTP", "").lower() not in ("", "0", "false", "no", "off"):
         yield "TENANT_UPSTREAM_HTTP: plain http to addresses of tenants is for development"
+    if given.get("WEBHOOK_LOOPBACK", "").lower() not in ("", "0", "false", "no", "off"):
+        yield "WEBHOOK_LOOPBACK: webhooks to this very machine are for development"
     if "MOCK_PROVIDER_URL" in given:
         yield "MOCK_PROVIDER_URL: the mock provider is for development"
 
