@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 from uuid import UUID
 
@@ -20,6 +20,10 @@ from faucet.limits.bucket import Bucket
 from faucet.providers.probe import Prober
 
 ROLE = "faucet_api"
+GUESSES_MAX, GUESSES_SECONDS = 10, 600
+"""Promo codes that one end user may try, in this process."""
+WRONG_GUESSES_MAX, WRONG_GUESSES_SECONDS = 200, 60
+"""Wrong codes that all end users of an app may try: an app that signs nothing can have any number of end users."""
 
 
 @dataclass(slots=True)
@@ -35,6 +39,8 @@ class World:
     """The rate of each developer's token and of each session, whatever addresses they come from."""
     session_bucket: Bucket | None = None
     """How fast each app may mint sessions, in this process."""
+    guesses: Bucket = field(default_factory=lambda: Bucket(GUESSES_MAX, GUESSES_SECONDS))
+    wrong_guesses: Bucket = field(default_factory=lambda: Bucket(WRONG_GUESSES_MAX, WRONG_GUESSES_SECONDS))
 
     def count(self, bearer_id: UUID) -> None:
         """Count a request against its bearer's rate. Raises Refusal `rate_limited`."""

@@ -21,9 +21,11 @@ from faucet.cli.doctor import doctor
 from faucet.cli.features import features_app
 from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import limits_app, prices_app, reconcile
+from faucet.cli.promos import promos_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
+from faucet.cli.webhooks import webhooks_app
 
 if TYPE_CHECKING:
     pass
@@ -31,8 +33,18 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
-    "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "reconcile", "reseal"),
+    "Keep": (
+        "developers",
+        "apps",
+        "features",
+        "manifest",
+        "tokens",
+        "wallets",
+        "sessions",
+        "signing-keys",
+        "webhooks",
+    ),
+    "Operate": ("prices", "limits", "promos", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -73,6 +85,8 @@ for group in (
     wallets_app,
     sessions_app,
     signing_keys_app,
+    webhooks_app,
+    promos_app,
 ):
     app.add_typer(group)
 app.command(

@@ -133,8 +133,8 @@ async def _count_failure(tx: Tx, endpoint_id: UUID, *, gone: bool) -> str | None
         update webhook_endpoint e set failing_since = coalesce(e.failing_since, now()),
                status = case when o.off is null then e.status else 'disabled' end, disabled_reason = o.off,
                updated_at = case when o.off is null then e.updated_at else now() end
-          from (select n.id, case when %(gone)s then 'gone' when n.failing_since < now() - make_interval(days => %(days)s)
-                                  then 'failing' end as off
+          from (select n.id, case when %(gone)s then 'gone'
+                       when n.failing_since < now() - make_interval(days => %(days)s) then 'failing' end as off
                   from webhook_endpoint n where n.id = %(id)s) o
          where e.id = o.id and e.status = 'active' returning e.disabled_reason
         """,
