@@ -22,7 +22,7 @@ from faucet.providers.probe import Prober
 ROLE = "faucet_api"
 GUESSES_MAX, GUESSES_SECONDS = 10, 600
 """Promo codes that one end user may try, in this process."""
-WRONG_GUESSES_MAX, WRONG_GUESSES_SECONDS = 200, 60
+WRONG_GUESSES_MAX, WRONG_GUESSES_SECONDS = 200, 600
 """Wrong codes that all end users of an app may try: an app that signs nothing can have any number of end users."""
 
 

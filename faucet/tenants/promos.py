@@ -6,6 +6,7 @@ answer doesn't tell a code that isn't there from one that has expired, is used u
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from faucet.kit.ids import uuid7
 from faucet.ledger import moves, statement
 from faucet.ledger.statement import Wallet
 
+CODE = re.compile(r"[A-Z0-9-]{4,40}")
 MADE_UP_CHARACTERS = 16
 _ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 """Without what looks alike; 16 of these are 80 bits."""
@@ -143,11 +145,14 @@ async def redeem(tx: Tx, code: str, *, end_user_id: UUID, app_id: UUID, develope
     Raises Refusal `not_found` for a code that isn't good for this end user, in the same words whatever the reason, and
     `conflict` where they have redeemed it before.
     """
-    # A look without the lock first: a wrong guess, or a code that is used up, makes nobody wait.
+    code = code.strip().upper()
+    if not CODE.fullmatch(code):
+        raise _unknown()
+    # A look without the lock first: a wrong guess makes nobody wait.
     cursor = await tx.execute(
         "select id from promo_code where code = %s and (app_id is null or app_id = %s) and disabled_at is null"
         " and (expires_at is null or expires_at > %s)",
-        (code.strip().upper(), app_id, now),
+        (code, app_id, now),
     )
     found = await cursor.fetchone()
     if found is None:
