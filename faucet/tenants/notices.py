@@ -85,7 +85,7 @@ async def tell_low_wallets(tx: Tx, *, default_e8: int, batch: int = BATCH) -> in
 _REACHED: LiteralString = """
 with refused as (
     delete from limit_refusal where id in (
-        select id from limit_refusal order by id limit %(batch)s for update skip locked)
+        select id from limit_refusal order by id limit %(batch)s)
     returning developer_id, app_id, feature_id, end_user_id, required_e8
 ), reached as (
     select distinct on (l.id) r.developer_id, r.end_user_id, p.public_app_id, f.feature_key, l.id, l.scope, l.period,
