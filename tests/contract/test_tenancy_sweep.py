@@ -20,10 +20,11 @@ from faucet.api.app import openapi_document
 MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
     "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "end_user_token_seen",
-    "local_endpoint",
+    "local_endpoint", "webhook_endpoint", "webhook_event", "webhook_delivery", "promo_redemption",
 )  # fmt: skip
 SAFE = {"/health", "/ready", "/metrics", "/v1/sessions"}
 """Routes without a tenant: whoever knows an app may mint sessions of it."""
+_UUIDS = ("developer_id", "token_id", "wallet_id", "key_id", "promo_id", "webhook_id", "event_id")
 
 
 @pytest.fixture
@@ -90,6 +91,12 @@ class Swept:
         bearer = ok(world.nobody.post("/v1/sessions", json=session))["session_token"]
         endpoint = {"name": "laptop of a", "kind": "ollama", "base_url": "http://127.0.0.1:11434/v1"}
         noted = world.client(bearer).post("/v1/local/endpoints", json=endpoint)
+        promo = {"code": "SWEPT", "amount_usd": "1", "redemptions_max": 2, "public_app_id": app["public_app_id"]}
+        promo_id = ok(world.operator.post("/v1/admin/promo-codes", json=promo), 201)["id"]
+        ok(world.client(bearer).post("/v1/user/promo-codes/redeem", json={"code": "SWEPT"}), 201)
+        hook = {"url": "https://hooks.a.example/"}
+        webhook_id = ok(self.owner.http.post("/v1/developer/webhooks", json=hook), 201)["item"]["id"]
+        event_id = ok(self.owner.http.post(f"/v1/developer/webhooks/{webhook_id}/ping"), 202)["id"]
         key = {"provider": "openai", "api_key": "sk-of-developer-a", "validate": False}
         self.ids = {
             "public_app_id": app["public_app_id"],
@@ -101,6 +108,9 @@ class Swept:
             "key_id": ok(self.owner.http.post("/v1/developer/provider-keys", json=key), 201)["id"],
             "price_id": "1",
             "endpoint_id": ok(noted, 201)["id"],
+            "promo_id": promo_id,
+            "webhook_id": webhook_id,
+            "event_id": event_id,
             "target": "app",
             "target_id": app["public_app_id"],
         }
@@ -158,7 +168,10 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
     missing = swept.ids | {
         "public_app_id": "none_such",
         "feature_key": "none_such",
-        **dict.fromkeys(("developer_id", "token_id", "wallet_id", "key_id"), "01890000-0000-7000-8000-000000000000"),
+        **dict.fromkeys(
+            ("developer_id", "token_id", "wallet_id", "key_id", "promo_id", "webhook_id", "event_id"),
+            "01890000-0000-7000-8000-000000000000",
+        ),
         "target_id": "none_such",
     }
     for method, path, operation in _operations():
@@ -184,6 +197,8 @@ def test_lists_hold_only_one_s_own(world: ApiWorld, books: Books) -> None:
         "/v1/developer/operations",
         "/v1/developer/usage",
         "/v1/developer/provider-keys",
+        "/v1/developer/webhooks",
+        "/v1/developer/webhook-events",
     ):
         text = stranger.http.get(path).text
         assert not [word for word in swept.words if word in text], path
