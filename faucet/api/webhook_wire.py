@@ -59,7 +59,7 @@ class WebhookItem(Reply):
 
 class WebhookReply(Reply):
     item: WebhookItem
-    secret: Annotated[str, Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])]
+    secret: Annotated[str, Field(examples=["whsec_…"])]
     """Shown now and never again."""
 
 
