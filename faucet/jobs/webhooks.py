@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from uuid import UUID
 
 from psycopg_pool import AsyncConnectionPool
 
@@ -22,9 +23,12 @@ from faucet.webhooks.deliveries import Due, Outcome
 from faucet.webhooks.signing import signed_headers
 from faucet.webhooks.target import Rules, target_of
 
-BATCH = 50
-ROUNDS_MAX = 20
-"""A sweep ends after so many batches and leaves the rest to the next one."""
+FLYING_MAX = 200
+"""Tries at the same time."""
+SWEEP_SECONDS = 60.0
+"""A sweep begins no try after that and leaves the rest to the next one."""
+LOOK_SECONDS = 0.2
+"""How often it is looked for more, while some try is still going on."""
 DEADLINES = Deadlines(connect=5.0, first_byte=10.0, idle=5.0, total=15.0)
 """Well below `deliveries.CLAIM_SECONDS`."""
 _HEADERS = "content-type: application/json\r\nuser-agent: ModelFaucet-Webhooks/1\r\n"
@@ -68,22 +72,36 @@ class Courier:
         if self._is_out:
             return Delivered()  # or a few slow endpoints would take up every place of the queue
         self._is_out = True
+        flying: dict[asyncio.Task[bool], UUID] = {}
         try:
-            done = Delivered()
-            for _ in range(ROUNDS_MAX):
-                async with tx(self._db) as t:
-                    found = await deliveries.claim(t, batch=BATCH, now=self._clock.now(), sealing_key=self._key)
-                if not found:
-                    break
-                # All to their ends, also where the database goes away in the middle.
-                ends = await asyncio.gather(*(self._deliver(due) for due in found), return_exceptions=True)
-                for end in ends:
-                    if isinstance(end, BaseException):
-                        raise end
-                done = Delivered(done.tries + len(found), done.accepted + ends.count(True))
-            return done
+            return await self._sweep(flying)
         finally:
+            # All to their ends, also where the database went away in the middle.
+            await asyncio.gather(*flying, return_exceptions=True)
             self._is_out = False
+
+    async def _sweep(self, flying: dict[asyncio.Task[bool], UUID]) -> Delivered:
+        """Keep up to FLYING_MAX tries going; what is done makes room, whatever the slowest takes."""
+        done = Delivered()
+        ends_at = time.monotonic() + SWEEP_SECONDS
+        while True:
+            found: list[Due] = []
+            if len(flying) < FLYING_MAX and time.monotonic() < ends_at:
+                async with tx(self._db) as t:
+                    found = await deliveries.claim(
+                        t,
+                        batch=FLYING_MAX - len(flying),
+                        now=self._clock.now(),
+                        sealing_key=self._key,
+                        busy=set(flying.values()),
+                    )
+            flying |= {asyncio.create_task(self._deliver(due)): due.endpoint_id for due in found}
+            if not flying:
+                return done
+            ended, _ = await asyncio.wait(flying, timeout=LOOK_SECONDS)
+            for task in ended:
+                del flying[task]
+                done = Delivered(done.tries + 1, done.accepted + task.result())
 
     async def _deliver(self, due: Due) -> bool:
         outcome = await self._send(due)

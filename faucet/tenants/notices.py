@@ -14,7 +14,7 @@ from faucet.webhooks.outbox import emit
 
 BATCH = 500
 FIRST_LOOK = timedelta(minutes=10)
-OVERLAP = timedelta(minutes=2)
+OVERLAP = timedelta(seconds=30)
 """Looked at again each time: what was committed later than it began."""
 WALLET_LOW = "wallet_low"
 

@@ -7,6 +7,7 @@ runs out, and the event is sent again with the same id: at least once, never los
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import LiteralString
@@ -24,7 +25,7 @@ from faucet.webhooks.signing import open_secret
 CLAIM_SECONDS = 60
 """How long a try may take before another process may think that its process died."""
 PER_ENDPOINT = 5
-"""Of one endpoint at a time, so that one that is slow doesn't hold up the others."""
+"""Of one endpoint at a time, so that one that is slow doesn't hold up the others; of one that fails only one."""
 EVENT_DAYS = 30
 """How long events are kept for replays."""
 GONE_STATUS = 410
@@ -62,8 +63,10 @@ with due as (
     select d.event_id, d.endpoint_id from webhook_endpoint e cross join lateral (
         select w.event_id, w.endpoint_id, w.due_at from webhook_delivery w
          where w.endpoint_id = e.id and w.state = 'pending' and w.due_at <= now()
-         order by w.due_at, w.event_id limit %(per_endpoint)s for no key update skip locked
-    ) d where e.status = 'active' order by d.due_at limit %(batch)s
+         order by w.due_at, w.event_id
+         limit case when e.failing_since is null then %(per_endpoint)s::integer else 1 end
+           for no key update skip locked
+    ) d where e.status = 'active' and e.id <> all(%(busy)s::uuid[]) order by d.due_at limit %(batch)s
 ), claimed as (
     update webhook_delivery w set tries = w.tries + 1, due_at = now() + make_interval(secs => %(claim)s),
            updated_at = now()
@@ -79,10 +82,14 @@ select c.endpoint_id, c.tries, e.url, v.id, v.developer_id, v.type, v.data, v.cr
 """
 
 
-async def claim(tx: Tx, *, batch: int, now: datetime, sealing_key: bytes) -> list[Due]:
-    """Tries that are due, for this process alone until CLAIM_SECONDS from now. Commit before making them."""
+async def claim(tx: Tx, *, batch: int, now: datetime, sealing_key: bytes, busy: Collection[UUID] = ()) -> list[Due]:
+    """Tries that are due, for this process alone until CLAIM_SECONDS from now. Commit before making them.
+
+    None of endpoints that are `busy`.
+    """
     cursor = await tx.execute(
-        _CLAIM, {"per_endpoint": PER_ENDPOINT, "batch": batch, "claim": CLAIM_SECONDS, "now": now}
+        _CLAIM,
+        {"per_endpoint": PER_ENDPOINT, "batch": batch, "claim": CLAIM_SECONDS, "now": now, "busy": list(busy)},
     )
     found = []
     for endpoint_id, tries, url, *event, secret_ids, sealed in await cursor.fetchall():
