@@ -196,7 +196,7 @@ def listen(
         raise typer.BadParameter("--secret: a secret begins with whsec_")
     receiver = Receiver([Secret(each) for each in secret], port, as_json)
     with receiver.server:
-        complain(f"listening at http://127.0.0.1:{receiver.server.server_port}/")
+        console(stderr=True).print(Text(f"Listening at http://127.0.0.1:{receiver.server.server_port}/", style="dim"))
         while count is None or receiver.received < count:
             receiver.server.handle_request()
 

@@ -77,7 +77,7 @@ def listening(tmp_path: Path, faucet: Faucet) -> Iterator[Any]:
         started.append(process)
         assert process.stderr is not None
         said = process.stderr.readline()
-        assert "listening at http://127.0.0.1:" in said, said + process.stderr.read()
+        assert "Listening at http://127.0.0.1:" in said, said + process.stderr.read()
         return Listening(process, said.split("at ", 1)[1].strip())
 
     yield start
