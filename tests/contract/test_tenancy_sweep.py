@@ -168,10 +168,7 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
     missing = swept.ids | {
         "public_app_id": "none_such",
         "feature_key": "none_such",
-        **dict.fromkeys(
-            ("developer_id", "token_id", "wallet_id", "key_id", "promo_id", "webhook_id", "event_id"),
-            "01890000-0000-7000-8000-000000000000",
-        ),
+        **dict.fromkeys(_UUIDS, "01890000-0000-7000-8000-000000000000"),
         "target_id": "none_such",
     }
     for method, path, operation in _operations():
