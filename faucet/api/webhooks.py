@@ -51,10 +51,8 @@ def webhook_item(endpoint: WebhookEndpoint) -> WebhookItem:
 
 def _checked(world: World, url: str) -> str:
     """The URL, if events may be sent there. Raises Refusal `invalid_request`."""
-    config = world.config
-    rules = Rules(config.tenant_upstream_ports, config.tenant_upstream_http, config.webhook_loopback)
     try:
-        target_of(url, rules)
+        target_of(url, Rules.of(world.config))
     except ValueError as problem:
         raise field_error("url", str(problem)) from None
     return url

@@ -47,15 +47,6 @@ def new_pool() -> Pool:
     return Pool(max_connections_per_endpoint=deliveries.PER_ENDPOINT, keepalive_seconds=5, max_header_bytes=16_384)
 
 
-def rules_of(config: Config) -> Rules:
-    """What addresses of endpoints may be in this installation."""
-    return Rules(
-        extra_ports=config.tenant_upstream_ports,
-        allow_http=config.tenant_upstream_http,
-        allow_loopback=config.webhook_loopback,
-    )
-
-
 class Courier:
     """Delivers for one process. `upstream` is what endpoints are reached through."""
 
@@ -64,7 +55,7 @@ class Courier:
         self._clock = clock
         self._upstream = upstream
         self._key = config.webhook_key
-        self._rules = rules_of(config)
+        self._rules = Rules.of(config)
         self._is_out = False
 
     async def deliver_due(self) -> Delivered:

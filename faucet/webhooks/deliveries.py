@@ -110,7 +110,7 @@ async def mark(tx: Tx, due: Due, outcome: Outcome) -> str | None:
         """
         insert into webhook_attempt (id, event_id, endpoint_id, developer_id, number, status_code, failure, duration_ms)
         select %s, d.event_id, d.endpoint_id, d.developer_id, %s, %s, %s, %s from webhook_delivery d
-         where d.event_id = %s and d.endpoint_id = %s
+         where d.event_id = %s and d.endpoint_id = %s for key share of d
         """,
         (uuid7(), due.number, outcome.status_code, outcome.failure, outcome.duration_ms, due.event.id, due.endpoint_id),
     )

@@ -91,6 +91,8 @@ with event as (
     select event.id, e.id, e.developer_id from event join webhook_endpoint e on e.developer_id = event.developer_id
      where e.status = 'active' and case when %(only)s::uuid is null
                then e.event_types = '{}' or event.type = any(e.event_types) else e.id = %(only)s::uuid end
+       -- One that is just being deleted is left out, instead of failing the tx of what is told.
+       for key share of e
 )
 select id from event
 """
@@ -108,7 +110,8 @@ async def emit(
     """Tell a developer, once this tx commits, that something happened; gives the event's id.
 
     Amounts in `data` are the wire's strings; ids and times may be as they are. With a `key` it is told once for
-    this developer, ever: None where it had been. `only` sends it to one endpoint, whatever that subscribes to.
+    this developer, as long as events are kept: None where it had been. `only` sends it to one endpoint, whatever that
+    subscribes to.
     """
     text = json.dumps(data, allow_nan=False, default=_plain)
     if len(text) > DATA_CHARACTERS_MAX:
@@ -208,6 +211,7 @@ select event.id, e.id, e.developer_id from webhook_event event
  where event.id = %(event)s and e.status = 'active' and case when %(only)s::uuid is not null then e.id = %(only)s::uuid
        else e.event_types = '{}' or event.type = any(e.event_types)
             or exists (select from webhook_delivery d where d.event_id = event.id and d.endpoint_id = e.id) end
+   for key share of e
 on conflict (event_id, endpoint_id) do update set state = 'pending', tries = 0, due_at = now(), updated_at = now()
 """
 

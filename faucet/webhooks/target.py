@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from faucet.kit.config import Config
 from faucet.kit.upstream import Endpoint
 
 URL_CHARACTERS_MAX = 2_048
@@ -20,6 +21,11 @@ class Rules:
     allow_http: bool = False
     allow_loopback: bool = False
     """For development: http to this very machine, on any port."""
+
+    @classmethod
+    def of(cls, config: Config) -> Rules:
+        """What the settings say."""
+        return cls(config.tenant_upstream_ports, config.tenant_upstream_http, config.webhook_loopback)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import psycopg
 import pytest
 from api_world import Json, ok, tenant_of
 from books import E8, Books, Settlement, Tenant
@@ -242,3 +243,40 @@ def test_events_of_a_month_ago_are_forgotten(hooks: Hooks, books: Books, receive
     assert [event["id"] for event in hooks.events()] == [fresh["id"]]
     assert books.one("select count(*) from webhook_attempt") == 1
     assert books.one("select count(*) from webhook_secret") == 1
+
+
+def test_an_endpoint_that_is_deleted_at_that_moment_breaks_nothing(hooks: Hooks, tenant: Tenant, books: Books) -> None:
+    """Lost: a top-up that isn't credited, because a developer deleted an endpoint while it was told of."""
+    endpoint = books.one("select id from webhook_endpoint where developer_id = %s", tenant.developer)
+
+    async def race() -> None:
+        pool = await open_pool(hooks.world.api.dsn, "faucet_jobs", size=1)
+        deleting = await psycopg.AsyncConnection.connect(hooks.world.api.dsn)
+        try:
+            await deleting.execute("delete from webhook_endpoint where id = %s", (endpoint,))
+            async with pool.connection() as connection:
+
+                async def tell_it() -> None:
+                    async with connection.transaction():
+                        assert await emit(connection, tenant.developer, "topup.credited", {"amount_usd": "1.00000000"})
+
+                telling = asyncio.create_task(tell_it())
+                pid = connection.info.backend_pid
+                while not telling.done() and not await waits(deleting, pid):
+                    await asyncio.sleep(0.01)
+                await deleting.commit()
+                await telling
+        finally:
+            await deleting.close()
+            await pool.close()
+
+    asyncio.run(race())
+    (event,) = hooks.events()
+    assert event["deliveries"] == []
+
+
+async def waits(connection: psycopg.AsyncConnection[Any], pid: int) -> bool:
+    """Whether a backend waits for a lock."""
+    cursor = await connection.execute("select cardinality(pg_blocking_pids(%s)) > 0", (pid,))
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
