@@ -1132,12 +1132,14 @@ CREATE TABLE public.app (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     session_spend_limit_e8 bigint,
+    wallet_low_e8 bigint,
     CONSTRAINT app_default_revenue_share_bps_check CHECK (((default_revenue_share_bps >= 0) AND (default_revenue_share_bps <= 10000))),
     CONSTRAINT app_identity_mode_check CHECK ((identity_mode = ANY (ARRAY['open'::text, 'signed'::text]))),
     CONSTRAINT app_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT app_public_app_id_check CHECK ((public_app_id ~ '^[a-zA-Z0-9_:-]{1,128}$'::text)),
     CONSTRAINT app_session_spend_limit_e8_check CHECK ((session_spend_limit_e8 >= 0)),
-    CONSTRAINT app_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'archived'::text])))
+    CONSTRAINT app_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'archived'::text]))),
+    CONSTRAINT app_wallet_low_e8_check CHECK ((wallet_low_e8 >= 0))
 );
 
 CREATE TABLE public.app_signing_key (
@@ -1379,6 +1381,17 @@ CREATE TABLE public.ledger_horizon (
     CONSTRAINT ledger_horizon_is_only_check CHECK (is_only)
 );
 
+CREATE TABLE public.limit_refusal (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    feature_id uuid,
+    end_user_id uuid NOT NULL,
+    required_e8 bigint NOT NULL,
+    refused_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT limit_refusal_required_e8_check CHECK ((required_e8 >= 0))
+);
+
 CREATE TABLE public.local_endpoint (
     id uuid NOT NULL,
     developer_id uuid NOT NULL,
@@ -1551,6 +1564,37 @@ ALTER TABLE public.price ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+CREATE TABLE public.promo_code (
+    id uuid NOT NULL,
+    code text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    redemptions_max integer NOT NULL,
+    redemptions integer DEFAULT 0 NOT NULL,
+    app_id uuid,
+    developer_id uuid,
+    expires_at timestamp with time zone,
+    disabled_at timestamp with time zone,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT never_above_the_cap CHECK ((redemptions <= redemptions_max)),
+    CONSTRAINT of_one_app_or_all CHECK (((app_id IS NULL) = (developer_id IS NULL))),
+    CONSTRAINT promo_code_amount_e8_check CHECK ((amount_e8 > 0)),
+    CONSTRAINT promo_code_code_check CHECK ((code ~ '^[A-Z0-9-]{4,40}$'::text)),
+    CONSTRAINT promo_code_redemptions_check CHECK ((redemptions >= 0)),
+    CONSTRAINT promo_code_redemptions_max_check CHECK (((redemptions_max >= 1) AND (redemptions_max <= 10000000)))
+);
+
+CREATE TABLE public.promo_redemption (
+    promo_code_id uuid NOT NULL,
+    end_user_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    wallet_id bigint NOT NULL,
+    amount_e8 bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT promo_redemption_amount_e8_check CHECK ((amount_e8 > 0))
 );
 
 CREATE TABLE public.provider_invoice (
@@ -1744,6 +1788,12 @@ CREATE TABLE public.stripe_event (
     CONSTRAINT stripe_event_type_check CHECK (((length(type) >= 1) AND (length(type) <= 255)))
 );
 
+CREATE TABLE public.sweep_mark (
+    sweep text NOT NULL,
+    seen_until timestamp with time zone NOT NULL,
+    CONSTRAINT sweep_mark_sweep_check CHECK (((length(sweep) >= 1) AND (length(sweep) <= 64)))
+);
+
 CREATE TABLE public.top_up (
     id uuid NOT NULL,
     developer_id uuid NOT NULL,
@@ -1853,6 +1903,83 @@ CREATE TABLE public.vault_key (
     CONSTRAINT vault_key_wrapped_check CHECK (((length(wrapped) >= 32) AND (length(wrapped) <= 16384)))
 );
 
+CREATE TABLE public.wallet_low (
+    wallet_id bigint NOT NULL,
+    developer_id uuid NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.webhook_attempt (
+    id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    number integer NOT NULL,
+    status_code integer,
+    failure text,
+    duration_ms integer NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT one_outcome CHECK (((status_code IS NULL) <> (failure IS NULL))),
+    CONSTRAINT webhook_attempt_duration_ms_check CHECK ((duration_ms >= 0)),
+    CONSTRAINT webhook_attempt_failure_check CHECK (((length(failure) >= 1) AND (length(failure) <= 40))),
+    CONSTRAINT webhook_attempt_number_check CHECK ((number >= 1)),
+    CONSTRAINT webhook_attempt_status_code_check CHECK (((status_code >= 100) AND (status_code <= 999)))
+);
+
+CREATE TABLE public.webhook_delivery (
+    event_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    state text DEFAULT 'pending'::text NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    due_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT webhook_delivery_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text]))),
+    CONSTRAINT webhook_delivery_tries_check CHECK ((tries >= 0))
+);
+
+CREATE TABLE public.webhook_endpoint (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    url text NOT NULL,
+    description text,
+    event_types text[] DEFAULT '{}'::text[] NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    disabled_reason text,
+    failing_since timestamp with time zone,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT disabled_for_a_reason CHECK (((status = 'disabled'::text) = (disabled_reason IS NOT NULL))),
+    CONSTRAINT webhook_endpoint_description_check CHECK (((length(description) >= 1) AND (length(description) <= 200))),
+    CONSTRAINT webhook_endpoint_disabled_reason_check CHECK ((disabled_reason = ANY (ARRAY['developer'::text, 'failing'::text, 'gone'::text]))),
+    CONSTRAINT webhook_endpoint_event_types_check CHECK ((cardinality(event_types) <= 50)),
+    CONSTRAINT webhook_endpoint_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text]))),
+    CONSTRAINT webhook_endpoint_url_check CHECK (((length(url) >= 8) AND (length(url) <= 2048)))
+);
+
+CREATE TABLE public.webhook_event (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    type text NOT NULL,
+    data text NOT NULL,
+    key text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT webhook_event_data_check CHECK (((length(data) >= 2) AND (length(data) <= 16384))),
+    CONSTRAINT webhook_event_key_check CHECK (((length(key) >= 1) AND (length(key) <= 200))),
+    CONSTRAINT webhook_event_type_check CHECK ((type ~ '^[a-z_]{1,40}(\.[a-z_]{1,40})?$'::text))
+);
+
+CREATE TABLE public.webhook_secret (
+    id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    sealed bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    CONSTRAINT webhook_secret_sealed_check CHECK (((length(sealed) >= 29) AND (length(sealed) <= 512)))
+);
+
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_kind_developer_id_owner_id_label_currency_key UNIQUE NULLS NOT DISTINCT (kind, developer_id, owner_id, label, currency);
 
@@ -1937,6 +2064,9 @@ ALTER TABLE ONLY public.kill_switch
 ALTER TABLE ONLY public.ledger_horizon
     ADD CONSTRAINT ledger_horizon_pkey PRIMARY KEY (is_only);
 
+ALTER TABLE ONLY public.limit_refusal
+    ADD CONSTRAINT limit_refusal_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_end_user_id_name_key UNIQUE (end_user_id, name);
 
@@ -1982,6 +2112,15 @@ ALTER TABLE ONLY public.price
 ALTER TABLE ONLY public.price
     ADD CONSTRAINT price_provider_model_effective_from_key UNIQUE (provider, model, effective_from);
 
+ALTER TABLE ONLY public.promo_code
+    ADD CONSTRAINT promo_code_code_key UNIQUE (code);
+
+ALTER TABLE ONLY public.promo_code
+    ADD CONSTRAINT promo_code_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.promo_redemption
+    ADD CONSTRAINT promo_redemption_pkey PRIMARY KEY (promo_code_id, end_user_id);
+
 ALTER TABLE ONLY public.provider_invoice_line
     ADD CONSTRAINT provider_invoice_line_pkey PRIMARY KEY (invoice_id, day, model);
 
@@ -2021,6 +2160,9 @@ ALTER TABLE ONLY public.stripe_event
 ALTER TABLE ONLY public.stripe_event
     ADD CONSTRAINT stripe_event_row_id_key UNIQUE (row_id);
 
+ALTER TABLE ONLY public.sweep_mark
+    ADD CONSTRAINT sweep_mark_pkey PRIMARY KEY (sweep);
+
 ALTER TABLE ONLY public.top_up
     ADD CONSTRAINT top_up_checkout_session_id_key UNIQUE (checkout_session_id);
 
@@ -2056,6 +2198,27 @@ ALTER TABLE ONLY public.usage_rolled
 
 ALTER TABLE ONLY public.vault_key
     ADD CONSTRAINT vault_key_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.wallet_low
+    ADD CONSTRAINT wallet_low_pkey PRIMARY KEY (wallet_id);
+
+ALTER TABLE ONLY public.webhook_attempt
+    ADD CONSTRAINT webhook_attempt_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.webhook_delivery
+    ADD CONSTRAINT webhook_delivery_pkey PRIMARY KEY (event_id, endpoint_id);
+
+ALTER TABLE ONLY public.webhook_endpoint
+    ADD CONSTRAINT webhook_endpoint_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.webhook_event
+    ADD CONSTRAINT webhook_event_key UNIQUE (developer_id, key);
+
+ALTER TABLE ONLY public.webhook_event
+    ADD CONSTRAINT webhook_event_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.webhook_secret
+    ADD CONSTRAINT webhook_secret_pkey PRIMARY KEY (id);
 
 CREATE INDEX account_owner_idx ON public.account USING btree (owner_id) WHERE (owner_id IS NOT NULL);
 
@@ -2100,6 +2263,8 @@ CREATE INDEX payout_list_idx ON public.payout USING btree (created_at DESC, id D
 CREATE UNIQUE INDEX payout_stripe_payout_key ON public.payout USING btree (provider_payout_id) WHERE (provider = 'stripe'::text);
 
 CREATE INDEX period_sum_month_idx ON public.period_sum USING btree (month, developer_id);
+
+CREATE INDEX promo_code_list_idx ON public.promo_code USING btree (created_at DESC, id DESC);
 
 CREATE INDEX provider_invoice_list_idx ON public.provider_invoice USING btree (imported_at DESC, id DESC);
 
@@ -2150,6 +2315,24 @@ CREATE INDEX usage_event_end_user_idx ON public.usage_event USING btree (end_use
 CREATE INDEX usage_event_time_idx ON public.usage_event USING brin (created_at) WITH (pages_per_range='32', autosummarize='on');
 
 CREATE INDEX usage_hour_time_idx ON public.usage_hour USING btree (hour);
+
+CREATE INDEX webhook_attempt_delivery_idx ON public.webhook_attempt USING btree (event_id, endpoint_id);
+
+CREATE INDEX webhook_attempt_list_idx ON public.webhook_attempt USING btree (event_id, created_at DESC, id DESC);
+
+CREATE INDEX webhook_delivery_due_idx ON public.webhook_delivery USING btree (endpoint_id, due_at) WHERE (state = 'pending'::text);
+
+CREATE INDEX webhook_delivery_endpoint_idx ON public.webhook_delivery USING btree (endpoint_id);
+
+CREATE INDEX webhook_endpoint_list_idx ON public.webhook_endpoint USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE INDEX webhook_event_age_idx ON public.webhook_event USING btree (created_at);
+
+CREATE INDEX webhook_event_list_idx ON public.webhook_event USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE UNIQUE INDEX webhook_secret_current_key ON public.webhook_secret USING btree (endpoint_id) WHERE (expires_at IS NULL);
+
+CREATE INDEX webhook_secret_endpoint_idx ON public.webhook_secret USING btree (endpoint_id);
 
 CREATE TRIGGER audit_log_is_immutable BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -2255,6 +2438,15 @@ ALTER TABLE ONLY public.period_sum
 ALTER TABLE ONLY public.period_sum
     ADD CONSTRAINT period_sum_month_fkey FOREIGN KEY (month) REFERENCES public.period(month);
 
+ALTER TABLE ONLY public.promo_code
+    ADD CONSTRAINT promo_code_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.promo_redemption
+    ADD CONSTRAINT promo_redemption_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.promo_redemption
+    ADD CONSTRAINT promo_redemption_promo_code_id_fkey FOREIGN KEY (promo_code_id) REFERENCES public.promo_code(id);
+
 ALTER TABLE ONLY public.provider_invoice_line
     ADD CONSTRAINT provider_invoice_line_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.provider_invoice(id);
 
@@ -2293,6 +2485,24 @@ ALTER TABLE ONLY public.top_up_reversal
 
 ALTER TABLE ONLY public.top_up
     ADD CONSTRAINT top_up_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.webhook_attempt
+    ADD CONSTRAINT webhook_attempt_event_id_endpoint_id_fkey FOREIGN KEY (event_id, endpoint_id) REFERENCES public.webhook_delivery(event_id, endpoint_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.webhook_delivery
+    ADD CONSTRAINT webhook_delivery_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES public.webhook_endpoint(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.webhook_delivery
+    ADD CONSTRAINT webhook_delivery_event_id_fkey FOREIGN KEY (event_id) REFERENCES public.webhook_event(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.webhook_endpoint
+    ADD CONSTRAINT webhook_endpoint_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
+ALTER TABLE ONLY public.webhook_event
+    ADD CONSTRAINT webhook_event_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
+ALTER TABLE ONLY public.webhook_secret
+    ADD CONSTRAINT webhook_secret_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES public.webhook_endpoint(id) ON DELETE CASCADE;
 
 ALTER TABLE public.account ENABLE ROW LEVEL SECURITY;
 
@@ -2342,6 +2552,8 @@ CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (tru
 
 CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.limit_refusal TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.payment_customer TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.payout TO faucet_jobs USING (true) WITH CHECK (true);
@@ -2349,6 +2561,8 @@ CREATE POLICY everybody ON public.payout TO faucet_jobs USING (true) WITH CHECK 
 CREATE POLICY everybody ON public.payout_account TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.period_sum TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.promo_redemption TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
@@ -2364,6 +2578,20 @@ CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USI
 
 CREATE POLICY everybody ON public.usage_hour TO faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.wallet_low TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_attempt TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_delivery TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_endpoint TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_event TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_secret TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody_of_gateways ON public.limit_refusal FOR INSERT TO faucet_gateway WITH CHECK (true);
+
 ALTER TABLE public.feature ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.feature_version ENABLE ROW LEVEL SECURITY;
@@ -2371,6 +2599,8 @@ ALTER TABLE public.feature_version ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.hold ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.limit_refusal ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
 
@@ -2381,6 +2611,10 @@ ALTER TABLE public.payout ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.payout_account ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.period_sum ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.promo_code ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.promo_redemption ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.session ENABLE ROW LEVEL SECURITY;
 
@@ -2414,6 +2648,8 @@ CREATE POLICY tenant ON public.hold TO faucet_api USING (((current_setting('fauc
 
 CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.limit_refusal TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.payment_customer TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
@@ -2423,6 +2659,10 @@ CREATE POLICY tenant ON public.payout TO faucet_api USING (((current_setting('fa
 CREATE POLICY tenant ON public.payout_account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.period_sum TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.promo_code TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR ((NULLIF(current_setting('faucet.developer_id'::text, true), ''::text) IS NOT NULL) AND ((developer_id IS NULL) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR ((NULLIF(current_setting('faucet.developer_id'::text, true), ''::text) IS NOT NULL) AND ((developer_id IS NULL) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)))));
+
+CREATE POLICY tenant ON public.promo_redemption TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
@@ -2438,6 +2678,18 @@ CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_settin
 
 CREATE POLICY tenant ON public.usage_hour TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.wallet_low TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_attempt TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_delivery TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_secret TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 ALTER TABLE public.top_up ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.top_up_refund ENABLE ROW LEVEL SECURITY;
@@ -2447,6 +2699,18 @@ ALTER TABLE public.top_up_reversal ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.usage_event ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.usage_hour ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.wallet_low ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_attempt ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_delivery ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_endpoint ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_event ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_secret ENABLE ROW LEVEL SECURITY;
 
 GRANT ALL ON SCHEMA public TO faucet_owner;
 GRANT USAGE ON SCHEMA public TO faucet_gateway;
@@ -2697,6 +2961,9 @@ GRANT SELECT ON TABLE public.kill_switch TO faucet_jobs;
 GRANT SELECT ON TABLE public.ledger_horizon TO faucet_api;
 GRANT SELECT ON TABLE public.ledger_horizon TO faucet_jobs;
 
+GRANT INSERT ON TABLE public.limit_refusal TO faucet_gateway;
+GRANT SELECT,DELETE ON TABLE public.limit_refusal TO faucet_jobs;
+
 GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
 
 GRANT SELECT ON TABLE public.move TO faucet_api;
@@ -2801,6 +3068,14 @@ GRANT UPDATE(decided_at) ON TABLE public.price TO faucet_jobs;
 GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_api;
 GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_jobs;
 
+GRANT SELECT,INSERT ON TABLE public.promo_code TO faucet_api;
+
+GRANT UPDATE(redemptions) ON TABLE public.promo_code TO faucet_api;
+
+GRANT UPDATE(disabled_at) ON TABLE public.promo_code TO faucet_api;
+
+GRANT SELECT,INSERT ON TABLE public.promo_redemption TO faucet_api;
+
 GRANT SELECT,INSERT ON TABLE public.provider_invoice TO faucet_api;
 GRANT SELECT ON TABLE public.provider_invoice TO faucet_jobs;
 
@@ -2850,6 +3125,10 @@ GRANT UPDATE(next_at) ON TABLE public.stripe_event TO faucet_jobs;
 
 GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_api;
 GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.sweep_mark TO faucet_jobs;
+
+GRANT UPDATE(seen_until) ON TABLE public.sweep_mark TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.top_up TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.top_up TO faucet_jobs;
@@ -2921,5 +3200,62 @@ GRANT SELECT(id) ON TABLE public.vault_key TO faucet_api;
 GRANT SELECT(public_key) ON TABLE public.vault_key TO faucet_api;
 
 GRANT SELECT(created_at) ON TABLE public.vault_key TO faucet_api;
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.wallet_low TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.webhook_attempt TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.webhook_attempt TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.webhook_delivery TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT UPDATE(state) ON TABLE public.webhook_delivery TO faucet_api;
+GRANT UPDATE(state) ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT UPDATE(tries) ON TABLE public.webhook_delivery TO faucet_api;
+GRANT UPDATE(tries) ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT UPDATE(due_at) ON TABLE public.webhook_delivery TO faucet_api;
+GRANT UPDATE(due_at) ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.webhook_delivery TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT SELECT ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT UPDATE(url) ON TABLE public.webhook_endpoint TO faucet_api;
+
+GRANT UPDATE(description) ON TABLE public.webhook_endpoint TO faucet_api;
+
+GRANT UPDATE(event_types) ON TABLE public.webhook_endpoint TO faucet_api;
+
+GRANT UPDATE(status) ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT UPDATE(disabled_reason) ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT UPDATE(disabled_reason) ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT UPDATE(failing_since) ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT UPDATE(failing_since) ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.webhook_event TO faucet_api;
+GRANT SELECT,INSERT,DELETE ON TABLE public.webhook_event TO faucet_jobs;
+
+GRANT INSERT,DELETE ON TABLE public.webhook_secret TO faucet_api;
+GRANT SELECT,DELETE ON TABLE public.webhook_secret TO faucet_jobs;
+
+GRANT SELECT(id) ON TABLE public.webhook_secret TO faucet_api;
+
+GRANT SELECT(endpoint_id) ON TABLE public.webhook_secret TO faucet_api;
+
+GRANT SELECT(developer_id) ON TABLE public.webhook_secret TO faucet_api;
+
+GRANT SELECT(created_at) ON TABLE public.webhook_secret TO faucet_api;
+
+GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE public.webhook_secret TO faucet_api;
 
 ALTER DEFAULT PRIVILEGES FOR ROLE faucet_owner REVOKE ALL ON FUNCTIONS FROM PUBLIC;

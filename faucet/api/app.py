@@ -33,6 +33,7 @@ from faucet.api import (
     payouts,
     periods,
     prices,
+    promos,
     reports,
     series,
     sessions,
@@ -43,6 +44,7 @@ from faucet.api import (
     top_up_desk,
     top_ups,
     wallets,
+    webhooks,
 )
 from faucet.api.edge import Edge
 from faucet.api.errors import respond
@@ -80,6 +82,7 @@ _ROUTES = (
     signing_keys,
     features,
     developer_keys,
+    webhooks,
     operations,
     series,
     exports,
@@ -91,6 +94,7 @@ _ROUTES = (
     adjustments,
     payout_desk,
     top_up_desk,
+    promos,
     prices,
     control,
     docs,

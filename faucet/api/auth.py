@@ -161,9 +161,6 @@ def scope_of(caller: Principal, *scopes: str) -> DeveloperScope:
             return DeveloperScope(None, caller.actor)
 
 
-OPERATOR = Actor("operator")
-
-
 @cache
 def require(*scopes: str) -> Callable[..., Awaitable[DeveloperScope]]:
     """A dependency: the caller's DeveloperScope, if its bearer allows one of these scopes.

@@ -23,6 +23,7 @@ from faucet.reports import operations
 from faucet.reports.operations import AuditFilter
 from faucet.tenants import store, switches
 from faucet.tenants.switches import Switch
+from faucet.webhooks.outbox import emit
 
 router = APIRouter(tags=["operator: control"])
 
@@ -62,6 +63,9 @@ async def throw_kill_switch(
         if await switches.throw(t, body.target, row_id, reason=body.reason, by=str(caller.actor)):
             trail = Trail(caller.actor, rid)
             await _note(t, trail, "kill_switch.thrown", body.target, body.target_id, developer_id, body.reason)
+            if developer_id is not None:
+                told = {"public_app_id": body.target_id, "status": "switched_off", "by": caller.actor.scope}
+                await emit(t, developer_id, "app.disabled", told)
         thrown = await switches.find(t, body.target, row_id)
         if thrown is None:
             raise Refusal("conflict", "the switch was released at the same moment")

@@ -122,6 +122,8 @@ class AppSettings(Ask):
     allowed_origins: Origins | None = None
     monthly_spend_limit_usd: Amount | None = None
     session_spend_limit_usd: Amount | None = None
+    wallet_low_usd: Amount | None = None
+    """Below this a wallet of the app is reported low, instead of below what the installation says."""
 
 
 class AppAsk(AppSettings):
@@ -147,6 +149,7 @@ class AppItem(Reply):
     signing_keys: list[str]
     monthly_spend_limit_usd: Usd | None = None
     session_spend_limit_usd: Usd | None = None
+    wallet_low_usd: Usd | None = None
     developer_id: UUID
     developer_name: str
     developer_email: str

@@ -96,6 +96,7 @@ async def read_own_statement(
                 id=row.id,
                 kind=row.kind,
                 amount_usd=row.amount_e8,
+                description=row.description,
                 request_id=request_id(row.id) if row.kind == "usage" else None,
                 created_at=row.created_at,
             )

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import TheOperator
 from faucet.api.developer_wire import stored_text
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.operator_wire import ProviderName
@@ -127,14 +127,14 @@ async def import_invoice(
             first_day=body.first_day,
             last_day=body.last_day,
             lines=[InvoiceLine(line.day, line.model, line.amount_usd) for line in body.lines],
-            by=str(OPERATOR),
+            by=str(caller.actor),
         )
         item = _item(kept)
         after = item.model_dump(mode="json", exclude_none=True)
-        await Trail(OPERATOR, rid).note(t, "invoice.imported", "provider_invoice", str(kept.id), after=after)
+        await Trail(caller.actor, rid).note(t, "invoice.imported", "provider_invoice", str(kept.id), after=after)
         return item
 
-    return await idempotent(world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act)
+    return await idempotent(world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act)
 
 
 @router.get("/v1/admin/provider-invoices", response_model=PageReply[InvoiceItem], response_model_exclude_none=True)
@@ -155,5 +155,5 @@ async def withdraw_invoice(
         withdrawn = await invoices.withdraw(t, invoice_id, now=world.clock.now())
         if withdrawn is None:
             raise Refusal("not_found", "there is no such invoice, or it was withdrawn")
-        await Trail(OPERATOR, rid).note(t, "invoice.withdrawn", "provider_invoice", str(invoice_id))
+        await Trail(caller.actor, rid).note(t, "invoice.withdrawn", "provider_invoice", str(invoice_id))
     return Response(status_code=204)

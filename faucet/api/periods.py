@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import TheOperator
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.paging import ThePage
 from faucet.api.statement_wire import MonthText, PeriodItem, PeriodList, period_item
@@ -46,16 +46,16 @@ async def close_period(
         found, is_new = await periods.ask(
             t,
             month,
-            by=str(OPERATOR),
+            by=str(caller.actor),
             now=world.clock.now(),
             grace=timedelta(hours=world.config.period_close_grace_hours),
         )
         if is_new:
-            await Trail(OPERATOR, rid).note(t, "period.close_asked", "period", period)
+            await Trail(caller.actor, rid).note(t, "period.close_asked", "period", period)
         return period_item(found)
 
     return await idempotent(
-        world, request, principal=str(OPERATOR), developer_id=None, key=key, body=None, act=act, status=202
+        world, request, principal=str(caller.actor), developer_id=None, key=key, body=None, act=act, status=202
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import TheOperator
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.paging import PageReply, ThePage, page_reply
 from faucet.api.tenant import TenantTx, tenant_tx
@@ -191,13 +191,13 @@ async def replay_events(
 
     async def act(t: TenantTx) -> ReplayReply:
         reply = ReplayReply(asked=len(events), stored=stored, **counts)
-        await Trail(OPERATOR, rid).note(
+        await Trail(caller.actor, rid).note(
             t, "stripe.events_replayed", "stripe", None, after=json.loads(reply.model_dump_json())
         )
         return reply
 
     return await idempotent(
-        world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act, status=200
+        world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act, status=200
     )
 
 

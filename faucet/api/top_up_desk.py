@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import TheOperator
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.paging import PageReply, ThePage, page_reply
 from faucet.api.stripe_events import note_all
@@ -69,11 +69,11 @@ async def refund_top_up(
 
     async def act(t: TenantTx) -> RefundReply:
         wish = await reversals.wish_refund(
-            t, topup_id, body.amount_usd, reason=body.reason, asked_by=str(OPERATOR), wish_id=wish_id
+            t, topup_id, body.amount_usd, reason=body.reason, asked_by=str(caller.actor), wish_id=wish_id
         )
         row = await store.find(t, topup_id)
         assert row is not None
-        await Trail(OPERATOR, rid).note(
+        await Trail(caller.actor, rid).note(
             t,
             "top_up.refund_asked",
             "top_up",
@@ -83,7 +83,9 @@ async def refund_top_up(
         )
         return _refund(wish)
 
-    response = await idempotent(world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act)
+    response = await idempotent(
+        world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act
+    )
     if "idempotent-replayed" in response.headers:
         return response
     wish = await _send(world, processor, wish_id)
@@ -141,7 +143,7 @@ async def unfreeze_wallet(
     key: TheIdempotencyKey = None,
 ) -> Response:
     """Let a frozen wallet be spent again. What was written off for it stays written off."""
-    return await _freeze(world, request, rid, wallet_id, body, key, is_frozen=False)
+    return await _freeze(world, request, Trail(caller.actor, rid), wallet_id, body, key, is_frozen=False)
 
 
 @router.post("/v1/admin/wallets/{wallet_id}/freeze", response_model=FrozenReply)
@@ -155,18 +157,18 @@ async def freeze_wallet(
     key: TheIdempotencyKey = None,
 ) -> Response:
     """Let nothing new be spent from a wallet. Requests that have begun end as they would."""
-    return await _freeze(world, request, rid, wallet_id, body, key, is_frozen=True)
+    return await _freeze(world, request, Trail(caller.actor, rid), wallet_id, body, key, is_frozen=True)
 
 
 async def _freeze(
-    world: World, request: Request, rid: str, wallet_id: UUID, body: FreezeAsk, key: str | None, *, is_frozen: bool
+    world: World, request: Request, trail: Trail, wallet_id: UUID, body: FreezeAsk, key: str | None, *, is_frozen: bool
 ) -> Response:
     async def act(t: TenantTx) -> FrozenReply:
         wallet = await statement.wallet_by_public_id(t, wallet_id)
         if wallet is None:
             raise Refusal("not_found", "there is no such wallet")
         if await moves.freeze(t, wallet.id, is_frozen=is_frozen):
-            await Trail(OPERATOR, rid).note(
+            await trail.note(
                 t,
                 "wallet.frozen" if is_frozen else "wallet.unfrozen",
                 "wallet",
@@ -185,5 +187,5 @@ async def _freeze(
         )
 
     return await idempotent(
-        world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act, status=200
+        world, request, principal=str(trail.actor), developer_id=None, key=key, body=body, act=act, status=200
     )

@@ -34,6 +34,8 @@ class StatementLine(Reply):
     id: UUID
     kind: Annotated[str, Field(examples=["usage", "top_up", "grant", "refund"])]
     amount_usd: Usd
+    description: Annotated[str | None, Field(examples=["Promo code WELCOME-2027"])] = None
+    """What credit was given for."""
     request_id: str | None = None
     created_at: Moment
 
@@ -51,6 +53,19 @@ class StatementReply(Reply):
     """The month that was asked for; the movements are those of it."""
     statement: StatementItem | None = None
     """The signed statement of that month, where it is closed and the wallet moved in it."""
+
+
+class RedeemAsk(Ask):
+    """A promo code, as somebody typed it."""
+
+    code: Annotated[str, StringConstraints(min_length=1, max_length=100), Field(examples=["WELCOME-2027"])]
+
+
+class RedeemReply(Reply):
+    """What a promo code gave."""
+
+    amount_usd: Usd
+    wallet_balance_usd: Usd
 
 
 LocalKind = Literal["ollama", "lm_studio", "vllm", "llama_cpp", "openai_compatible"]

@@ -26,6 +26,10 @@ from faucet.payments.processor import TopUpProcessor
 from faucet.providers.probe import Prober
 
 ROLE = "faucet_api"
+GUESSES_MAX, GUESSES_SECONDS = 10, 600
+"""Promo codes that one end user may try, in this process."""
+WRONG_GUESSES_MAX, WRONG_GUESSES_SECONDS = 200, 600
+"""Wrong codes that all end users of an app may try: an app that signs nothing can have any number of end users."""
 
 
 @dataclass(slots=True)
@@ -49,6 +53,8 @@ class World:
     """How fast each app may mint sessions, in this process."""
     exports: int = 0
     """How many exports are running in this process."""
+    guesses: Bucket = field(default_factory=lambda: Bucket(GUESSES_MAX, GUESSES_SECONDS))
+    wrong_guesses: Bucket = field(default_factory=lambda: Bucket(WRONG_GUESSES_MAX, WRONG_GUESSES_SECONDS))
 
     def count(self, bearer_id: UUID) -> None:
         """Count a request against its bearer's rate. Raises Refusal `rate_limited`."""

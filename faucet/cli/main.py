@@ -24,11 +24,13 @@ from faucet.cli.invoices import invoices_app
 from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import limits_app, prices_app, reconcile
 from faucet.cli.payouts import payouts_app
+from faucet.cli.promos import promos_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.statements import periods_app, statement_app
 from faucet.cli.terminal import complain, examples, progress, write_line
 from faucet.cli.top_ups import stripe_app, top_ups_app
+from faucet.cli.webhooks import webhooks_app
 
 if TYPE_CHECKING:
     pass
@@ -36,10 +38,11 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
-    "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
+    "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys", "webhooks"),
     "Operate": (
         "prices",
         "limits",
+        "promos",
         "top-ups",
         "payouts",
         "stripe",
@@ -97,6 +100,8 @@ for group in (
     statement_app,
     invoices_app,
     export_app,
+    webhooks_app,
+    promos_app,
 ):
     app.add_typer(group)
 app.command(

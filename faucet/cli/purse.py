@@ -118,6 +118,23 @@ def credit_wallet(
 
 @over_api(
     wallets_app,
+    "grant",
+    'faucet wallets grant 0198a3c2-… 5.00 --reason "sorry for Monday" --key ticket-4711',
+    operator=True,
+)
+def grant_credit(
+    at: Remote,
+    wallet: WalletArgument,
+    amount: AmountArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")],
+    key: KeyOption = None,
+) -> None:
+    """Give a wallet promotional credit, at the platform's expense."""
+    at.show(at.post(*_WALLETS, wallet, "grants", body={"amount_usd": amount, "reason": reason}, key=key))
+
+
+@over_api(
+    wallets_app,
     "adjust",
     'faucet wallets adjust 0198a3c2-… --credit 2.50 --reason "outage on Monday" --key ticket-4711',
     "faucet wallets adjust 0198a3c2-… --debit 1.00 --kind refund",

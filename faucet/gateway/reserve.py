@@ -16,6 +16,7 @@ import msgspec
 from faucet.gateway.admit import Caller, Feature
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import Exchange
+from faucet.gateway.refusals import LimitRefusals
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.money import to_wire
@@ -53,6 +54,7 @@ class Reserver:
         self._wait_seconds = wait_seconds
         self._queues = WalletQueues()
         self.freed = Freed()
+        self.refusals = LimitRefusals()
 
     async def reserve(
         self, exchange: Exchange, caller: Caller, feature: Feature, products: Sequence[Product], ask: ChatAsk
@@ -99,6 +101,8 @@ class Reserver:
                 continue
             if bid.shrink_to(answer.room_e8 - answer.busy_e8):
                 continue
+            if answer.status == ledger_lane.BUDGET:
+                self.refusals.note(bid.caller, bid.feature, bid.amount_e8)
             raise _short(answer, bid)
 
     async def _try(self, bid: _Bid) -> HoldAnswer:

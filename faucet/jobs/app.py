@@ -31,11 +31,14 @@ from faucet.jobs.purge import purge
 from faucet.jobs.reconcile import reconcile_books, reconcile_stripe
 from faucet.jobs.roll_up import roll_up
 from faucet.jobs.send_payouts import run_payouts, send_payouts
+from faucet.jobs.tell import tell_developers
+from faucet.jobs.webhooks import Courier, new_pool
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx, open_pool
 from faucet.kit.log import logger
 from faucet.kit.metrics import Counter, Gauge, Histogram, Metrics
+from faucet.kit.upstream import Pool
 from faucet.payments.appliers import TOP_UPS
 from faucet.payments.connect import PayoutProcessor, connect_of
 from faucet.payments.payout_events import appliers
@@ -45,7 +48,7 @@ from faucet.payments.stripe_top_ups import top_ups_of
 from faucet.reports.finding import Finding
 
 ROLE = "faucet_jobs"
-CONCURRENCY = 3
+CONCURRENCY = 4
 PAUSE_SECONDS = 1.0
 """Between two tries to reach a database that is away."""
 STALLED_SECONDS = 120
@@ -55,6 +58,7 @@ LISTED = timedelta(days=7)
 
 # Minute, hour, day, month, weekday, second.
 EVERY_FIVE_SECONDS = "* * * * * */5"
+EVERY_TEN_SECONDS = "* * * * * */10"
 EVERY_MINUTE = "* * * * * 0"
 EVERY_TEN_MINUTES = "*/10 * * * *"
 HOURLY = "7 * * * *"
@@ -71,6 +75,7 @@ class Sweeps:
         metrics: Metrics,
         clock: Clock,
         config: Config,
+        upstream: Pool,
         *,
         top_up_processor: TopUpProcessor | None = None,
         payout_processor: PayoutProcessor | None = None,
@@ -88,11 +93,14 @@ class Sweeps:
         self._payout_terms = payout_terms
         self._payout_day = payout_day
         self._appliers = {**TOP_UPS, **appliers(clock)}
+        self._wallet_low_e8 = config.wallet_low_e8
+        self._courier = Courier(config, pool, clock, upstream)
         self.ran = metrics.also(Counter("modelfaucet_sweeps", "Sweeps by name and end.", ("sweep", "end")))
         self.seconds = metrics.also(Histogram("modelfaucet_sweep_seconds", "Time of a sweep.", ("sweep",)))
         self.expired = metrics.also(Counter("modelfaucet_holds_expired", "Holds that nobody settled."))
         self.purged = metrics.also(Counter("modelfaucet_purged", "Rows forgotten.", ("kind",)))
         self.closed = metrics.also(Counter("modelfaucet_periods_closed", "Months that were closed."))
+        self.webhook_tries = metrics.also(Counter("modelfaucet_webhook_tries", "Tries to deliver, by end.", ("end",)))
         self.findings = metrics.also(
             Gauge("modelfaucet_reconciliation_findings", "Differences in the books, when last compared.")
         )
@@ -158,6 +166,7 @@ class Sweeps:
         self.purged.add(("idempotent_reply",), gone.replies)
         self.purged.add(("end_user_token",), gone.end_user_tokens)
         self.purged.add(("stripe_event",), gone.events)
+        self.purged.add(("webhook_event",), gone.webhook_events)
 
     async def roll_up(self, timestamp: int) -> None:
         """Every hour; there is something to do once a day."""
@@ -178,6 +187,18 @@ class Sweeps:
         async with self._sweep("close_periods") as connection:
             closed = await close_periods(connection, self._signer, now=now)
         self.closed.add(count=len(closed))
+
+    async def deliver_webhooks(self, timestamp: int) -> None:
+        """Every five seconds."""
+        async with self._timed("deliver_webhooks"):
+            done = await self._courier.deliver_due()
+        self.webhook_tries.add(("accepted",), done.accepted)
+        self.webhook_tries.add(("failed",), done.tries - done.accepted)
+
+    async def tell_developers(self, timestamp: int) -> None:
+        """Every ten seconds: wallets that ran low, spend limits that were reached."""
+        async with self._sweep("tell_developers") as connection:
+            await tell_developers(connection, wallet_low_e8=self._wallet_low_e8)
 
     async def reconcile(self, timestamp: int) -> None:
         """Every ten minutes: all balances, and the answers of the last day."""
@@ -246,6 +267,8 @@ def queue_of(dsn: str, sweeps: Sweeps) -> procrastinate.App:
         (EVERY_MINUTE, sweeps.tidy_top_ups),
         (EVERY_FIVE_SECONDS, sweeps.send_payouts),
         (HOURLY, sweeps.run_payouts),
+        (EVERY_FIVE_SECONDS, sweeps.deliver_webhooks),
+        (EVERY_TEN_SECONDS, sweeps.tell_developers),
         (EVERY_TEN_MINUTES, sweeps.reconcile),
         (HOURLY_LATER, sweeps.roll_up),
         (HOURLY_LATER, sweeps.ask_to_close),
@@ -272,11 +295,13 @@ async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], 
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics(SERVICE)
     pool = await open_pool(dsn, ROLE, size=CONCURRENCY)
+    upstream = new_pool()
     sweeps = Sweeps(
         pool,
         metrics,
         Clock(),
         config,
+        upstream,
         top_up_processor=top_ups_of(config),
         payout_processor=connect_of(config),
         payout_terms=terms_of(config),
@@ -293,6 +318,7 @@ async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], 
         if probe is not None and watched is not None:
             probe.should_exit = True
             await asyncio.gather(watched, return_exceptions=True)
+        await upstream.close()
         await pool.close()
 
 

@@ -7,6 +7,7 @@ from typing import LiteralString
 
 from faucet.kit.db import Tx
 from faucet.kit.log import logger
+from faucet.webhooks import deliveries
 
 SESSION_DAYS = 7
 """How long a session is kept after its end, for questions about it."""
@@ -46,20 +47,34 @@ class Purged:
     replies: int
     end_user_tokens: int
     events: int
+    webhook_events: int
 
 
 async def purge(connection: Tx, *, batch: int = BATCH) -> Purged:
-    """Delete sessions that ended a week ago, replies older than their day, signed words that have run out, old events.
+    """Delete sessions that ended a week ago, replies older than their day, signed words that have run out, and old
+    events: the processor's and those of webhooks.
 
     On a connection without an open tx.
     """
     sessions = await _sweep(connection, _SESSIONS, batch)
     replies = await _sweep(connection, _REPLIES, batch) + await _sweep(connection, _API_REPLIES, batch)
     tokens = await _sweep(connection, _END_USER_TOKENS, batch)
-    purged = Purged(sessions, replies, tokens, await _sweep(connection, _EVENTS, batch))
+    events = await _sweep(connection, _EVENTS, batch)
+    purged = Purged(sessions, replies, tokens, events, await _forget_events(connection, batch))
     if any(astuple(purged)):
         logger.info("purged", **asdict(purged))
     return purged
+
+
+async def _forget_events(connection: Tx, batch: int) -> int:
+    gone = 0
+    for _ in range(BATCHES_MAX):
+        async with connection.transaction():
+            count = await deliveries.forget_old(connection, batch=batch)
+        gone += count
+        if count < batch:
+            break
+    return gone
 
 
 async def _sweep(connection: Tx, statement: LiteralString, batch: int) -> int:

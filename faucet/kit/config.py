@@ -201,6 +201,10 @@ class Config(BaseSettings):
     """Ports besides 443 that addresses of tenants may have."""
     tenant_upstream_http: bool = False
     """Whether addresses of tenants may be plain http; for development."""
+    webhook_loopback: bool = False
+    """Whether webhooks may go to plain http on this very machine; for development."""
+    wallet_low_e8: _Usd = Field(default=E8_PER_USD, validation_alias="wallet_low_usd")
+    """Below this a wallet is reported low, where its app says nothing else; 0 is never."""
     provider_timeout_ms: _Milliseconds = 30_000
     """To the first byte."""
     provider_idle_timeout_ms: _Milliseconds = 30_000
@@ -280,6 +284,11 @@ class Config(BaseSettings):
         """The seed of the Ed25519 key that signs statements, where there is one."""
         key = self.statement_signing_key
         return None if key is None else _hkdf(key, b"modelfaucet statement v1")
+
+    @property
+    def webhook_key(self) -> bytes:
+        """The AES-256-GCM key that seals the secrets with which webhooks are signed."""
+        return self._derive(b"modelfaucet webhook secret v1")
 
     def _derive(self, purpose: bytes) -> bytes:
         return _hkdf(self.secret_encryption_key, purpose)
@@ -379,6 +388,8 @@ def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}: must list the exact origins that may call, in production"
     if given.get("TENANT_UPSTREAM_HTTP", "").lower() not in ("", "0", "false", "no", "off"):
         yield "TENANT_UPSTREAM_HTTP: plain http to addresses of tenants is for development"
+    if given.get("WEBHOOK_LOOPBACK", "").lower() not in ("", "0", "false", "no", "off"):
+        yield "WEBHOOK_LOOPBACK: webhooks to this very machine are for development"
     if "MOCK_PROVIDER_URL" in given:
         yield "MOCK_PROVIDER_URL: the mock provider is for development"
     if "STRIPE_SECRET_KEY" in given and "STRIPE_WEBHOOK_SECRET" not in given:

@@ -54,6 +54,7 @@ async def open_developer_accounts(tx: Tx, developer_id: UUID) -> None:
 async def grant(tx: Tx, wallet: AccountId, amount_e8: int, *, key: str | None, memo: str) -> Booked:
     """Give credit to a wallet: a test's, a promotion's or a free quota's.
 
+    Of the memo, what comes before the first semicolon is shown to the end user, as what it was for.
     Raises Refusal `idempotency_conflict` where the key has booked something else.
     """
     grants = await book.open_account(tx, uuid7(), Kind.GRANTS)

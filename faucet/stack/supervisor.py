@@ -206,6 +206,7 @@ class Stack:
         )
         environment = {name: value for name, value in self.env.items() if value.strip()}
         environment.setdefault("GATEWAY_BASE_URL", f"{self.addresses.gateway}/v1")
+        environment.setdefault("WEBHOOK_LOOPBACK", "true")  # who tries webhooks here receives them here
         environment |= {
             "FAUCET_DATA": str(data),
             "PORT_API": str(api),

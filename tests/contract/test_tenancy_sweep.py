@@ -25,13 +25,17 @@ MINE = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
     "usage_event", "developer_token", "audit_log", "credential", "app_signing_key", "end_user_token_seen",
     "local_endpoint", "top_up", "top_up_reversal", "top_up_refund", "payment_customer", "auto_top_up", "payout",
-    "payout_account", "usage_hour", "period_sum", "statement",
+    "payout_account", "usage_hour", "period_sum", "statement", "webhook_endpoint", "webhook_event", "webhook_delivery",
+    "promo_redemption",
 )  # fmt: skip
 SAFE = {
     "/health", "/ready", "/metrics", "/v1/sessions", "/v1/stripe/webhook",
     "/.well-known/modelfaucet/statement-keys.json",
 }  # fmt: skip
 """Routes without a tenant: whoever knows an app may mint sessions of it, Stripe signs what it says."""
+_UUIDS = (
+    "developer_id", "token_id", "wallet_id", "key_id", "topup_id", "payout_id", "promo_id", "webhook_id", "event_id",
+)  # fmt: skip
 LAST = str(months_ago(1))
 INVOICE = {
     "provider": "mock",
@@ -120,6 +124,12 @@ class Swept:
         bearer = ok(world.nobody.post("/v1/sessions", json=session))["session_token"]
         endpoint = {"name": "laptop of a", "kind": "ollama", "base_url": "http://127.0.0.1:11434/v1"}
         noted = world.client(bearer).post("/v1/local/endpoints", json=endpoint)
+        promo = {"code": "SWEPT", "amount_usd": "1", "redemptions_max": 2, "public_app_id": app["public_app_id"]}
+        promo_id = ok(world.operator.post("/v1/admin/promo-codes", json=promo), 201)["id"]
+        ok(world.client(bearer).post("/v1/user/promo-codes/redeem", json={"code": "SWEPT"}), 201)
+        hook = {"url": "https://hooks.a.example/"}
+        webhook_id = ok(self.owner.http.post("/v1/developer/webhooks", json=hook), 201)["item"]["id"]
+        event_id = ok(self.owner.http.post(f"/v1/developer/webhooks/{webhook_id}/ping"), 202)["id"]
         key = {"provider": "openai", "api_key": "sk-of-developer-a", "validate": False}
         self.ids = {
             "public_app_id": app["public_app_id"],
@@ -135,6 +145,9 @@ class Swept:
             "invoice_id": ok(world.operator.post("/v1/admin/provider-invoices", json=INVOICE), 201)["id"],
             "payout_id": _payout(books, tenant),
             "topup_id": str(self._top_up(books, tenant)),
+            "promo_id": promo_id,
+            "webhook_id": webhook_id,
+            "event_id": event_id,
             "target": "app",
             "target_id": app["public_app_id"],
         }
@@ -219,10 +232,7 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
     missing = swept.ids | {
         "public_app_id": "none_such",
         "feature_key": "none_such",
-        **dict.fromkeys(
-            ("developer_id", "token_id", "wallet_id", "key_id", "topup_id", "payout_id"),
-            "01890000-0000-7000-8000-000000000000",
-        ),
+        **dict.fromkeys(_UUIDS, "01890000-0000-7000-8000-000000000000"),
         "target_id": "none_such",
     }
     for method, path, operation in _operations():
@@ -249,6 +259,8 @@ def test_lists_hold_only_one_s_own(world: ApiWorld, books: Books) -> None:
         "/v1/developer/usage",
         "/v1/developer/provider-keys",
         "/v1/developer/payouts",
+        "/v1/developer/webhooks",
+        "/v1/developer/webhook-events",
     ):
         text = stranger.http.get(path).text
         assert not [word for word in swept.words if word in text], path

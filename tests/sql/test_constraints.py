@@ -143,6 +143,85 @@ def _payment_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     }  # fmt: skip
 
 
+def _webhook_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
+    """A row of each table of webhooks and promo codes; those that hang on another are told of it by `fresh`."""
+    return {
+        "webhook_endpoint": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "url": "https://a.example.com", "created_by": "operator",
+        },
+        "webhook_secret": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "sealed": os.urandom(60),
+        },
+        "webhook_event": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "type": "wallet.low", "data": "{}", "key": str(uuid7()),
+        },
+        "webhook_delivery": lambda: {"developer_id": t.developer},
+        "webhook_attempt": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "number": 1, "status_code": 200, "duration_ms": 1,
+        },
+        "wallet_low": lambda: {"wallet_id": uuid7().int % 1_000_000_000, "developer_id": t.developer},
+        "limit_refusal": lambda: {
+            "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user, "required_e8": 1,
+        },
+        "sweep_mark": lambda: {"sweep": str(uuid7()), "seen_until": "2030-01-01"},
+        "promo_code": lambda: {
+            "id": uuid7(), "code": str(uuid7()).upper(), "amount_e8": 1, "redemptions_max": 10, "app_id": t.app,
+            "developer_id": t.developer, "created_by": "operator",
+        },
+        "promo_redemption": lambda: {
+            "end_user_id": t.end_user, "developer_id": t.developer, "app_id": t.app, "wallet_id": t.wallet,
+            "amount_e8": 1,
+        },
+    }  # fmt: skip
+
+
+def _webhook_cases() -> list[Case]:
+    return [
+        *_checks("webhook_endpoint", url="short", description="", event_types=["ping"] * 51, status="gone"),
+        Case("webhook_endpoint_disabled_reason_check", "webhook_endpoint", {
+            "status": "disabled", "disabled_reason": "no reason",
+        }),
+        Case("disabled_for_a_reason", "webhook_endpoint", {"status": "disabled"}),
+        Case("disabled_for_a_reason", "webhook_endpoint", {"disabled_reason": "gone"}),
+        Case("webhook_endpoint_developer_id_fkey", "webhook_endpoint", {"developer_id": uuid7()}),
+        Case("webhook_endpoint_pkey", "webhook_endpoint", beside=("id",)),
+        *_checks("webhook_secret", sealed=b"short"),
+        Case("webhook_secret_endpoint_id_fkey", "webhook_secret", {"endpoint_id": uuid7()}),
+        Case("webhook_secret_pkey", "webhook_secret", {"expires_at": "2030-01-01"}, beside=("id",)),
+        Case("webhook_secret_current_key", "webhook_secret", beside=("endpoint_id",)),
+        *_checks("webhook_event", type="no type", data="", key=""),
+        Case("webhook_event_developer_id_fkey", "webhook_event", {"developer_id": uuid7()}),
+        Case("webhook_event_pkey", "webhook_event", beside=("id",)),
+        Case("webhook_event_key", "webhook_event", beside=("key",)),
+        *_checks("webhook_delivery", state="gone", tries=-1),
+        Case("webhook_delivery_event_id_fkey", "webhook_delivery", {"event_id": uuid7()}),
+        Case("webhook_delivery_endpoint_id_fkey", "webhook_delivery", {"endpoint_id": uuid7()}),
+        Case("webhook_delivery_pkey", "webhook_delivery", beside=("event_id", "endpoint_id")),
+        *_checks("webhook_attempt", number=0, status_code=99, duration_ms=-1),
+        Case("webhook_attempt_failure_check", "webhook_attempt", {"failure": "", "status_code": None}),
+        Case("one_outcome", "webhook_attempt", {"failure": "connect"}),
+        Case("one_outcome", "webhook_attempt", {"status_code": None}),
+        Case("webhook_attempt_event_id_endpoint_id_fkey", "webhook_attempt", {"event_id": uuid7()}),
+        Case("webhook_attempt_pkey", "webhook_attempt", beside=("id",)),
+        Case("wallet_low_pkey", "wallet_low", beside=("wallet_id",)),
+        *_checks("limit_refusal", required_e8=-1),
+        Case("limit_refusal_pkey", "limit_refusal", beside=("id",)),
+        *_checks("sweep_mark", sweep=""),
+        Case("sweep_mark_pkey", "sweep_mark", beside=("sweep",)),
+        *_checks("promo_code", code="small", amount_e8=0, redemptions_max=0, redemptions=-1),
+        Case("never_above_the_cap", "promo_code", {"redemptions": 11}),
+        Case("of_one_app_or_all", "promo_code", {"app_id": None}),
+        Case("of_one_app_or_all", "promo_code", {"developer_id": None}),
+        Case("promo_code_app_id_developer_id_fkey", "promo_code", {"developer_id": uuid7()}),
+        Case("promo_code_pkey", "promo_code", beside=("id",)),
+        Case("promo_code_code_key", "promo_code", beside=("code",)),
+        *_checks("promo_redemption", amount_e8=0),
+        Case("promo_redemption_promo_code_id_fkey", "promo_redemption", {"promo_code_id": uuid7()}),
+        Case("promo_redemption_end_user_id_fkey", "promo_redemption", {"end_user_id": uuid7()}),
+        Case("promo_redemption_pkey", "promo_redemption", beside=("promo_code_id", "end_user_id")),
+    ]  # fmt: skip
+
+
 def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
     """A row of each table that is fine as it is, with fresh keys at each call."""
     who = {"developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user, "session_id": t.session}
@@ -200,6 +279,7 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         **_closing_rows(t),
         **_payout_rows(t),
         **_payment_rows(t),
+        **_webhook_rows(t),
     }  # fmt: skip
 
 
@@ -230,7 +310,7 @@ CASES = [
     Case("developer_email_key", "developer", beside=("email",)),
     *_checks(
         "app", name="x" * 201, public_app_id="no spaces", status="gone", identity_mode="none",
-        default_revenue_share_bps=10_001, session_spend_limit_e8=-1,
+        default_revenue_share_bps=10_001, session_spend_limit_e8=-1, wallet_low_e8=-1,
     ),
     Case("app_developer_id_fkey", "app", {"developer_id": uuid7()}),
     Case("app_pkey", "app", beside=("id",)),
@@ -447,6 +527,7 @@ CASES = [
     Case("auto_top_up_end_user_id_key", "auto_top_up", beside=("end_user_id",)),
     Case("top_up_wallet_id_attempt_key", "top_up", {"status": "failed"}, beside=("wallet_id", "attempt")),
     Case("top_up_one_auto_at_a_time", "top_up", beside=("wallet_id",)),
+    *_webhook_cases(),
 ]  # fmt: skip
 IMPLIED = {"app_id_developer_id_key", "move_pkey", "alembic_version_pkc"}
 """The first can't be broken while the primary key holds; the others guard tables that nobody can insert into."""
@@ -488,6 +569,15 @@ def test_every_constraint_refuses(books: Books) -> None:
             row["key_id"] = _insert(books, "statement_key", good["statement_key"]())["key_id"]
         if table == "provider_invoice_line":
             row["invoice_id"] = _insert(books, "provider_invoice", good["provider_invoice"]())["id"]
+        if table == "promo_redemption":
+            row["promo_code_id"] = _insert(books, "promo_code", good["promo_code"]())["id"]
+        if table in ("webhook_secret", "webhook_delivery", "webhook_attempt"):
+            row["endpoint_id"] = _insert(books, "webhook_endpoint", good["webhook_endpoint"]())["id"]
+        if table in ("webhook_delivery", "webhook_attempt"):
+            row["event_id"] = _insert(books, "webhook_event", good["webhook_event"]())["id"]
+        if table == "webhook_attempt":
+            hangs_on = {name: row[name] for name in ("event_id", "endpoint_id", "developer_id")}
+            _insert(books, "webhook_delivery", hangs_on)
         return row
 
     passed: list[str] = []

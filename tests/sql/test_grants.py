@@ -32,6 +32,20 @@ _WRITABLE = {
     ("faucet_api", "audit_log"): {"INSERT"},
     ("faucet_api", "api_idempotency"): {"INSERT", "UPDATE", "DELETE"},
     ("faucet_api", "kill_switch"): {"INSERT", "UPDATE", "DELETE"},
+    ("faucet_api", "webhook_endpoint"): {"INSERT", "DELETE"},
+    ("faucet_api", "webhook_secret"): {"INSERT", "DELETE"},
+    ("faucet_api", "webhook_event"): {"INSERT"},
+    ("faucet_api", "webhook_delivery"): {"INSERT"},
+    ("faucet_api", "promo_code"): {"INSERT"},
+    ("faucet_api", "promo_redemption"): {"INSERT"},
+    ("faucet_gateway", "limit_refusal"): {"INSERT"},
+    ("faucet_jobs", "webhook_secret"): {"DELETE"},
+    ("faucet_jobs", "webhook_event"): {"INSERT", "DELETE"},
+    ("faucet_jobs", "webhook_delivery"): {"INSERT"},
+    ("faucet_jobs", "webhook_attempt"): {"INSERT"},
+    ("faucet_jobs", "wallet_low"): {"INSERT", "DELETE"},
+    ("faucet_jobs", "limit_refusal"): {"DELETE"},
+    ("faucet_jobs", "sweep_mark"): {"INSERT"},
     ("faucet_jobs", "api_idempotency"): {"DELETE"},
     ("faucet_jobs", "audit_log"): {"INSERT"},
     ("faucet_jobs", "price"): {"INSERT"},
@@ -97,6 +111,15 @@ _COLUMNS = {
         "updated_at",
     },
     ("faucet_jobs", "auto_top_up"): {"status", "failures", "pause_reason", "updated_at"},
+    ("faucet_api", "webhook_endpoint"): {
+        "url", "description", "event_types", "status", "disabled_reason", "failing_since", "updated_at",
+    },
+    ("faucet_api", "webhook_secret"): {"expires_at"},
+    ("faucet_api", "webhook_delivery"): {"state", "tries", "due_at", "updated_at"},
+    ("faucet_api", "promo_code"): {"redemptions", "disabled_at"},
+    ("faucet_jobs", "webhook_endpoint"): {"status", "disabled_reason", "failing_since", "updated_at"},
+    ("faucet_jobs", "webhook_delivery"): {"state", "tries", "due_at", "updated_at"},
+    ("faucet_jobs", "sweep_mark"): {"seen_until"},
 }  # fmt: skip
 """Columns that a door may update where it may not update the table."""
 
@@ -220,7 +243,7 @@ def test_the_gateway_cannot_read_what_it_does_not_need(books: Books) -> None:
     for table in (
         "session", "end_user", "usage_event", "transfer", "hold", "idempotent_reply", "developer_token",
         "feature_version", "api_idempotency", "audit_log", "payout", "payout_account", "statement", "period_sum",
-        "usage_hour",
+        "usage_hour", "webhook_secret", "webhook_event", "limit_refusal", "promo_code",
     ):  # fmt: skip
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             books.rows(f"select * from {table}", role="faucet_gateway")
