@@ -20,7 +20,7 @@ from faucet.kit.ids import uuid7
 from faucet.kit.log import logger
 from faucet.kit.money import to_wire
 from faucet.ledger import moves, statement
-from faucet.payments import reversals, store
+from faucet.payments import reversals, store, told
 from faucet.payments.processor import ProcessorRefused, ProcessorUnsure, TopUpProcessor
 from faucet.payments.reversals import RefundWish
 from faucet.payments.top_ups import cents_of
@@ -176,6 +176,8 @@ async def _freeze(
                 developer_id=wallet.developer_id,
                 after={"reason": body.reason},
             )
+            if is_frozen:
+                await told.of_freeze(t, wallet_id=wallet_id, reason="operator")
         found = await statement.wallet(t, wallet.id)
         if found is None:
             raise InvariantBroken(f"the wallet {wallet_id} is gone within its own tx")

@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg.rows import class_row, scalar_row
 
 from faucet.kit.db import Tx
+from faucet.payments import told
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ async def insert(
             "now": now,
         },
     )
+    await told.of_payout(tx, payout_id=payout_id, developer_id=developer_id, amount_e8=amount_e8, status="requested")
 
 
 async def mark(tx: Tx, payout_id: UUID, *, now: datetime, **fields: Any) -> Payout:
@@ -158,6 +160,14 @@ async def mark(tx: Tx, payout_id: UUID, *, now: datetime, **fields: Any) -> Payo
     await tx.execute(_update(tuple(fields)), [*fields.values(), now, payout_id])
     changed = await find(tx, payout_id)
     assert changed is not None  # its caller has locked it
+    if "status" in fields:
+        await told.of_payout(
+            tx,
+            payout_id=payout_id,
+            developer_id=changed.developer_id,
+            amount_e8=changed.amount_e8,
+            status=changed.status,
+        )
     return changed
 
 

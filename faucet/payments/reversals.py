@@ -21,7 +21,7 @@ from faucet.kit.ids import uuid7
 from faucet.kit.money import to_wire
 from faucet.ledger import moves
 from faucet.ledger.moves import Back
-from faucet.payments import store
+from faucet.payments import store, told
 from faucet.payments.inbox import Event, Note, Outcome, Verdict
 from faucet.payments.store import Reversal, TopUp
 from faucet.payments.top_ups import CURRENCY, E8_PER_CENT, alone
@@ -107,6 +107,8 @@ async def _reach(tx: Tx, top_up: TopUp, known: Reversal | None, thing: dict[str,
             tx, top_up.wallet_id, amount_e8, why=why, key=f"{kind}:{name}", memo=memo
         )
         await store.insert_reversal(tx, top_up, reversal_id=name, kind=kind, taken_e8=taken_e8, written_off_e8=lost_e8)
+        if lost_e8:
+            await told.of_freeze(tx, wallet_id=top_up.wallet_public_id, reason=kind)
         after = {"amount_usd": to_wire(amount_e8), "written_off_usd": to_wire(lost_e8), "frozen": lost_e8 > 0}
         notes.append(_note(top_up, name, "top_up.refunded" if kind == "refund" else "top_up.disputed", after))
     state = "gone" if known is None else known.state

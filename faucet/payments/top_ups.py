@@ -19,7 +19,7 @@ from faucet.kit.db import Tx
 from faucet.kit.errors import field_error
 from faucet.kit.money import E8_PER_USD, to_wire
 from faucet.ledger import moves
-from faucet.payments import store
+from faucet.payments import store, told
 from faucet.payments.inbox import Event, Note, Outcome, Verdict
 from faucet.payments.processor import Payment
 from faucet.payments.store import TopUp
@@ -98,6 +98,7 @@ async def credit(tx: Tx, top_up: TopUp, *, payment_intent_id: str | None) -> boo
     number = receipt_number_of(top_up.id, top_up.created_at)
     await store.mark_credited(tx, top_up.id, payment_intent_id=payment_intent_id, receipt_number=number)
     await store.end_unvouched_sessions(tx, top_up.end_user_id)
+    await told.of_credit(tx, top_up_id=top_up.id, wallet_id=top_up.wallet_public_id, amount_e8=top_up.amount_e8)
     return True
 
 
