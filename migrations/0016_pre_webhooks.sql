@@ -146,6 +146,7 @@ grant select, delete on limit_refusal to faucet_jobs;
 grant select, insert, update (seen_until) on sweep_mark to faucet_jobs;
 grant select, insert, update (redemptions, disabled_at) on promo_code to faucet_api;
 grant select, insert on promo_redemption to faucet_api;
+grant select on promo_code, promo_redemption to faucet_jobs;  -- to reconcile
 
 do $$
 declare
@@ -161,6 +162,7 @@ begin
     end loop;
 end
 $$;
+create policy everybody on promo_code for all to faucet_jobs using (true) with check (true);
 create policy everybody_of_gateways on limit_refusal for insert to faucet_gateway with check (true);
 
 -- A code of all apps is everybody's to redeem; one of an app is its developer's.

@@ -2562,6 +2562,8 @@ CREATE POLICY everybody ON public.payout_account TO faucet_jobs USING (true) WIT
 
 CREATE POLICY everybody ON public.period_sum TO faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.promo_code TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.promo_redemption TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
@@ -3069,12 +3071,14 @@ GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_api;
 GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.promo_code TO faucet_api;
+GRANT SELECT ON TABLE public.promo_code TO faucet_jobs;
 
 GRANT UPDATE(redemptions) ON TABLE public.promo_code TO faucet_api;
 
 GRANT UPDATE(disabled_at) ON TABLE public.promo_code TO faucet_api;
 
 GRANT SELECT,INSERT ON TABLE public.promo_redemption TO faucet_api;
+GRANT SELECT ON TABLE public.promo_redemption TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.provider_invoice TO faucet_api;
 GRANT SELECT ON TABLE public.provider_invoice TO faucet_jobs;

@@ -16,7 +16,7 @@ from uuid import UUID
 from psycopg.rows import class_row, scalar_row
 
 from faucet.kit.db import Tx
-from faucet.reports import payout_checks
+from faucet.reports import payout_checks, promo_checks
 from faucet.reports import reconciliation_closed as closed
 from faucet.reports import reconciliation_processor as processor
 from faucet.reports.finding import Finding
@@ -190,6 +190,8 @@ _CHECKS = (
     _COUNTERS,
     payout_checks.SET_APART,
     payout_checks.MOVED,
+    promo_checks.COUNTED,
+    promo_checks.GIVEN,
     *closed.CHECKS,
     *processor.CHECKS,
 )

@@ -12,6 +12,10 @@ import pytest
 from api_world import ApiWorld, Developer, Json, ok, refused
 from books import E8, Books
 from conftest import RunningApi
+from past import as_jobs
+
+from faucet.jobs.reconcile import reconcile_books
+from faucet.reports.finding import Finding
 
 PROMOS = "/v1/admin/promo-codes"
 REDEEM = "/v1/user/promo-codes/redeem"
@@ -113,6 +117,29 @@ def test_a_code_that_is_not_good_looks_like_one_that_is_not_there(world: ApiWorl
     ]
     assert all(error == seen[0] for error in seen)
     ok(end_user(world, other).post(REDEEM, json={"code": "OTHER-APP"}), 201)
+
+
+def test_codes_and_the_ledger_are_compared(world: ApiWorld, developer: Developer, books: Books, dsn: str) -> None:
+    """Lost: credit that a code gave to nobody, or that nobody counted, and the books say that all is well."""
+
+    def found() -> list[Finding]:
+        return as_jobs(dsn, lambda connection: reconcile_books(connection))
+
+    app = developer.app()
+    promo_id = promo(world, code="COMPARED")["id"]
+    for name in "ab":
+        ok(end_user(world, app, name).post(REDEEM, json={"code": "COMPARED"}), 201)
+    assert found() == []
+    books.rows("update promo_code set redemptions = 3")
+    assert found() == [Finding("promo_count", f"promo code {promo_id}", 2, 3)]
+    books.rows("update promo_redemption set amount_e8 = amount_e8 + 1")
+    assert [(one.check, one.expected, one.actual) for one in found()] == [
+        ("promo_count", 2, 3), ("promo_grant", 150_000_001, 150_000_000), ("promo_grant", 150_000_001, 150_000_000),
+    ]  # fmt: skip
+    books.rows("delete from promo_redemption")
+    assert [(one.check, one.expected, one.actual) for one in found()] == [
+        ("promo_count", 0, 3), ("grant_promo", 0, 150_000_000), ("grant_promo", 0, 150_000_000),
+    ]  # fmt: skip
 
 
 def test_guessing_is_slowed_down(world: ApiWorld, developer: Developer) -> None:
