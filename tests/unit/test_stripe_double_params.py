@@ -17,15 +17,20 @@ from faucet.payments.double.state import API_VERSION
 PARAMS = Path(stripe.__file__).parent / "params"
 VERBS = {"attach", "detach", "confirm", "cancel", "expire", "close", "reverse", "reject"}
 _PLAIN = {"GET": ("list", "retrieve"), "POST": ("create", "update"), "DELETE": ("delete", "delete")}
+_SINGLE = {"balance"}
+"""Resources of which an account has one, with no id."""
 Classes = dict[str, dict[str, str]]
 
 
 def _source(route: Route) -> Path:
     """The file of the client that names a route's parameters."""
     words = [word for word in route.path.split("/")[2:] if not word.startswith("{")]
-    verb = words.pop() if words[-1] in VERBS else _PLAIN[route.method]["{id}" in route.path]
-    folder = PARAMS / "checkout" if words[0] == "checkout" else PARAMS
-    return folder / f"_{words[-1].removesuffix('s')}_{verb}_params.py"
+    is_one = route.path.endswith("}") or words[-1] in _SINGLE
+    verb = words.pop() if words[-1] in VERBS else _PLAIN[route.method][is_one]
+    folder = PARAMS
+    if words[0] == "checkout":
+        folder /= words.pop(0)
+    return folder / f"_{'_'.join(word.removesuffix('s') for word in words)}_{verb}_params.py"
 
 
 def _classes(source: Path) -> Classes:
