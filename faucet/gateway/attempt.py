@@ -18,9 +18,10 @@ import msgspec
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange
 from faucet.gateway.metrics import METRICS
-from faucet.gateway.sse import EventSplitter, EventTooLong, decode_chunk, payload
+from faucet.gateway.sse import decode_chunk
 from faucet.gateway.wire import Reply, decode_reply, is_answer
 from faucet.kit.errors import Refusal
+from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.kit.log import logger
 from faucet.kit.upstream import Deadlines, Pool, Response, UpstreamError
 from faucet.providers.base import CALLER_STATUS, RETRYABLE_STATUS, Attempt
