@@ -15,7 +15,6 @@ import msgspec
 from faucet.gateway.catalogue import Product
 from faucet.gateway.wire import ChatAsk, upstream_body
 from faucet.kit.errors import field_error
-from faucet.kit.events import EventTooLong
 from faucet.kit.upstream import Response, UpstreamError
 from faucet.providers.base import Adapter, Call, Unreadable, path_of
 
@@ -89,7 +88,7 @@ class Inbound:
                     data = self._feed(data)
                 if data:
                     return data
-        except (Unreadable, EventTooLong) as problem:
+        except Unreadable as problem:
             self._response.cancel()
             raise UpstreamError("protocol", True, str(problem)) from None
         return None

@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
-from faucet.kit.events import EventSplitter, payload
+from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.providers.base import Call, Unreadable
 from faucet.providers.chat_words import (
     DONE,
+    UNREADABLE,
     Chunks,
     Fields,
     blob_of,
@@ -371,6 +372,7 @@ class Stream:
     def __init__(self, now: int) -> None:
         self._splitter = EventSplitter()
         self._chunks = Chunks(now)
+        self._is_broken = False
         self._report: dict[str, Any] = {}
         self._is_final = False
         """Whether the output was counted at its end; what `message_start` says of it is only a beginning."""
@@ -382,8 +384,17 @@ class Stream:
         """A block of thinking under way, for its signature."""
 
     def feed(self, data: bytes) -> bytes:
-        """The chunks of the events that are complete now. Raises Unreadable."""
-        return b"".join(self._event(event) for event in self._splitter.feed(data))
+        """The chunks of the events that are complete now."""
+        if self._is_broken:
+            return b""
+        out: list[bytes] = []
+        try:
+            for event in self._splitter.feed(data):
+                out.append(self._event(event))
+        except (Unreadable, EventTooLong):
+            self._is_broken = True
+            out.append(UNREADABLE)
+        return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
         body = payload(event)

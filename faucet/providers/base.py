@@ -30,7 +30,7 @@ class Translation(Protocol):
     def feed(self, data: bytes) -> bytes:
         """The events that are complete now. However the bytes are cut, the events are the same.
 
-        Raises Unreadable.
+        What makes no sense becomes an error event, after which there are no others.
         """
 
 

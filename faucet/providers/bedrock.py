@@ -15,6 +15,7 @@ from faucet.providers.aws_events import Message, MessageCutter
 from faucet.providers.base import Call, Unreadable, path_of
 from faucet.providers.chat_words import (
     DONE,
+    UNREADABLE,
     Chunks,
     Fields,
     blob_of,
@@ -301,6 +302,7 @@ class Stream:
     def __init__(self, now: int) -> None:
         self._cutter = MessageCutter()
         self._chunks = Chunks(now)
+        self._is_broken = False
         self._chunks.id, self._chunks.model = "chatcmpl-bedrock", "bedrock"
         self._role = b""
         """The first chunk, kept until something follows that isn't an error."""
@@ -308,8 +310,17 @@ class Stream:
         self._thought: dict[str, Any] | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """The chunks of the messages that are complete now. Raises Unreadable."""
-        return b"".join(self._message(message) for message in self._cutter.feed(data))
+        """The chunks of the messages that are complete now."""
+        if self._is_broken:
+            return b""
+        out: list[bytes] = []
+        try:
+            for message in self._cutter.feed(data):
+                out.append(self._message(message))
+        except Unreadable:
+            self._is_broken = True
+            out.append(UNREADABLE)
+        return b"".join(out)
 
     def _message(self, message: Message) -> bytes:
         headers = message.headers

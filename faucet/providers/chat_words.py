@@ -264,6 +264,10 @@ def error_object(message: str, kind: str) -> bytes:
     return encode({"error": {"message": message, "type": kind, "param": None, "code": None}})
 
 
+UNREADABLE = b"data: " + error_object("the provider's stream can't be read", "api_error") + b"\n\n"
+"""Takes the place of what a provider's wire does not allow, and of all that follows it."""
+
+
 class Chunks:
     """The chunks of one streamed answer."""
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
-from faucet.kit.events import EventSplitter, payload
+from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.providers.base import Call, Unreadable, path_of
 from faucet.providers.chat_words import (
+    UNREADABLE,
     Chunks,
     Fields,
     blob_of,
@@ -357,14 +358,24 @@ class Stream:
     def __init__(self, now: int) -> None:
         self._splitter = EventSplitter()
         self._chunks = Chunks(now)
+        self._is_broken = False
         self._calls: dict[int, int] = {}
         """How many calls each choice has made."""
         self._begun: set[int] = set()
         self._is_ending = False
 
     def feed(self, data: bytes) -> bytes:
-        """The chunks of the events that are complete now. Raises Unreadable."""
-        return b"".join(self._event(event) for event in self._splitter.feed(data))
+        """The chunks of the events that are complete now."""
+        if self._is_broken:
+            return b""
+        out: list[bytes] = []
+        try:
+            for event in self._splitter.feed(data):
+                out.append(self._event(event))
+        except (Unreadable, EventTooLong):
+            self._is_broken = True
+            out.append(UNREADABLE)
+        return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
         body = payload(event)
