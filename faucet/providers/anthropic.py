@@ -366,6 +366,11 @@ def _why_refused(told: dict[str, Any]) -> str:
     return why if isinstance(why, str) else "the model declined to answer"
 
 
+def _place(told: dict[str, Any]) -> int:
+    index = told.get("index")
+    return index if isinstance(index, int) else 0
+
+
 class Stream:
     """One stream of the Messages API, event by event."""
 
@@ -426,9 +431,9 @@ class Stream:
 
     def _follow(self, kind: str, told: dict[str, Any]) -> bytes:
         if kind == "content_block_start":
-            return self._begin(told.get("index"), told.get("content_block"))
+            return self._begin(_place(told), told.get("content_block"))
         if kind == "content_block_delta":
-            return self._delta(told.get("index"), told.get("delta"))
+            return self._delta(_place(told), told.get("delta"))
         if kind == "content_block_stop" and self._block is not None:
             block, self._block = self._block, None
             return self._chunks.delta({"thinking_blocks": [block]})
@@ -436,7 +441,7 @@ class Stream:
             return self._end(told)
         return DONE if kind == "message_stop" else b""
 
-    def _begin(self, index: Any, block: Any) -> bytes:
+    def _begin(self, index: int, block: Any) -> bytes:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "tool_use":
             place = self._calls[index] = len(self._calls)
@@ -449,7 +454,7 @@ class Stream:
             self._block = dict(block)
         return b""
 
-    def _delta(self, index: Any, delta: Any) -> bytes:
+    def _delta(self, index: int, delta: Any) -> bytes:
         kind = delta.get("type") if isinstance(delta, dict) else None
         if kind == "text_delta":
             text = str(delta.get("text") or "")

@@ -296,6 +296,11 @@ def _thought(reasoning: dict[str, Any]) -> dict[str, Any]:
     return {"type": "redacted_thinking", "data": reasoning.get("redactedContent")}
 
 
+def _place(told: dict[str, Any]) -> int:
+    index = told.get("contentBlockIndex")
+    return index if isinstance(index, int) else 0
+
+
 class Stream:
     """One stream of `ConverseStream`, message by message."""
 
@@ -341,10 +346,10 @@ class Stream:
             start = told.get("start")
             use = start.get("toolUse") if isinstance(start, dict) else None
             if isinstance(use, dict):
-                place = self._calls[told.get("contentBlockIndex", 0)] = len(self._calls)
+                place = self._calls[_place(told)] = len(self._calls)
                 return self._chunks.call(place, function_call(str(use.get("toolUseId")), str(use.get("name")), ""))
         elif kind == "contentBlockDelta":
-            return self._delta(told.get("contentBlockIndex", 0), told.get("delta"))
+            return self._delta(_place(told), told.get("delta"))
         elif kind == "contentBlockStop" and self._thought is not None:
             thought, self._thought = self._thought, None
             return self._chunks.delta({"thinking_blocks": [thought]})
@@ -355,7 +360,7 @@ class Stream:
             return DONE if usage is None else self._chunks.usage(usage) + DONE
         return b""
 
-    def _delta(self, index: Any, delta: Any) -> bytes:
+    def _delta(self, index: int, delta: Any) -> bytes:
         if not isinstance(delta, dict):
             return b""
         if isinstance(text := delta.get("text"), str):

@@ -200,15 +200,14 @@ def _tool_result(message: dict[str, Any], where: str, names: dict[str, str]) -> 
     text = texts_of(message, where)
     try:
         said = decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         said = text
     return {"functionResponse": {"name": name, "response": said if isinstance(said, dict) else {"result": said}}}
 
 
 def _said(message: dict[str, Any], where: str, names: dict[str, str]) -> list[dict[str, Any]]:
     parts = [_part(part, f"{where}.content.{i}") for i, part in _numbered(message, where) if part.get("text") != ""]
-    given = message.get("tool_calls") or ()
-    for raw, call in zip(given, calls_of(message, where), strict=True):
+    for raw, call in zip(message.get("tool_calls") or (), calls_of(message, where), strict=True):
         names[call.id] = call.name
         part: dict[str, Any] = {"functionCall": {"name": call.name, "args": call.arguments}}
         extra = raw.get("extra_content")
