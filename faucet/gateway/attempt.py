@@ -116,6 +116,7 @@ async def first_answer(
     call_for: Callable[[Product], Call],
     *,
     stream: bool,
+    answers: Callable[[Reply], bool] = is_answer,
 ) -> Answering:
     """The first provider that begins to answer. Raises Refusal when none does, ClientGone when nobody waits."""
     tries: Tries | None = None
@@ -130,7 +131,7 @@ async def first_answer(
             if exchange.gone:
                 raise ClientGone
             began = time.monotonic()
-            outcome = await _call(pool, rules, exchange, product, call, stream, began)
+            outcome = await _call(pool, rules, exchange, product, call, stream, answers, began)
             if isinstance(outcome, Answering):
                 return outcome
             tries = tries or Tries(exchange)
@@ -160,6 +161,7 @@ async def _call(
     product: Product,
     call: Call,
     stream: bool,
+    answers: Callable[[Reply], bool],
     began: float,
 ) -> Answering | _Failure:
     provider = product.provider
@@ -173,7 +175,7 @@ async def _call(
             request.close()
             raise ClientGone
         response = await _head(exchange, request, provider.bills_after_cancel)
-        response = inbound(response, provider.adapter, stream=stream)
+        response = inbound(response, provider.adapter, call, stream=stream)
         if response.status != 200:
             failure = await _read_failure(response)
         elif stream and _is_event_stream(response):
@@ -189,7 +191,7 @@ async def _call(
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 failure = _Failure(200, "unreadable_reply", True)
             else:
-                if is_answer(reply):
+                if answers(reply):
                     return Answering(product, response, whole, reply, _ms_since(began))
                 failure = _Failure(200, "error_in_reply", True)
     except UpstreamError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -25,8 +25,10 @@ from faucet.gateway.reserve import Held
 from faucet.gateway.settle import Rated, rated
 from faucet.gateway.wire import (
     ChatAsk,
+    Reply,
     chat_reply,
     error_body,
+    is_answer,
     money_note,
     parse_chat,
     usage_of,
@@ -35,12 +37,26 @@ from faucet.gateway.wire import (
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire_bytes
-from faucet.kit.tokens import TOKENIZERS, count_chat_input, count_text
+from faucet.kit.tokens import TOKENIZERS, count_input, count_text
+from faucet.providers.base import Call
 from faucet.rating.usage import read_report
 from faucet.terms import Outcome, Usage, UsageSource
 
 LIKELY_TOKENIZER = "o200k"
 """What an answer is counted with whose model's own tokenizer nobody knows: the nearest guess, not the bound."""
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What differs between endpoints whose requests are held, called and settled alike."""
+
+    call: Callable[[ChatAsk, Product, int], Call]
+    """The call for a product, with the output limit that was held."""
+    answers: Callable[[Reply], bool]
+    """Whether a JSON reply holds an answer."""
+    texts: Callable[[Reply], list[str]]
+    """The generated texts of a JSON reply, to be counted where no usage is reported."""
+    reply: Callable[[Reply, str, bytes, bytes, bytes], bytes]
+    """A JSON reply for the client: of its fields, our id, the model, the usage and the note of money."""
 
 
 class Request(msgspec.Struct):
@@ -53,6 +69,7 @@ class Request(msgspec.Struct):
     held: Held
     claim: Claim | None
     began: float
+    shape: Shape
 
     @property
     def chat_id(self) -> str:
@@ -67,7 +84,20 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
     world.limit(exchange, caller)
     ask = parse_chat(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
-    products = world.route(feature, ask.model)
+    await fulfil(world, exchange, caller, feature, world.route(feature, ask.model), ask, CHAT, began)
+
+
+async def fulfil(
+    world: World,
+    exchange: Exchange,
+    caller: Caller,
+    feature: Feature,
+    products: Sequence[Product],
+    ask: ChatAsk,
+    shape: Shape,
+    began: float,
+) -> None:
+    """Hold, call, relay, settle: from a planned request to its last byte. Raises as `chat_completions` does."""
     await world.open_cost_accounts(caller.developer_id, products)
 
     claim = None
@@ -84,7 +114,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             METRICS.refusals[failure.code] += 1
         raise
     world.settler.open[exchange.hold_id] = began
-    request = Request(exchange, caller, feature, ask, held, claim, began)
+    request = Request(exchange, caller, feature, ask, held, claim, began, shape)
     try:
         if claim is not None:
             claim.require()
@@ -93,8 +123,9 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             world.call_rules,
             exchange,
             held.products,
-            lambda product: chat_call(ask, product, held.output_limit),
+            lambda product: shape.call(ask, product, held.output_limit),
             stream=ask.stream,
+            answers=shape.answers,
         )
     except BaseException as failure:
         _release(world, request, _reason(failure))
@@ -137,7 +168,7 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     report = usage_of(fields)
     usage, more = read_report(report)
     if usage is None or report is None:
-        usage = await _counted(request, answering.product, _texts_of(msgspec.json.decode(fields["choices"])))
+        usage = await _counted(request, answering.product, request.shape.texts(fields))
         report_json = _usage_json(usage)
     else:
         report_json = bytes(report)
@@ -148,7 +179,7 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
 
     def reply(balance_e8: int | None) -> bytes:
         note = _note(request, product, answer, price, balance_e8)
-        return chat_reply(fields, request.chat_id, product.model_json, report_json, note)
+        return request.shape.reply(fields, request.chat_id, product.model_json, report_json, note)
 
     sealed = None if request.claim is None else world.replays.seal_json(request.claim, reply(None))
     balance_e8 = await _settle(world, request, answering, answer, more, Outcome.COMPLETE, sealed)
@@ -291,16 +322,16 @@ async def _counted(request: Request, product: Product, texts: list[str]) -> Usag
     body = request.ask.body
 
     def count() -> tuple[int, int]:
-        asked = known if known is not None else count_chat_input(msgspec.json.decode(body), tokenizer)
+        asked = known if known is not None else count_input(msgspec.json.decode(body), tokenizer)
         return asked, sum(count_text(text, tokenizer) for text in texts)
 
     asked, given = await asyncio.to_thread(count)
     return Usage(input_tokens=asked, output_tokens=given, source=UsageSource.COUNTED)
 
 
-def _texts_of(choices: Any) -> list[str]:
+def _texts_of(fields: Reply) -> list[str]:
     texts = []
-    for choice in choices:
+    for choice in msgspec.json.decode(fields["choices"]):
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict):
             continue
@@ -313,6 +344,9 @@ def _texts_of(choices: Any) -> list[str]:
             if isinstance(function, dict):
                 texts += [v for v in (function.get("name"), function.get("arguments")) if isinstance(v, str)]
     return texts
+
+
+CHAT = Shape(chat_call, is_answer, _texts_of, chat_reply)
 
 
 def _usage_json(usage: Usage) -> bytes:

@@ -47,10 +47,11 @@ def chat_call(ask: ChatAsk, product: Product, output_limit: int) -> Call:
 class Inbound:
     """A response whose bytes aren't yet what OpenAI's wire has; reads like one whose bytes are."""
 
-    __slots__ = ("_adapter", "_coded", "_feed", "_opened", "_response", "status")
+    __slots__ = ("_adapter", "_coded", "_feed", "_opened", "_reads", "_response", "status")
 
-    def __init__(self, response: Response, adapter: Adapter | None) -> None:
+    def __init__(self, response: Response, adapter: Adapter | None, call: Call) -> None:
         self.status = response.status
+        self._reads = call.reads
         self._response = response
         self._adapter = adapter
         coding = response.headers.get("content-encoding", "identity").lower()
@@ -74,7 +75,9 @@ class Inbound:
                 body = self._opened.feed(body)
             if self._adapter is None:
                 return body
-            return self._adapter.reply(body, int(time.time())) if self.status == 200 else self._adapter.failure(body)
+            if self.status != 200:
+                return self._adapter.failure(body)
+            return (self._reads or self._adapter.reply)(body, int(time.time()))
         except Unreadable as problem:
             raise UpstreamError("protocol", True, str(problem)) from None
 
@@ -102,11 +105,11 @@ class Inbound:
         self._response.cancel()
 
 
-def inbound(response: Response, adapter: Adapter | None, *, stream: bool) -> Response | Inbound:
+def inbound(response: Response, adapter: Adapter | None, call: Call, *, stream: bool) -> Response | Inbound:
     """The response as it can be read here."""
     if adapter is None and not (stream and "content-encoding" in response.headers):
         return response
-    return Inbound(response, adapter)
+    return Inbound(response, adapter, call)
 
 
 def opened(body: bytes) -> bytes:

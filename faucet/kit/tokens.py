@@ -103,6 +103,20 @@ def count_chat_input(request: Mapping[str, Any], tokenizer: str) -> int:
     return total
 
 
+def count_input(request: Mapping[str, Any], tokenizer: str) -> int:
+    """The input tokens of a chat or an embeddings request, whichever it is. Raises ValueError as the counts do."""
+    if "messages" in request:
+        return count_chat_input(request, tokenizer)
+    given = request.get("input")
+    texts = given if isinstance(given, list) else [given]
+    # A number is a token; in a list of lists of numbers each list is one input.
+    return sum(1 if isinstance(text, int) else _count_embedded(text, tokenizer) for text in texts)
+
+
+def _count_embedded(text: Any, tokenizer: str) -> int:
+    return len(text) if isinstance(text, list) else _count_any(text, tokenizer)
+
+
 def preload(tokenizer: str) -> None:
     """Load what `tokenizer` needs now, so that the first count doesn't wait for it."""
     count_text("", tokenizer)

@@ -137,9 +137,6 @@ class Anthropic:
         """Refused: there are none."""
         raise wrong("model", "this provider has no embeddings")
 
-    def embedded(self, body: bytes, *, as_base64: bool = False) -> bytes:
-        raise Unreadable("this provider has no embeddings")
-
 
 # ── the request ──
 

@@ -120,9 +120,6 @@ class Bedrock:
         """Refused: Converse has none."""
         raise wrong("model", "this provider's embeddings are not offered here")
 
-    def embedded(self, body: bytes, *, as_base64: bool = False) -> bytes:
-        raise Unreadable("Converse has no embeddings")
-
 
 def _object(body: bytes) -> dict[str, Any]:
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import re
 import struct
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -113,9 +114,10 @@ class Gemini:
         more = {} if size is None else {"outputDimensionality": size}
         name = f"models/{model}"
         requests = [{"model": name, "content": {"parts": [{"text": text}]}, **more} for text in texts]
-        return Call(path_of(self._embeddings_path, model), encode({"requests": requests}))
+        reads = partial(self._embedded, as_base64=word(fields, "encoding_format") == "base64")
+        return Call(path_of(self._embeddings_path, model), encode({"requests": requests}), reads)
 
-    def embedded(self, body: bytes, *, as_base64: bool = False) -> bytes:
+    def _embedded(self, body: bytes, now: int, *, as_base64: bool) -> bytes:
         """The vectors as OpenAI's list. Raises Unreadable."""
         told = _object(body)
         if "error" in told:
@@ -128,7 +130,11 @@ class Gemini:
             values = each.get("values") if isinstance(each, dict) else None
             if not isinstance(values, list):
                 raise Unreadable("an embedding without values")
-            shown = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode() if as_base64 else values
+            try:
+                packed = struct.pack(f"<{len(values)}f", *values)
+            except (struct.error, OverflowError):
+                raise Unreadable("an embedding that is not of numbers") from None
+            shown = base64.b64encode(packed).decode() if as_base64 else values
             rows.append({"object": "embedding", "index": index, "embedding": shown})
         reply: dict[str, Any] = {"object": "list", "data": rows}
         report = told.get("usageMetadata")
