@@ -122,10 +122,16 @@ class _State:
     seen: list[Seen] = field(default_factory=list)
 
 
-class _Handler(socketserver.StreamRequestHandler):
-    state: _State
+class _Player:
+    """One connection's requests and replies."""
 
-    def handle(self) -> None:
+    def __init__(self, state: _State, connection: socketserver.StreamRequestHandler) -> None:
+        self.state = state
+        self.rfile, self.wfile = connection.rfile, connection.wfile
+        self.connection = connection.connection
+
+    def play(self) -> None:
+        """Answer until the client leaves, or a reply ends with its connection."""
         while line := self.rfile.readline():
             headers: dict[str, str] = {}
             while head := self.rfile.readline().strip():
@@ -172,21 +178,23 @@ class _Handler(socketserver.StreamRequestHandler):
         return False
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is no news."""
-
-
 class RecordedProvider:
     """The server while the block runs."""
 
     def __init__(self) -> None:
         self._state = _State()
-        handler = type("Handler", (_Handler,), {"state": self._state, "disable_nagle_algorithm": True})
-        self._server = _Server(("127.0.0.1", 0), handler)
+        state = self._state
+
+        def play(connection: socketserver.StreamRequestHandler) -> None:
+            _Player(state, connection).play()
+
+        def ignore(*_: object) -> None:
+            """A client that hangs up is no news."""
+
+        connection = type("C", (socketserver.StreamRequestHandler,), {"handle": play, "disable_nagle_algorithm": True})
+        quiet = {"allow_reuse_address": True, "daemon_threads": True, "handle_error": ignore}
+        server = type("Server", (socketserver.ThreadingTCPServer,), quiet)
+        self._server: socketserver.ThreadingTCPServer = server(("127.0.0.1", 0), connection)
         self.port: int = self._server.server_address[1]
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
