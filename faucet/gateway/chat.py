@@ -39,6 +39,7 @@ from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire_bytes
 from faucet.kit.tokens import TOKENIZERS, count_input, count_text
 from faucet.providers.base import Call
+from faucet.rating.images import image_counter
 from faucet.rating.usage import read_report
 from faucet.terms import Outcome, Usage, UsageSource
 
@@ -320,9 +321,10 @@ async def _counted(request: Request, product: Product, texts: list[str]) -> Usag
     tokenizer = own if own in TOKENIZERS else LIKELY_TOKENIZER
     known = request.held.input_tokens
     body = request.ask.body
+    images = image_counter(product.price)
 
     def count() -> tuple[int, int]:
-        asked = known if known is not None else count_input(msgspec.json.decode(body), tokenizer)
+        asked = known if known is not None else count_input(msgspec.json.decode(body), tokenizer, images)
         return asked, sum(count_text(text, tokenizer) for text in texts)
 
     asked, given = await asyncio.to_thread(count)
