@@ -140,7 +140,8 @@ async def first_answer(
                 break
             if repeat < rules.max_retries:
                 await asyncio.sleep(_pause(rules, repeat, outcome))
-        if tries is not None and tries.last is not None and tries.last.status in CALLER_STATUS:
+        last = None if tries is None else tries.last
+        if last is not None and last.status in CALLER_STATUS and last.public is not None:
             break  # the request itself is wrong: another provider would say so too
     if tries is None and unspoken is not None:
         raise unspoken

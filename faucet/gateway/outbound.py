@@ -7,6 +7,7 @@ although we asked for none of that is opened here too. Not here: calling, retryi
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 
@@ -21,6 +22,8 @@ from faucet.providers.base import Adapter, Call, Unreadable, path_of
 OPENED_BYTES_MAX = 64 << 20
 """A compressed answer may not unfold to more."""
 EVENT_STREAM = "text/event-stream"
+_AN_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
+"""A mark for a cache whose writes cost more than those that are rated; providers that pass it on exist."""
 _GZIP_OR_ZLIB = 47
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -33,6 +36,8 @@ def chat_call(ask: ChatAsk, product: Product, output_limit: int) -> Call:
         raise field_error("n", "this model gives one choice")
     if provider.adapter is not None:
         return provider.adapter.chat(ask.fields, price.model, limit, stream=ask.stream)
+    if b'"cache_control"' in ask.body and _AN_HOUR.search(ask.body):
+        raise field_error("messages", "cache_control: only a cache of five minutes is offered here")
     body = upstream_body(
         ask,
         product.model_json,

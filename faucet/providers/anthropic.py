@@ -54,6 +54,8 @@ BUDGETS = {"low": 1024, "medium": 4096, "high": 16_384, "xhigh": 32_768, "max": 
 """Tokens of thinking for models that want a number."""
 BUDGET_LEAST = 1024
 _NAMED = re.compile(r"claude-(?:(\d+)(?:-(\d{1,2}))?-[a-z]+|[a-z]+-(\d+)(?:-(\d{1,2}))?)(?![0-9])")
+_SAYS_UNPAID = b"credit balance is too low"
+"""How an account without money is told, under status 400."""
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
 
@@ -124,7 +126,9 @@ class Anthropic:
         return Stream(now)
 
     def failure(self, body: bytes) -> bytes:
-        """An error's message and kind, nothing else of it."""
+        """An error's message and kind, nothing else of it; nothing at all where it is about our account."""
+        if _SAYS_UNPAID in body:
+            return b'{"error":{"type":"billing_error"}}'
         kind, text = "api_error", "the provider failed"
         try:
             error = decode(body)["error"]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fakes.recorded_provider import Case, Playing, RecordedProvider, cases
-from gateway_world import EndUser, Gateway, Reply, World, ask, chat, hold_of, request, wait_for
+from gateway_world import MARKUP_PERCENT, EndUser, Gateway, Reply, World, ask, chat, hold_of, request, wait_for
 
 CASES = cases()
 PROVIDERS = sorted({case.provider for case in CASES})
@@ -191,7 +192,7 @@ def test_a_failure_costs_nothing_and_tells_nothing(
     if "text" in fails:
         assert fails["text"] in error["message"]
     else:
-        assert "verload" not in reply.body.decode() and "API key" not in reply.body.decode()
+        assert not any(word in reply.body.decode() for word in ("verload", "API key", "credit"))
     assert KEY not in reply.body.decode() and KEY not in replayer.log.read_text()
     wait_for(lambda: world.open_holds(rich) == [])
     assert world.event(hold_of(reply)) is None and world.balance(rich) == (10 * 10**8, 0)
@@ -283,18 +284,56 @@ def test_what_a_wire_has_no_words_for_is_refused(
     wait_for(lambda: world.open_holds(rich) == [])
 
 
+@pytest.mark.parametrize("model", ["anthropic-cached", "openai-cached"])
 def test_an_hour_of_cache_is_not_sold(
-    world: World, replayer: Gateway, recorded: RecordedProvider, rich: EndUser
+    model: str, world: World, replayer: Gateway, recorded: RecordedProvider, rich: EndUser
 ) -> None:
     """Lost: writes to the longer cache cost more than they are rated with."""
-    recorded.play(Playing(next(case for case in CASES if case.model == "anthropic-cached")))
-    part = {"type": "text", "text": "Long.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
-    body = chat(model="anthropic-cached") | {"messages": [{"role": "user", "content": [part]}]}
+    recorded.play(Playing(next(case for case in CASES if case.model == model)))
+    hour = {"type": "ephemeral", "ttl": "1h"}
+    part: dict[str, Any] = {"type": "text", "text": 'Not "ttl": "1h".', "cache_control": hour}
+    body = chat(model=model) | {"messages": [{"role": "user", "content": [part]}]}
     reply = ask(replayer, rich.bearer, body)
     assert reply.status == 400 and "cache of five minutes" in reply.json["error"]["message"]
     part["cache_control"] = {"type": "ephemeral"}
     assert ask(replayer, rich.bearer, body).status == 200
     assert recorded.seen[0].body["messages"][0]["content"] == [part]
+
+
+def test_tiers_are_held_and_charged(world: World, replayer: Gateway, recorded: RecordedProvider) -> None:
+    """Lost: a long prompt is charged as a short one, or costs more than was held."""
+    case = next(case for case in CASES if case.model == "gemini-cached-thoughts-tools")
+    always = {"from_minute": 0, "until_minute": 1439}
+    prices = {f"{kind}_e8_per_m": 1_000_000 * e8 for kind, e8 in (("input", 7), ("cached_read", 3), ("output", 11))}
+    dear = {name: 10 * e8 for name, e8 in prices.items()} | {"cached_write_e8_per_m": 0}
+    flat = {name: 1_000_000 for name in dear}
+    model = "gemini-tiered"
+    world.books.rows(
+        "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
+        " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source,"
+        " status, tiers) values ('gemini', %s, 'words', 20000, 1000, 1000000, 1000000, 1000000, 1000000, 1600,"
+        " '2026-01-01', 'test', 'confirmed', %s) returning id",
+        model,
+        json.dumps(
+            [
+                flat | {"above_input_tokens": 0},
+                prices | {"cached_write_e8_per_m": 0, "above_input_tokens": 5_000},
+                dear | {"above_input_tokens": 6_000},
+                flat | {"above_input_tokens": 9_000, **always},
+            ]
+        ),
+    )
+    world.announce()
+    recorded.play(Playing(replace(case, name="tiered")))
+    person = world.end_user()
+    body = chat("word " * 1_000, model=model)
+    wait_for(lambda: ask(replayer, person.bearer, body).status == 200)
+    event = world.events_of(person)[-1]
+    # 5,250 input tokens in all: above the first border, below the next.
+    assert event["cost_e8"] == 1_154 * 7 + 4_096 * 3 + 200 * 11
+    # About 5,100 bytes and 1,000 tokens of output at the worst that so many can reach, never at the dear tier.
+    worst = ((len(json.dumps(body)) + 64) * 7 + 1_000 * 11) * (100 + MARKUP_PERCENT) // 100
+    assert event["held_e8"] <= worst and event["write_off_e8"] == 0
 
 
 def test_all_providers_are_looked_at(replayer: Gateway) -> None:
