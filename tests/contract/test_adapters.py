@@ -271,6 +271,10 @@ def test_what_a_provider_is_sent(model: str, replayer: Gateway, recorded: Record
         ("gemini-plain", {"reasoning_effort": "loud"}, "reasoning_effort"),
         ("bedrock-plain", {"tool_choice": 5}, "tool_choice"),
         ("deepseek-cached", {"n": 2}, "n"),
+        ("openai-cached", {"tools": [{"type": "web_search"}]}, "tools"),
+        ("moonshot-cached", {"tools": [{"type": "builtin_function", "function": {"name": "$web_search"}}]}, "tools"),
+        ("openai-cached", {"tools": {"type": "function"}}, "tools"),
+        ("xai-thinking", {"search_parameters": {"mode": "on"}}, "search_parameters"),
     ],
 )
 def test_what_a_wire_has_no_words_for_is_refused(
