@@ -59,7 +59,7 @@ async def seed_stack(dsn: str, config: Config, note: Say) -> RealProvider | None
             continue
         await _price_from_catalogue(dsn, provider, note)
         if provider.auto_models and (real is None or real.name == "litellm"):
-            address = getattr(config, f"{provider.name}_base_url") or CATALOG[provider.name].base_url
+            address = getattr(config, f"{provider.name}_base_url") or CATALOG[provider.name].base_url or ""
             real = RealProvider(provider.name, address, "auto")
     return real
 
