@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 
+from faucet.gateway import generations
 from faucet.gateway.chat import chat_completions
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.faces.messages import MessagesFace
@@ -82,6 +83,15 @@ ROUTES: dict[str, dict[str, Handler]] = {
 _MODEL = "/v1/models/"
 
 
+def _below(path: str) -> tuple[str, dict[str, Handler] | None]:
+    """The pattern and the methods of a path that ends in a name."""
+    if path.startswith(_MODEL):
+        return _MODEL + "{model}", {"GET": _one_model}
+    if path.startswith(generations.PATH):
+        return generations.PATH + "{request_id}", {"GET": generations.show_generation}
+    return "unknown", None
+
+
 class Gateway:
     """Answers every exchange: nothing that goes wrong in here reaches the server."""
 
@@ -100,10 +110,9 @@ class Gateway:
             if exchange.origin is not None:
                 self._allow_origin(exchange)
             if methods is None:
-                if not route.startswith(_MODEL):
-                    route = "unknown"
+                route, methods = _below(route)
+                if methods is None:
                     raise Refusal("not_found", f"there is nothing at {exchange.path[:200]}")
-                route, methods = _MODEL + "{model}", {"GET": _one_model}
             method = exchange.method
             handler = methods.get(method)
             if handler is None:
