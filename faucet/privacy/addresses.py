@@ -32,14 +32,15 @@ _AFTER_STREET = (
     r"(?:,\s(?:USA|U\.S\.A\.|United States|United Kingdom|UK|Canada|Australia|Ireland|New Zealand|Singapore))?"
 )
 _ENGLISH = re.compile(
-    r"(?<![A-Za-z0-9$€£¥.:_#/-])"
-    r"(?:" + _UNIT + r",? )?"
     r"\d{1,6}(?:-\d{1,6})?[A-Za-z]?(?: ?1/2)?,? "
     r"(?:(?:N|S|E|W|North|South|East|West|Old|New|Upper|Lower|The)\.? )?"
     r"(?:[A-Z][A-Za-z'’-]+\.? |\d{1,3}(?:st|nd|rd|th) |St\.? [A-Z][a-z]+ |of |the ){0,4}?"
     r"(?:(?:[A-Z][A-Za-z'’-]+|\d{1,3}(?:st|nd|rd|th)) (?:" + _STREET_TYPES + r")\b\.?|Broadway\b)" + _AFTER_STREET
 )
-_STREET_WORD = re.compile(r"\b(?:" + _STREET_TYPES + r")\b")
+_ENGLISH_BEGIN = re.compile(r"[0-9-]{1,13}[A-Za-z]?(?: ?1/2)?,? [A-Z0-9]")
+"""What the above begins with, for a quick look."""
+_UNIT_BEFORE = re.compile(r"(?<![A-Za-z0-9])" + _UNIT + r",? $")
+_NOT_BEFORE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789$€£¥.:_#/-")
 _BOX = re.compile(
     r"(?<![A-Za-z])(?:P\.? ?O\.? ?Box|Post Office Box|GPO Box) \d{1,6}(?![A-Za-z0-9])" + _AFTER_STREET,
     re.IGNORECASE,
@@ -59,10 +60,11 @@ _DOOR = (
     r"(?:号楼|号院|号门|号|弄|栋|幢|座|单元|楼|层|室|户|房|门|期|区|组|村|支弄|支路))"
 )
 _CHINESE_CORE = re.compile(
-    r"(?:(?:大道|大街|胡同|公路|环路|[路街道巷弄里])(?:[东西南北中]?段)?" + _DOOR + r"{1,6}"
-    r"|(?:小区|花园|花苑|家园|公寓|新村|大厦|广场|苑|庄园|社区|公馆|别墅|城|府|园|村|院|中心|宿舍)" + _DOOR + r"{1,5}"
-    r"|(?:小区|花园|花苑|家园|公寓|新村|苑|庄园|公馆|府)\d{1,4}[-–]\d{1,4}(?:[-–]\d{1,5})?(?![\d号]))"
+    r"[路街道巷弄里同](?:[东西南北中]?段)?" + _DOOR + r"{1,6}"
+    r"|[区园苑寓村厦场庄馆墅城府院心舍]" + _DOOR + r"{1,5}"
+    r"|[区园苑寓村庄馆府]\d{1,4}[-–]\d{1,4}(?:[-–]\d{1,5})?(?![\d号])"
 )
+"""The last character of a word for a street, or for an estate, with a door."""
 _CHINESE_MORE = re.compile(
     r"(?:[，, ]?[" + _HAN + r"A-Za-z0-9]{1,12}?"
     r"(?:小区|花园|花苑|家园|公寓|新村|大厦|广场|中心|大楼|酒店|苑|公馆|学校|大学|医院|科技园|产业园|创业园|宿舍))?"
@@ -83,18 +85,33 @@ _UNIT_END = re.compile(r"省|自治区|特别行政区|市|区|县|镇|乡|街�
 BEFORE_MAX = 40
 
 
-def find_addresses(text: str) -> Iterator[Finding]:
-    """The postal addresses in a text."""
-    if _STREET_WORD.search(text):
-        for match in _ENGLISH.finditer(text):
-            year = _YEAR_AND_STREET.match(match[0]) and _AFTER_IN.search(text[: match.start()][-8:])
-            if not year and not _NOT_STREETS.match(match[0]):
-                yield Finding(Kind.ADDRESS, match.start(), match.end())
-    if "ox " in text or "OX " in text:
+def find_addresses(text: str, spans: list[tuple[int, int]]) -> Iterator[Finding]:
+    """The postal addresses in a text whose digits stand at `spans`."""
+    done = 0
+    for start, _ in spans:
+        if start >= done and _ENGLISH_BEGIN.match(text, start):
+            found = _english(text, start)
+            if found is not None:
+                done = found.end
+                yield found
+    if spans and ("ox " in text or "OX " in text):
         for match in _BOX.finditer(text):
             yield Finding(Kind.ADDRESS, match.start(), match.end())
     if not text.isascii():
         yield from _find_chinese(text)
+
+
+def _english(text: str, start: int) -> Finding | None:
+    if start and text[start - 1] in _NOT_BEFORE:
+        return None
+    match = _ENGLISH.match(text, start)
+    if match is None or _NOT_STREETS.match(match[0]):
+        return None
+    before = text[max(0, start - 24) : start]
+    if _YEAR_AND_STREET.match(match[0]) and _AFTER_IN.search(before):
+        return None
+    unit = _UNIT_BEFORE.search(before)
+    return Finding(Kind.ADDRESS, start if unit is None else start - len(before) + unit.start(), match.end())
 
 
 def _find_chinese(text: str) -> Iterator[Finding]:

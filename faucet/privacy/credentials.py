@@ -14,6 +14,10 @@ from math import log2
 
 from faucet.privacy.finding import Finding, Kind
 
+SECRET_CHARACTERS_MIN = 16
+ENTROPY_BITS_MIN = 3.0
+"""Per character. Words and repeated patterns have less; sixteen random hexadecimal digits have more."""
+
 _ALONE = r"(?<![A-Za-z0-9_-])"
 _SHAPES: dict[str, str] = {
     # what a text must contain before the pattern is tried: the pattern
@@ -50,8 +54,10 @@ _SHAPES: dict[str, str] = {
 _SHAPED = {hint: re.compile(_ALONE + shape) for hint, shape in _SHAPES.items()}
 
 _PEM = re.compile(
-    r"-----BEGIN ((?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?)-----(?:[^-]|-(?!----END)){0,20000}(?:-----END \1-----)?"
+    r"-----BEGIN ((?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?)-----"
+    r"(?:[A-Za-z0-9+/=\s:,.()\\-]{0,10000}?-----END \1-----|(?:\s{1,4}[A-Za-z0-9+/=]{16,128}){1,400}|)"
 )
+"""A private key, or what is there of one that is cut short."""
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@\"'<>]{0,128}:([^/\s@\"'<>]{1,256})(?=@[^\s@/])")
 _SLACK_HOOK = re.compile(r"(?<=hooks\.slack\.com/services/)T[A-Z0-9]{6,}/B[A-Z0-9]{6,}/[A-Za-z0-9]{16,}")
 _AUTHORIZATION = re.compile(r"(?i:\b(?:bearer|basic)\s+)([A-Za-z0-9._~+/-]{16,}={0,2})")
@@ -73,26 +79,25 @@ _REFERENCE = re.compile(
     re.IGNORECASE,
 )
 _PASSWORDS = ("pass", "pwd", "密码", "口令")
-SECRET_CHARACTERS_MIN = 16
-ENTROPY_BITS_MIN = 3.0
-"""Per character. Words and repeated patterns have less; sixteen random hexadecimal digits have more."""
 
 
 def find_secrets(text: str) -> Iterator[Finding]:
     """The secrets in a text. Overlapping ones are the caller's to sort out."""
+    # A secret is a long word: in most texts there are few of them, and that is quickly seen.
+    long_words = "\n".join([word for word in text.split() if len(word) >= SECRET_CHARACTERS_MIN])
     for hint, shape in _SHAPED.items():
-        if hint in text:
+        if hint in long_words:
             for match in shape.finditer(text):
                 if _is_random(match[0][len(hint) :]):
                     yield Finding(Kind.SECRET, match.start(), match.end())
     if "PRIVATE KEY" in text:
         for match in _PEM.finditer(text):
             yield Finding(Kind.SECRET, match.start(), match.end())
-    if "://" in text:
+    if "://" in long_words:
         for match in _URL_PASSWORD.finditer(text):
             if not _REFERENCE.match(match[1]):
                 yield Finding(Kind.SECRET, match.start(1), match.end(1))
-    if "hooks.slack.com" in text:
+    if "hooks.slack.com" in long_words:
         for match in _SLACK_HOOK.finditer(text):
             yield Finding(Kind.SECRET, match.start(), match.end())
     yield from _find_assigned(text)
@@ -100,23 +105,26 @@ def find_secrets(text: str) -> Iterator[Finding]:
 
 def _find_assigned(text: str) -> Iterator[Finding]:
     low = text.lower()
+    if len(low) != len(text):  # a few letters become two
+        low = text.translate(_LOWER)
     if "bearer" in low or "basic" in low:
         for match in _AUTHORIZATION.finditer(text):
             if _is_random(match[1]):
                 yield Finding(Kind.SECRET, match.start(1), match.end(1))
     places = sorted({at for name in _NAMES for at in _all(low, name)})
-    done = 0
-    for place in places:
-        # The name may begin before the word in it: from the last character that can't be in a name.
-        if place < done:
+    done = run_end = 0
+    for place, following in zip(places, [*places[1:], len(text)], strict=False):
+        run = _NAME_RUN.match(text, place) if place >= run_end else None
+        run_end = run.end() if run else run_end
+        if following < run_end or place < done:
+            continue  # of several such words in one name, the last stands before its value
+        assigned = _ASSIGNED.match(text, _name_start(text, place))
+        if assigned is None:
             continue
-        match = _ASSIGNED.match(text, _name_start(text, place))
-        if match is None:
-            continue
-        value = match[2].rstrip(".,;:!?)]}>\\")
-        if _is_secret_value(value, match[1].lower()):
-            done = match.start(2) + len(value)
-            yield Finding(Kind.SECRET, match.start(2), done)
+        value = assigned[2].rstrip(".,;:!?)]}>\\")
+        if _is_secret_value(value, assigned[1].lower()):
+            done = assigned.start(2) + len(value)
+            yield Finding(Kind.SECRET, assigned.start(2), done)
 
 
 def _all(text: str, word: str) -> Iterator[int]:
@@ -133,6 +141,8 @@ def _name_start(text: str, place: int) -> int:
     return start
 
 
+_NAME_RUN = re.compile(r"[A-Za-z0-9_.-]*")
+_LOWER = {each: each + 32 for each in range(65, 91)}
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 

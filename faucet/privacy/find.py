@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 from faucet.privacy.addresses import find_addresses
 from faucet.privacy.credentials import find_secrets
 from faucet.privacy.finding import Finding, Kind
-from faucet.privacy.numbers import DIGIT_RUN, find_cards, find_cn_ids, find_ibans, find_us_ssns
+from faucet.privacy.numbers import digit_spans, find_cards, find_cn_ids, find_ibans, find_us_ssns, runs_of
 from faucet.privacy.phones import REGIONS, find_phones
+
+ANYWHERE_CHARACTERS_MIN = 8
+"""A declared value this long is itself also within a longer word."""
 
 _PRIORITY = {kind: place for place, kind in enumerate(Kind)}
 """Of two findings that overlap, the one of the earlier kind is kept."""
@@ -61,20 +64,22 @@ def find(text: str, sensitive: Sequence[str] = (), regions: Sequence[str] = REGI
     found += find_secrets(seen)
     if "@" in seen:
         found += _find_emails(seen)
-    found += _find_numbers(seen, regions)
-    found += find_addresses(seen)
+    spans = digit_spans(seen)
+    if spans:
+        found += _find_numbers(seen, spans, regions)
+    found += find_addresses(seen, spans)
     return _without_overlaps(found) if len(found) > 1 else found
 
 
 def _find_sensitive(text: str, values: Sequence[str]) -> Iterator[Finding]:
-    """Declared values, as whole words where they begin and end like one."""
+    """Declared values; short ones as whole words only, where they begin and end like one."""
     for value in values:
         if not value.strip():
             continue
         at = text.find(value)
         while at >= 0:
             end = at + len(value)
-            if not (_joins(text, at) or _joins(text, end)):
+            if len(value) >= ANYWHERE_CHARACTERS_MIN or not (_joins(text, at) or _joins(text, end)):
                 yield Finding(Kind.SENSITIVE, at, end)
             at = text.find(value, at + 1)
 
@@ -131,16 +136,15 @@ def _is_no_email(text: str, start: int, at: int, domain: re.Match[str]) -> bool:
     return text[start:at] in ("this", "super", "git") and text[domain.end() : domain.end() + 1] in (":", "/", "#", "(")
 
 
-def _find_numbers(text: str, regions: Sequence[str]) -> Iterator[Finding]:
-    for run in DIGIT_RUN.finditer(text):
-        start, end = run.start(), run.end()
-        if end < len(text) and text[end] in "Xx":
-            end += 1
-        yield from find_cn_ids(text, start, end)
-        yield from find_cards(text, start, end)
-        yield from find_us_ssns(text, start, end)
-        yield from find_phones(text, start, end, regions)
-    yield from find_ibans(text)
+def _find_numbers(text: str, spans: list[tuple[int, int]], regions: Sequence[str]) -> Iterator[Finding]:
+    for run in runs_of(text, spans):
+        if run.digits >= 13:
+            yield from find_cards(text, run)
+            yield from find_cn_ids(text, run)
+        if run.digits >= 9:
+            yield from find_us_ssns(text, run)
+        yield from find_phones(text, run, regions)
+    yield from find_ibans(text, spans)
 
 
 def _without_overlaps(found: list[Finding]) -> list[Finding]:

@@ -45,10 +45,8 @@ class Cues:
         """Whether the last such word of the line before `start` speaks for it; None where there is none."""
         before = text[max(0, start - CONTEXT) : start]
         line = before.rpartition("\n")[2] or before
-        last = None
-        for last in self._words.finditer(line.lower()):
-            pass
-        return None if last is None else last[1] is not None
+        told = self._words.findall(line.lower())
+        return bool(told[-1]) if told else None
 
 
 def _alternatives(words: Sequence[str]) -> str:

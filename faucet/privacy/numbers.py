@@ -1,6 +1,6 @@
 """Numbers with a checksum or a fixed form: payment cards, Chinese resident IDs, US social security numbers, IBANs.
 
-Each function looks at one run of digits and what separates them (`DIGIT_RUN`), so that a text is searched once.
+Each function looks at one run of digits and what separates them (`Run`), so that a text is searched once.
 Phone numbers, which need more knowledge, are in `phones`.
 """
 
@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from faucet.privacy.finding import CONTEXT, Cues, Finding, Kind
 
-DIGIT_RUN = re.compile(r"[+(]?\d[\d \u00a0\u2010-\u2013.()/-]{5,}\d[\dXx]?")
-"""Where a number may be: at least seven characters of digits and separators."""
+_DIGITS = re.compile("[0-9]+")
+_GAP = " \u00a0\u2010\u2011\u2012\u2013.()/-"
+GAP_MAX = 3
+RUN_DIGITS_MIN = 7
 
 BEGIN = r"(?<![A-Za-z0-9_$€£¥￥%#])(?<![A-Za-z0-9][-.])"
 """Not within a word, a code (`SKU-…`), a UUID, a decimal, or after a currency sign."""
 END = r"(?![A-Za-z0-9_%])(?!-[A-Za-z0-9])(?!\.\d)"
+
+AHEAD = 3
+"""So much after a run is looked at: an ID's X, and what `END` forbids."""
 
 _CN_ID = re.compile(
     BEGIN + r"[1-9]\d{5}[ -]?(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])[ -]?\d{3}[\dXx]" + END
@@ -68,6 +74,35 @@ _IBAN_LENGTHS = {
 _SEPARATORS = {ord(each): None for each in " \u00a0-"}
 
 
+class Run(NamedTuple):
+    """Digits with nothing but separators between them: where a number, or some, may be."""
+
+    start: int
+    end: int
+    digits: int
+    """How many there are."""
+
+
+def digit_spans(text: str) -> list[tuple[int, int]]:
+    """Where digits stand in a text: the one search that everything about numbers begins with."""
+    return [match.span() for match in _DIGITS.finditer(text)]
+
+
+def runs_of(text: str, spans: list[tuple[int, int]]) -> Iterator[Run]:
+    """Digits that may belong together, where there are enough of them."""
+    begin = last = count = 0
+    for start, end in spans:
+        if count and start - last <= GAP_MAX and not text[last:start].strip(_GAP):
+            count += end - start
+        else:
+            if count >= RUN_DIGITS_MIN:
+                yield Run(begin, last, count)
+            begin, count = start, end - start
+        last = end
+    if count >= RUN_DIGITS_MIN:
+        yield Run(begin, last, count)
+
+
 def bare(text: str) -> str:
     """A number without what separates its groups."""
     return text.translate(_SEPARATORS)
@@ -86,12 +121,12 @@ def luhn(digits: str) -> bool:
     return total % 10 == 0
 
 
-def find_cn_ids(text: str, start: int, end: int) -> Iterator[Finding]:
+def find_cn_ids(text: str, run: Run) -> Iterator[Finding]:
     """Resident identity numbers of China (GB 11643): 18 characters with a checksum; 15 digits where a word says so."""
-    for match in _CN_ID.finditer(text, start, end):
+    for match in _CN_ID.finditer(text, run.start, run.end + AHEAD):
         if is_cn_id(bare(match[0])):
             yield Finding(Kind.CN_ID, match.start(), match.end())
-    for match in _OLD_CN_ID.finditer(text, start, end):
+    for match in _OLD_CN_ID.finditer(text, run.start, run.end + AHEAD):
         before = text[max(0, match.start() - CONTEXT) : match.start()]
         if match[0][:2] in _CN_REGIONS and ("身份" in before or "证号" in before):
             yield Finding(Kind.CN_ID, match.start(), match.end())
@@ -103,9 +138,9 @@ def is_cn_id(number: str) -> bool:
     return number[:2] in _CN_REGIONS and "10X98765432"[total % 11] == number[17].upper()
 
 
-def find_cards(text: str, start: int, end: int) -> Iterator[Finding]:
+def find_cards(text: str, run: Run) -> Iterator[Finding]:
     """Payment card numbers: an issuer's first digits, a length that it uses, and Luhn's checksum."""
-    at = start
+    at, end = run.start, run.end + AHEAD
     while match := _CARD.search(text, at, end):
         at = match.end()
         if not is_card(bare(match[0])):
@@ -137,10 +172,10 @@ def is_card(digits: str) -> bool:
     return fits and luhn(digits) and len(set(digits)) > 1
 
 
-def find_us_ssns(text: str, start: int, end: int) -> Iterator[Finding]:
+def find_us_ssns(text: str, run: Run) -> Iterator[Finding]:
     """US social security and individual taxpayer numbers; without separators only where a word says so."""
     for pattern in (_SSN, _BARE_SSN):
-        for match in pattern.finditer(text, start, end):
+        for match in pattern.finditer(text, run.start, run.end + AHEAD):
             area, separator, group, serial = match.groups()
             if group == "00" or serial == "0000" or area in ("000", "666"):
                 continue
@@ -151,15 +186,18 @@ def find_us_ssns(text: str, start: int, end: int) -> Iterator[Finding]:
             yield Finding(Kind.US_SSN, match.start(), match.end())
 
 
-def find_ibans(text: str) -> Iterator[Finding]:
+def find_ibans(text: str, spans: list[tuple[int, int]]) -> Iterator[Finding]:
     """International bank account numbers: the country's length, and 1 modulo 97 (ISO 13616)."""
-    at = 0
-    while match := _IBAN.search(text, at):
-        at = match.start() + 2
-        written = match[0]
-        length = _IBAN_LENGTHS.get(written[:2].upper())
-        if length is None:
+    done = 0
+    for digits, end in spans:
+        start = digits - 2
+        if start < done or end - digits < 2:
             continue
+        length = _IBAN_LENGTHS.get(text[start:digits].upper())
+        match = length and _IBAN.match(text, start)
+        if not length or not match:
+            continue
+        written = match[0]
         # A word in capitals may follow the number: it is cut where the country's length ends.
         taken = place = 0
         while place < len(written) and taken < length:
@@ -167,8 +205,8 @@ def find_ibans(text: str) -> Iterator[Finding]:
             place += 1
         if taken == length and (place == len(written) or not written[place].isalnum()):
             if is_iban(bare(written[:place]).upper()):
-                yield Finding(Kind.IBAN, match.start(), match.start() + place)
-                at = match.start() + place
+                done = start + place
+                yield Finding(Kind.IBAN, start, done)
 
 
 def is_iban(number: str) -> bool:

@@ -13,7 +13,7 @@ import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumber
 
 from faucet.privacy.finding import Cues, Finding, Kind
-from faucet.privacy.numbers import BEGIN, END
+from faucet.privacy.numbers import BEGIN, END, Run
 
 REGIONS = tuple(
     "US GB DE FR IT ES NL IN JP KR AU BR MX HK TW SG MY TH VN ID PH RU TR ZA CH AT SE PL BE IE PT NZ AE IL NO DK"
@@ -32,6 +32,13 @@ _NANP = re.compile(
     BEGIN + r"(?:1[ .-]?)?(?:\([2-9]\d\d\)[ \u00a0]?[2-9]\d\d[ .\u2010-\u2013-]\d{4}"
     r"|[2-9]\d\d([.\u2010-\u2013-])[2-9]\d\d\1\d{4}|[2-9]\d\d [2-9]\d\d-\d{4})" + END
 )
+_FORMS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
+    (_CN_MOBILE, ()),
+    (_CN_SERVICE, ()),
+    (_CN_LANDLINE, ("CN",)),
+    (_NANP, ("US",)),
+)
+"""Forms that only phone numbers have, and the regions that must know such a number."""
 _TRUNK = re.compile(BEGIN + r"\(?0[1-9]\d{0,4}\)?(?:[ \u00a0.\u2010-\u2013/-]{1,3}\d{2,8}){1,5}" + END)
 _ANY = re.compile(BEGIN + r"\(?\d(?:" + _GAP + r"{0,2}\d){6,14}" + END)
 
@@ -55,26 +62,26 @@ _CUES = Cues(
 _AFTER = re.compile(r"\s?[（(]\s?(?:mobile|cell|home|work|office|tel|phone|手机|电话|微信|座机)")
 
 
-def find_phones(text: str, start: int, end: int, regions: Sequence[str] = REGIONS) -> Iterator[Finding]:
+def find_phones(text: str, run: Run, regions: Sequence[str] = REGIONS) -> Iterator[Finding]:
     """The phone numbers in one run of digits. Overlapping candidates are the caller's to sort out."""
-    for match in _INTERNATIONAL.finditer(text, start, end):
-        size = _international_length(match[0])
-        if size:
-            yield Finding(Kind.PHONE, match.start(), match.start() + size)
-    for match in _CN_MOBILE.finditer(text, start, end):
-        if _told(text, match) is not False:
-            yield Finding(Kind.PHONE, match.start(), match.end())
-    for match in _CN_SERVICE.finditer(text, start, end):
-        yield Finding(Kind.PHONE, match.start(), match.end())
-    for match in _CN_LANDLINE.finditer(text, start, end):
-        if _told(text, match) is not False and _is_valid(match[0], ("CN", *regions)):
-            yield Finding(Kind.PHONE, match.start(), match.end())
-    for match in _NANP.finditer(text, start, end):
-        if _told(text, match) is not False and _is_valid(match[0], ("US",)):
-            yield Finding(Kind.PHONE, match.start(), match.end())
-    for match in _TRUNK.finditer(text, start, end):
-        if _told(text, match) is not False:
-            yield from _national(match, regions)
+    start, end = max(0, run.start - 3), run.end + 3
+    written = text[start : run.end]
+    if "+" in written or "00" in written:
+        for match in _INTERNATIONAL.finditer(text, start, end):
+            size = _international_length(match[0])
+            if size:
+                yield Finding(Kind.PHONE, match.start(), match.start() + size)
+    if _NOT_A_PHONE.fullmatch(text, run.start, run.end):
+        return
+    if run.digits >= 10:
+        for pattern, regions_of_it in _FORMS:
+            for match in pattern.finditer(text, start, end):
+                if _told(text, match) is not False and (not regions_of_it or _is_valid(match[0], regions_of_it)):
+                    yield Finding(Kind.PHONE, match.start(), match.end())
+    if "0" in written:
+        for match in _TRUNK.finditer(text, start, end):
+            if _told(text, match) is not False:
+                yield from _national(match, ("CN", *regions))
     for match in _ANY.finditer(text, start, end):
         if _told(text, match):
             yield from _national(match, ("CN", *regions))

@@ -1,0 +1,125 @@
+"""However an answer is cut on its way, the values come back as in one piece, and as they were."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faucet.privacy.redact import Redactor
+
+MAILS = ("anna@example.com", "bob@example.com")
+SECRET = 'a"b\\c\nd-99'
+PIECES = st.sampled_from(
+    [
+        *MAILS,
+        SECRET,
+        "13912345678",
+        "[EMAIL_1]",
+        "[EMAIL_2]",
+        "[SENSITIVE_1]",
+        "[PHONE_1]",
+        "[EMAIL_",
+        "[",
+        "]",
+        "[[",
+        "_1]",
+    ]
+    + ["EMAIL", " ", "\n", "你好", "text ", "[EMAIL_12]", "[E", "1", "\\"]
+)
+TEXTS = st.lists(PIECES | st.text(max_size=4), max_size=12).map("".join)
+
+
+def made_by(text: str) -> Redactor:
+    """A redactor that has seen a request with this text."""
+    redactor = Redactor((SECRET,))
+    messages = [{"role": "user", "content": f"{MAILS[0]} {MAILS[1]} {SECRET} 13912345678 {text}"}]
+    redactor.redact_chat({"messages": msgspec.Raw(msgspec.json.encode(messages))})
+    return redactor
+
+
+def cut(text: str, places: list[int]) -> list[str]:
+    """A text in pieces."""
+    ends = sorted({place % (len(text) + 1) for place in places} | {len(text)})
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+@given(TEXTS)
+def test_what_is_redacted_comes_back(text: str) -> None:
+    """Lost: a client would read another text than the model repeated, or another's value in a forged placeholder."""
+    redactor = Redactor((SECRET,))
+    fields = {"messages": msgspec.Raw(msgspec.json.encode([{"role": "user", "content": text}]))}
+    sent = msgspec.json.decode(redactor.redact_chat(fields)["messages"])[0]["content"]
+    assert SECRET not in sent
+    if text[:64].lstrip()[:1] not in ("{", "["):
+        assert redactor.restore_text(sent) == text
+
+
+@given(TEXTS, TEXTS, st.lists(st.integers(0, 500), max_size=30), st.booleans())
+def test_every_cutting_restores_the_same(asked: str, answer: str, places: list[int], in_json: bool) -> None:
+    """A placeholder that is cut anywhere is restored; what only begins like one isn't lost; the order stays."""
+    redactor = made_by(asked)
+    restorer = redactor.stream(in_json=in_json)
+    pieces = cut(answer, places)
+    streamed = "".join(restorer.feed(piece) for piece in pieces) + restorer.finish()
+    whole = redactor.stream(in_json=in_json)
+    assert streamed == whole.feed(answer) + whole.finish()
+    if not in_json:
+        assert streamed == redactor.restore_text(answer)
+
+
+@given(TEXTS, st.lists(st.integers(0, 500), max_size=30))
+def test_nothing_is_held_back_without_need(answer: str, places: list[int]) -> None:
+    """A text leaves at once but for what could be a placeholder's beginning: shorter than the longest of them."""
+    redactor = made_by("")
+    restorer = redactor.stream()
+    names = ("[EMAIL_1]", "[EMAIL_2]", "[SENSITIVE_1]", "[PHONE_1]")
+    came = out = ""
+    for piece in cut(answer, places):
+        came += piece
+        out += restorer.feed(piece)
+        whole = redactor.restore_text(came)
+        assert whole.startswith(out)
+        held = whole[len(out) :]
+        assert held == "" or any(name.startswith(held) and name != held for name in names)
+
+
+Cuts = st.lists(st.integers(0, 300), max_size=12)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS, Cuts, Cuts), min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_choices_and_parts_are_told_apart(choices: list[Any], random: Any) -> None:
+    """Content and arguments of several choices, their chunks mixed as they like: each is as its whole would be."""
+    redactor = made_by("")
+    restorer = redactor.chat_restorer()
+    events = []
+    for index, (text, argument, text_cuts, argument_cuts) in enumerate(choices):
+        mine = [{"content": piece} for piece in cut(text, text_cuts)]
+        arguments = json.dumps({"x": argument}, ensure_ascii=False)
+        calls: list[dict[str, Any]] = [
+            {"tool_calls": [{"index": 1, "function": {"arguments": piece}}]} for piece in cut(arguments, argument_cuts)
+        ]
+        mine += calls
+        random.shuffle(places := [0] * (len(mine) - len(calls)) + [1] * len(calls))
+        rows = [iter(mine[: len(mine) - len(calls)]), iter(calls)]
+        deltas = [next(rows[row]) for row in places]
+        events.append([{"index": index, "delta": delta, "finish_reason": None} for delta in deltas])
+        events[-1].append({"index": index, "delta": {}, "finish_reason": "stop"})
+    contents, arguments_of = [""] * len(choices), [""] * len(choices)
+    while any(events):
+        index = random.choice([place for place, row in enumerate(events) if row])
+        chunk = [copy.deepcopy(events[index].pop(0))]
+        restorer.chunk(chunk)
+        delta = chunk[0]["delta"]
+        contents[index] += delta.get("content") or ""
+        for call in delta.get("tool_calls", ()):
+            assert call["index"] == 1
+            arguments_of[index] += call["function"]["arguments"]
+    assert restorer.rest() == []
+    for index, (text, argument, _, _) in enumerate(choices):
+        assert contents[index] == redactor.restore_text(text)
+        assert json.loads(arguments_of[index]) == {"x": redactor.restore_text(argument)}
