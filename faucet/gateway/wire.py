@@ -253,11 +253,12 @@ def money_note(
     provider_json: bytes,
     model_json: bytes,
     counted: bool,
+    redactions: bytes | None = None,
 ) -> bytes:
     """The `modelfaucet` object of a reply; `price` is what the answer cost as the wire shows it."""
     return (
         b'{"request_id":"%b","route_mode":"platform",%b"estimated_price_usd":"%b","price_usd":"%b","provider":%b,'
-        b'"model":%b,"usage_source":"%b"%b}'
+        b'"model":%b,"usage_source":"%b"%b%b}'
         % (
             request_id.encode(),
             b"" if feature_json is None else b'"feature_key":%b,' % feature_json,
@@ -266,6 +267,7 @@ def money_note(
             provider_json,
             model_json,
             b"counted" if counted else b"reported",
+            b"" if redactions is None else b',"redactions":%b' % redactions,
             b"" if balance_e8 is None else b',"wallet_balance_usd":"%b"' % to_wire_bytes(balance_e8),
         )
     )
