@@ -88,8 +88,9 @@ BEFORE_MAX = 40
 def find_addresses(text: str, spans: list[tuple[int, int]]) -> Iterator[Finding]:
     """The postal addresses in a text whose digits stand at `spans`."""
     done = 0
-    for start, _ in spans:
-        if start >= done and _ENGLISH_BEGIN.match(text, start):
+    for start, end in spans:
+        # A space comes after a house number, soon: after a letter, a comma or another number at most.
+        if " " in text[end : end + 9] and start >= done and _ENGLISH_BEGIN.match(text, start):
             found = _english(text, start)
             if found is not None:
                 done = found.end

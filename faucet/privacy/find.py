@@ -138,10 +138,12 @@ def _is_no_email(text: str, start: int, at: int, domain: re.Match[str]) -> bool:
 
 def _find_numbers(text: str, spans: list[tuple[int, int]], regions: Sequence[str]) -> Iterator[Finding]:
     for run in runs_of(text, spans):
-        if run.digits >= 13:
+        count, plain = run.digits, run.is_plain
+        if count >= 13:
             yield from find_cards(text, run)
+        if count in (15, 17, 18) or count > 15 and not plain:
             yield from find_cn_ids(text, run)
-        if run.digits >= 9:
+        if count == 9 or count > 9 and not plain:
             yield from find_us_ssns(text, run)
         yield from find_phones(text, run, regions)
     yield from find_ibans(text, spans)

@@ -13,7 +13,7 @@ import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumber
 
 from faucet.privacy.finding import Cues, Finding, Kind
-from faucet.privacy.numbers import BEGIN, END, Run
+from faucet.privacy.numbers import AHEAD, BEGIN, END, Run
 
 REGIONS = tuple(
     "US GB DE FR IT ES NL IN JP KR AU BR MX HK TW SG MY TH VN ID PH RU TR ZA CH AT SE PL BE IE PT NZ AE IL NO DK"
@@ -64,21 +64,24 @@ _AFTER = re.compile(r"\s?[（(]\s?(?:mobile|cell|home|work|office|tel|phone|手�
 
 def find_phones(text: str, run: Run, regions: Sequence[str] = REGIONS) -> Iterator[Finding]:
     """The phone numbers in one run of digits. Overlapping candidates are the caller's to sort out."""
-    start, end = max(0, run.start - 3), run.end + 3
+    start, end = max(0, run.start - 3), run.end + AHEAD
     written = text[start : run.end]
-    if "+" in written or "00" in written:
+    if "+" in written or text.startswith("00", run.start) or " 00" in written:
         for match in _INTERNATIONAL.finditer(text, start, end):
             size = _international_length(match[0])
             if size:
                 yield Finding(Kind.PHONE, match.start(), match.start() + size)
-    if _NOT_A_PHONE.fullmatch(text, run.start, run.end):
+    if run.is_plain:
+        patterns = _FORMS[:1] if run.digits in (11, 13) else ()
+    elif _NOT_A_PHONE.fullmatch(text, run.start, run.end):
         return
-    if run.digits >= 10:
-        for pattern, regions_of_it in _FORMS:
-            for match in pattern.finditer(text, start, end):
-                if _told(text, match) is not False and (not regions_of_it or _is_valid(match[0], regions_of_it)):
-                    yield Finding(Kind.PHONE, match.start(), match.end())
-    if "0" in written:
+    else:
+        patterns = _FORMS if run.digits >= 10 else ()
+    for pattern, known_in in patterns:
+        for match in pattern.finditer(text, start, end):
+            if _told(text, match) is not False and (not known_in or _is_valid(match[0], known_in)):
+                yield Finding(Kind.PHONE, match.start(), match.end())
+    if "0" in written and not run.is_plain:
         for match in _TRUNK.finditer(text, start, end):
             if _told(text, match) is not False:
                 yield from _national(match, ("CN", *regions))
