@@ -28,7 +28,7 @@ _AFTER_STREET = (
     r"(?:(?:,? |,)(?:N\.?[EW]\.?|S\.?[EW]\.?|North|South|East|West|[NSEW])(?![A-Za-z]))?"
     r"(?:(?:,\s?|\s)" + _UNIT + r"(?![A-Za-z0-9])){0,3}"
     r"(?:,\s{0,2}" + _TOWN + r"){0,3}"
-    r"(?:(?:,?\s" + _STATE + r")?,?\s" + _POSTCODE + r"(?![A-Za-z0-9])|,?\s" + _STATE + r"(?![A-Za-z0-9]))?"
+    r"(?:(?:,?\s" + _STATE + r")?,?\s{1,2}" + _POSTCODE + r"(?![A-Za-z0-9])|,?\s" + _STATE + r"(?![A-Za-z0-9]))?"
     r"(?:,\s(?:USA|U\.S\.A\.|United States|United Kingdom|UK|Canada|Australia|Ireland|New Zealand|Singapore))?"
 )
 _ENGLISH = re.compile(
@@ -52,6 +52,7 @@ _NOT_STREETS = re.compile(
 
 _AFTER_IN = re.compile(r"\b(?:[Ii]n|[Ss]ince|[Bb]y|[Uu]ntil|[Ff]rom|[Ss]ummer|[Ww]inter|[Oo]f) $")
 _YEAR_AND_STREET = re.compile(r"(?:19|20)\d\d [^,\d]+$")
+_YEAR_AND_COMMA = re.compile(r"(?:19|20)\d\d, ")
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _NUMBER = r"[0-9A-Za-z一二三四五六七八九十百零〇甲乙丙丁东南西北]"
@@ -106,7 +107,7 @@ def _english(text: str, start: int) -> Finding | None:
     if start and text[start - 1] in _NOT_BEFORE:
         return None
     match = _ENGLISH.match(text, start)
-    if match is None or _NOT_STREETS.match(match[0]):
+    if match is None or _NOT_STREETS.match(match[0]) or _YEAR_AND_COMMA.match(match[0]):
         return None
     before = text[max(0, start - 24) : start]
     if _YEAR_AND_STREET.match(match[0]) and _AFTER_IN.search(before):

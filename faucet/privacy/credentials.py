@@ -75,7 +75,7 @@ _ASSIGNED = re.compile(
 _WORD_LIKE = re.compile(r"[A-Za-z]+(?:[-_.][A-Za-z]+)*[.,;:!?)]*")
 _REFERENCE = re.compile(
     r"^(?:[$%]|\{\{|<|\[|\*{3}|x{3,}|\.{3}|…|os\.|process\.|env|self\.|this\.|config|settings|request|https?://|/|null|none"
-    r"|true|false|undefined|your|my-?|example|changeme|redacted|sha\d|[\w.]+\()",
+    r"|true|false|undefined|your|my-?|example|changeme|redacted|pass(?:word|wd)?$|sha\d|[\w.]+[(\[])",
     re.IGNORECASE,
 )
 _PASSWORDS = ("pass", "pwd", "密码", "口令")

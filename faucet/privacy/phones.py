@@ -40,6 +40,8 @@ _FORMS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
 )
 """Forms that only phone numbers have, and the regions that must know such a number."""
 _TRUNK = re.compile(BEGIN + r"\(?0[1-9]\d{0,4}\)?(?:[ \u00a0.\u2010-\u2013/-]{1,3}\d{2,8}){1,5}" + END)
+TRUNK_DIGITS_MIN = 9
+"""A national number with its leading 0 and gaps has at least these; fewer need a word that says what it is."""
 _ANY = re.compile(BEGIN + r"\(?\d(?:" + _GAP + r"{0,2}\d){6,14}" + END)
 
 _NOT_A_PHONE = re.compile(
@@ -49,6 +51,7 @@ _NOT_A_PHONE = re.compile(
     r"|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])"  # an address of a machine
     r"|(?:19|20)\d\d ?[-–] ?(?:19|20)\d\d(?!\d)"  # years
     r"|\d+\.\d+(?!\.?\d)"  # a decimal
+    r"|\d{5}-\d{4}(?!\d)"  # a US postcode
     r")"
 )
 _CUES = Cues(
@@ -81,7 +84,7 @@ def find_phones(text: str, run: Run, regions: Sequence[str] = REGIONS) -> Iterat
         for match in pattern.finditer(text, start, end):
             if _told(text, match) is not False and (not known_in or _is_valid(match[0], known_in)):
                 yield Finding(Kind.PHONE, match.start(), match.end())
-    if "0" in written and not run.is_plain:
+    if run.digits >= TRUNK_DIGITS_MIN and "0" in written and not run.is_plain:
         for match in _TRUNK.finditer(text, start, end):
             if _told(text, match) is not False:
                 yield from _national(match, ("CN", *regions))
