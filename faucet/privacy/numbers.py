@@ -47,8 +47,8 @@ _CARD_CUES = Cues(
     " 订单 运单 单号 编号 流水 快递".split(),
 )
 
-_SSN = re.compile(BEGIN + r"(\d{3})([ -])(\d\d)\2(\d{4})" + END)
-_BARE_SSN = re.compile(BEGIN + r"(\d{3})()(\d\d)(\d{4})" + END)
+_SSN = re.compile(r"(?<!\+)" + BEGIN + r"(\d{3})([ -])(\d\d)\2(\d{4})" + END)
+_BARE_SSN = re.compile(r"(?<!\+)" + BEGIN + r"(\d{3})()(\d\d)(\d{4})" + END)
 _SSN_CUES = Cues(
     ("ssn", "social security", "social-security", "soc sec", "itin", "taxpayer", "tax id", "tax_id", "社会安全", "社安")
 )

@@ -73,7 +73,9 @@ def find_phones(text: str, run: Run, regions: Sequence[str] = REGIONS) -> Iterat
         for match in _INTERNATIONAL.finditer(text, start, end):
             size = _international_length(match[0])
             if size:
-                yield Finding(Kind.PHONE, match.start(), match.start() + size)
+                # A parenthesis around the whole number isn't part of it.
+                opened = match[0][0] == "(" and ")" not in match[0][:size]
+                yield Finding(Kind.PHONE, match.start() + opened, match.start() + size)
     if run.is_plain:
         patterns = _FORMS[:1] if run.digits in (11, 13) else ()
     elif _NOT_A_PHONE.fullmatch(text, run.start, run.end):

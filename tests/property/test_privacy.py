@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import date
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from faucet.privacy.find import find
+from faucet.privacy.numbers import is_cn_id, is_iban, luhn
 from faucet.privacy.redact import Redactor
 
 MAILS = ("anna@example.com", "bob@example.com")
@@ -123,3 +126,86 @@ def test_choices_and_parts_are_told_apart(choices: list[Any], random: Any) -> No
     for index, (text, argument, _, _) in enumerate(choices):
         assert contents[index] == redactor.restore_text(text)
         assert json.loads(arguments_of[index]) == {"x": redactor.restore_text(argument)}
+
+
+GAPS = st.sampled_from(["", " ", "-"])
+DIGITS = st.text("0123456789", min_size=20, max_size=20)
+AROUND = st.sampled_from(
+    [
+        "{}",
+        "({})",
+        '"{}"',
+        "号码是{}，谢谢",
+        "x: {}.",
+        "\n{}\n",
+        '{{"k":"{}"}}',
+        "k={}&b=1",
+        "<b>{}</b>",
+        "| {} |",
+        "`{}`",
+    ]
+    + ["see {}, please", "【{}】", "'{}';", "为{}的", "[{}]", "{}\t7", "{}\\n", "¿{}?", "—{}—", "*{}*", "a,{},b"]
+)
+
+
+def with_luhn(digits: str) -> str:
+    """Digits with a check digit at their end."""
+    return next(digits + each for each in "0123456789" if luhn(digits + each))
+
+
+def grouped(digits: str, gap: str) -> str:
+    """Digits four by four."""
+    return gap.join(digits[at : at + 4] for at in range(0, len(digits), 4))
+
+
+def card(digits: str, prefix: str, gap: str) -> str:
+    """A card's number with an issuer's first digits."""
+    return grouped(with_luhn(prefix + digits[: 15 - len(prefix)]), gap)
+
+
+def cn_id(digits: str, region: str, birth: date) -> str:
+    """A resident identity number."""
+    begin = region + digits[:4] + f"{birth:%Y%m%d}" + digits[4:7]
+    return next(begin + each for each in "0123456789X" if is_cn_id(begin + each))
+
+
+def iban(digits: str, country: str, size: int, gap: str) -> str:
+    """An account number with its two check digits."""
+    account = digits[: size - 4]
+    check = next(f"{n:02}" for n in range(2, 99) if is_iban(f"{country}{n:02}{account}"))
+    return grouped(country + check + account, gap)
+
+
+IDENTIFIERS = st.one_of(
+    st.tuples(
+        st.just("card"),
+        st.builds(card, DIGITS, st.sampled_from(["4", "51", "55", "2221", "6011", "65", "62", "3530"]), GAPS),
+    ),
+    st.tuples(
+        st.just("cn_id"),
+        st.builds(
+            cn_id, DIGITS, st.sampled_from(["11", "31", "44", "51", "65"]), st.dates(date(1930, 1, 1), date(2025, 1, 1))
+        ),
+    ),
+    st.tuples(st.just("iban"), st.builds(iban, DIGITS, st.just("DE"), st.just(22), st.sampled_from(["", " "]))),
+    st.tuples(st.just("iban"), st.builds(iban, DIGITS, st.just("BE"), st.just(16), st.sampled_from(["", " "]))),
+    st.tuples(st.just("phone"), st.builds(lambda digits: "13" + digits[:9], DIGITS)),
+    st.tuples(st.just("phone"), st.builds(lambda digits, gap: f"+1{gap}202{gap}555{gap}01{digits[:2]}", DIGITS, GAPS)),
+    st.tuples(st.just("us_ssn"), st.builds(lambda digits: f"2{digits[:2]}-1{digits[2]}-1{digits[3:6]}", DIGITS)),
+    st.tuples(
+        st.just("email"),
+        st.from_regex(r"[a-z][a-z0-9_]{0,9}(\.[a-z0-9]{1,8})?@[a-z0-9]{2,9}\.(com|org|cn|io)", fullmatch=True),
+    ),
+    st.tuples(st.just("secret"), st.from_regex(r"ghp_[A-Za-z][0-9][A-Za-z0-9]{34}", fullmatch=True)),
+)
+
+
+@settings(max_examples=500)
+@given(IDENTIFIERS, AROUND)
+def test_identifiers_are_found_wherever_they_stand(identifier: tuple[str, str], around: str) -> None:
+    """Lost: a number that nobody thought of, in a place that nobody thought of, leaves for a provider."""
+    kind, value = identifier
+    text = around.format(value)
+    found = [(each.kind.value, text[each.start : each.end]) for each in find(text)]
+    assume(kind != "secret" or len(set(value)) > 20)
+    assert found == [(kind, value)]

@@ -10,10 +10,13 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import phonenumbers
 import pytest
+from phonenumbers import PhoneNumberFormat, PhoneNumberType
 
 from faucet.privacy.find import find
 from faucet.privacy.finding import Finding, Kind
+from faucet.privacy.phones import REGIONS
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "privacy"
 MARK = re.compile(r"⟦([a-z_]+):(.*?)⟧")
@@ -63,3 +66,25 @@ def test_recall_and_precision(capsys: pytest.CaptureFixture[str]) -> None:
         assert true[kind] >= 10 and right[kind] >= 0.98 * true[kind], kind
     assert sum(right[kind] for kind in IDENTIFIERS) >= 0.97 * sum(found[kind] for kind in IDENTIFIERS)
     assert right[Kind.ADDRESS] >= 0.9 * true[Kind.ADDRESS] and right[Kind.ADDRESS] >= 0.9 * found[Kind.ADDRESS]
+
+
+def test_phones_of_every_region() -> None:
+    """A number with its country's code is found wherever it is from; without it, where a word says that it is one."""
+    formats = (PhoneNumberFormat.INTERNATIONAL, PhoneNumberFormat.E164, PhoneNumberFormat.RFC3966)
+    missed, asked = [], 0
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
+        for kind in (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE):
+            number = phonenumbers.example_number_for_type(region, kind)
+            if number is None:
+                continue
+            written = [phonenumbers.format_number(number, each).removeprefix("tel:") for each in formats]
+            texts = [(f"Is {each}, they said, hers?", each) for each in written] + [(f"打{written[0]}吧", written[0])]
+            if region in (*REGIONS, "CN"):
+                national = phonenumbers.format_number(number, PhoneNumberFormat.NATIONAL)
+                texts.append((f"My phone: {national}.", national))
+            for text, each in texts:
+                asked += 1
+                if each not in [text[one.start : one.end] for one in find(text) if one.kind is Kind.PHONE]:
+                    missed.append((region, text))
+    assert asked > 1900
+    assert len(missed) <= asked * 0.01, missed
