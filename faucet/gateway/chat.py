@@ -18,7 +18,7 @@ from faucet.gateway.attempt import Answering, first_answer
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.metrics import METRICS
-from faucet.gateway.redaction import counts_json, let_out, relay_for, restored
+from faucet.gateway.redaction import let_out, redactions_note, relay_for, restored
 from faucet.gateway.relay import Streamed
 from faucet.gateway.replay import Claim
 from faucet.gateway.reserve import Held
@@ -177,7 +177,7 @@ def _note(request: Request, product: Product, answer: Rated, price: bytes, balan
         provider_json=product.provider.name_json,
         model_json=product.model_json,
         counted=answer.usage.source is UsageSource.COUNTED,
-        redactions=counts_json(request.redactor),
+        more=redactions_note(request.redactor),
     )
 
 

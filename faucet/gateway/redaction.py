@@ -8,7 +8,6 @@ shown and logged; no value is kept beyond its request. Not here: what is persona
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -31,15 +30,13 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-async def let_out(
-    feature: Feature, ask: ChatAsk, request_id: str, sensitive: Sequence[str] = ()
-) -> tuple[ChatAsk, Redactor]:
+async def let_out(feature: Feature, ask: ChatAsk, request_id: str) -> tuple[ChatAsk, Redactor]:
     """The request as it may leave, and what brings its values back.
 
-    `sensitive` are values that are personal because the feature's manifest says so. Raises Refusal `forbidden`
-    where the policy is to block and something was found, `invalid_request` where the body can't be read.
+    Raises Refusal `forbidden` where the policy is to block and something was found, `invalid_request` where the body
+    can't be read.
     """
-    redactor = Redactor(sensitive)
+    redactor = Redactor(ask.sensitive)
     try:
         if len(ask.body) > LARGE_BYTES:
             fields = await asyncio.to_thread(redactor.redact_chat, ask.fields)
@@ -67,9 +64,9 @@ async def let_out(
     )
 
 
-def counts_json(redactor: Redactor | None) -> bytes | None:
-    """How many values were kept from the provider, by kind, for the reply's `modelfaucet`."""
-    return None if redactor is None else _encode(redactor.counts)
+def redactions_note(redactor: Redactor | None) -> bytes:
+    """What the reply's `modelfaucet` says more: how many values were kept from the provider, by kind."""
+    return b"" if redactor is None else b',"redactions":' + _encode(redactor.counts)
 
 
 def restored(redactor: Redactor, choices: msgspec.Raw) -> msgspec.Raw:

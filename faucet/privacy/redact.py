@@ -26,11 +26,6 @@ SCHEMAS = ("tools", "functions", "response_format")
 _SAID = frozenset({"description", "title"})
 _EXAMPLES = frozenset({"enum", "const", "default", "examples", "example"})
 
-UNTOUCHED = frozenset(
-    "model stream stream_options tool_choice function_call n seed temperature top_p top_k logit_bias max_tokens"
-    " max_completion_tokens reasoning_effort service_tier modalities parallel_tool_calls verbosity".split()
-)
-"""Fields of a request in which nobody writes."""
 _LEFT = frozenset(
     "role type id tool_call_id call_id index image_url input_image input_audio audio video_url file image cache_control"
     " signature encrypted_content".split()
@@ -70,7 +65,7 @@ class Redactor:
 
     def redact_chat(self, fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
         """A chat request's fields without personal values; what nobody writes in is the same bytes as before."""
-        read = {name: _decode(raw) for name, raw in fields.items() if name not in UNTOUCHED}
+        read = {name: _decode(raw) for name, raw in fields.items() if _is_written(name, bytes(raw))}
         self.reserve(_encode(read))
         made = dict(fields)
         wanted = read.get("response_format")
@@ -103,8 +98,8 @@ class Redactor:
         return ChatRestorer(self._values, json_content=self._json_content)
 
     def restore_text(self, text: str) -> str:
-        """A text of the answer, with its values back."""
-        return self._values.restore(text)
+        """The content of an answer, with its values back."""
+        return self._values.restore(text, in_json=self._json_content)
 
     def stream(self, *, in_json: bool = False) -> StreamRestorer:
         """What brings the values back into one text that comes in pieces."""
@@ -227,6 +222,11 @@ class Redactor:
                 parts += [text[start:first], '"', self._name(kind, text[first:last]), '"']
                 start = last
         return "".join([*parts, text[start:end]])
+
+
+def _is_written(name: str, raw: bytes) -> bool:
+    """Whether a field may say something about somebody: not the model's name, and no switch or small number."""
+    return name not in ("model", "seed") and (raw[:1] in (b'"', b"{", b"[") or len(raw) >= 7)
 
 
 class _Literal(msgspec.Struct):

@@ -117,6 +117,8 @@ def test_what_nobody_writes_in_is_the_same() -> None:
     fields = {
         "model": msgspec.Raw(b'"sk-mini-13912345678"'),
         "temperature": msgspec.Raw(b"1.10"),
+        "top_p": msgspec.Raw(b"0.950000001"),
+        "user": msgspec.Raw(b'"u-1"'),
         "seed": msgspec.Raw(b"13912345678"),
         "messages": msgspec.Raw(b'[{"role":"user","content":"hello"}]'),
     }
@@ -207,6 +209,13 @@ def test_a_structured_answer_stays_json() -> None:
     choices = [{"message": {"content": '{"said":"[SENSITIVE_1]"}'}}]
     whole = redactor.chat_restorer().whole(choices)
     assert json.loads(whole[0]["message"]["content"]) == {"said": secret}
+
+
+def test_a_number_beside_the_messages_is_looked_at() -> None:
+    """A field of the request may be somebody's number, too."""
+    made, redactor = redacted(content("hello", user=int(MOBILE), n=1, stream=True))
+    assert made["user"] == "[PHONE_1]" and made["n"] == 1 and made["stream"] is True
+    assert redactor.counts == {"phone": 1}
 
 
 def test_odd_json_is_redacted_too() -> None:
