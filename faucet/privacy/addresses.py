@@ -19,7 +19,7 @@ _UNIT = (
     r"(?:(?:Apartment|Apt|Suite|Ste|Unit|Flat|Floor|Fl|Room|Rm|Building|Bldg|Block|Level)\.?|#)"
     r" ?(?:No\.? ?)?[A-Za-z0-9-]{1,6}"
 )
-_POSTCODE = r"(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d|\d{5}(?:-\d{4})?|\d{4})"
+_POSTCODE = r"(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d|\d{5}(?:-\d{4})?|\d{6}|\d{4})"
 _STATE = r"(?:[A-Z]{2,3}|[A-Z][a-z]+(?: [A-Z][a-z]+)?)"
 _TOWN = (
     r"[A-Z][A-Za-z'’.-]+(?![A-Za-z0-9])(?: (?:[A-Z][A-Za-z'’.-]+|upon|on|the|of|in|le|de|under|by)(?![A-Za-z0-9])){0,3}"
@@ -39,7 +39,9 @@ _ENGLISH = re.compile(
 )
 _ENGLISH_BEGIN = re.compile(r"[0-9-]{1,13}[A-Za-z]?(?: ?1/2)?,? [A-Z0-9]")
 """What the above begins with, for a quick look."""
-_UNIT_BEFORE = re.compile(r"(?<![A-Za-z0-9])" + _UNIT + r",? $")
+_UNIT_BEFORE = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:" + _UNIT + r",? ){1,4}|(?:No\.? ?\d{1,5},? )?(?:Lane|Alley|No\.?) )$"
+)
 _NOT_BEFORE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789$€£¥.:_#/-")
 _BOX = re.compile(
     r"(?<![A-Za-z])(?:P\.? ?O\.? ?Box|Post Office Box|GPO Box) \d{1,6}(?![A-Za-z0-9])" + _AFTER_STREET,
@@ -47,7 +49,7 @@ _BOX = re.compile(
 )
 _NOT_STREETS = re.compile(
     r"\d+ (?:Days?|Hours?|Minutes?|Weeks?|Months?|Years?|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
-    r"|Stars?|Ways?|Steps?|Reasons?|Things|People|Percent|Million|Billion|Items?|Points?)\b"
+    r"|Stars?|Large|Small|Big|Ways?|Steps?|Reasons?|Things|People|Percent|Million|Billion|Items?|Points?)\b"
 )
 
 _AFTER_IN = re.compile(r"\b(?:[Ii]n|[Ss]ince|[Bb]y|[Uu]ntil|[Ff]rom|[Ss]ummer|[Ww]inter|[Oo]f) $")
@@ -58,12 +60,12 @@ _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _NUMBER = r"[0-9A-Za-z一二三四五六七八九十百零〇甲乙丙丁东南西北]"
 _DOOR = (
     r"(?:\s?(?:第)?" + _NUMBER + r"{1,6}(?:[-–—]" + _NUMBER + r"{1,6}){0,3}\s?"
-    r"(?:号楼|号院|号门|号|弄|栋|幢|座|单元|楼|层|室|户|房|门|期|区|组|村|支弄|支路))"
+    r"(?:号楼|号院|号门|[号號弄栋棟幢座]|单元|單元|[楼樓层層室户戶房门門期区區组組村]|支弄|支路))"
 )
 _CHINESE_CORE = re.compile(
     r"[路街道巷弄里同](?:[东西南北中]?段)?" + _DOOR + r"{1,6}"
-    r"|[区园苑寓村厦场庄馆墅城府院心舍]" + _DOOR + r"{1,5}"
-    r"|[区园苑寓村庄馆府]\d{1,4}[-–]\d{1,4}(?:[-–]\d{1,5})?(?![\d号])"
+    r"|[区區园園苑寓村厦廈场場庄莊馆館墅城府院心舍]" + _DOOR + r"{1,5}"
+    r"|[区區园園苑寓村庄馆館府]\d{1,4}[-–]\d{1,4}(?:[-–]\d{1,5})?(?![\d号])"
 )
 """The last character of a word for a street, or for an estate, with a door."""
 _CHINESE_MORE = re.compile(
@@ -76,13 +78,13 @@ _CHINESE_BEFORE = re.compile(r"[" + _HAN + r"0-9A-Za-z·（）() ]{0,40}$")
 _DIVISION = re.compile(
     r"(?:中国)?(?:北京|上海|天津|重庆|河北|山西|辽宁|吉林|黑龙江|江苏|浙江|安徽|福建|江西|山东|河南|湖北|湖南|广东|海南"
     r"|四川|贵州|云南|陕西|甘肃|青海|台湾|内蒙古|广西|西藏|宁夏|新疆|香港|澳门|深圳|广州|杭州|南京|苏州|成都|武汉|西安"
-    r"|长沙|郑州|青岛|大连|厦门|宁波|无锡|合肥|福州|济南|沈阳|哈尔滨|长春|石家庄|太原|南昌|昆明|贵阳|南宁|海口|兰州|东莞|佛山)"
+    r"|长沙|郑州|台北|臺北|新北|桃園|台中|臺中|台南|臺南|高雄|九龍|九龙|青岛|大连|厦门|宁波|无锡|合肥|福州|济南|沈阳|哈尔滨|长春|石家庄|太原|南昌|昆明|贵阳|南宁|海口|兰州|东莞|佛山)"
 )
 _CUE = re.compile(
     r"地址(?:是|为|在)?|住址(?:是|为)?|住在|居住于|居住在|家住|现住|位于|坐落于|坐落在|寄到|寄往|寄给|寄至|送到|送至|送往|配送到|发到|发往"
     r"|搬[到至]了?|前往|来到|来自|去了|到了|约在|定在|就在|[在到至于去]了?|是|为|从"
 )
-_UNIT_END = re.compile(r"省|自治区|特别行政区|市|区|县|镇|乡|街道|新区|开发区|州|盟|旗")
+_UNIT_END = re.compile(r"省|自治区|特别行政区|市|[区區]|[县縣]|[镇鎮]|[乡鄉]|街道|新区|开发区|州|盟|旗")
 BEFORE_MAX = 40
 
 
@@ -109,11 +111,12 @@ def _english(text: str, start: int) -> Finding | None:
     match = _ENGLISH.match(text, start)
     if match is None or _NOT_STREETS.match(match[0]) or _YEAR_AND_COMMA.match(match[0]):
         return None
-    before = text[max(0, start - 24) : start]
+    before = text[max(0, start - BEFORE_MAX) : start]
     if _YEAR_AND_STREET.match(match[0]) and _AFTER_IN.search(before):
         return None
     unit = _UNIT_BEFORE.search(before)
-    return Finding(Kind.ADDRESS, start if unit is None else start - len(before) + unit.start(), match.end())
+    size = len(match[0].rstrip("., "))
+    return Finding(Kind.ADDRESS, start if unit is None else start - len(before) + unit.start(), start + size)
 
 
 def _find_chinese(text: str) -> Iterator[Finding]:
@@ -153,4 +156,4 @@ def _is_place(name: str, core: str) -> bool:
     if _UNIT_END.search(name) or _DIVISION.search(name):
         return True
     han = sum("\u4e00" <= each <= "\u9fff" for each in name)
-    return 1 <= han <= 12 and bool(re.search(r"[号弄栋幢座室户]|\d[-–]\d", core))
+    return 1 <= han <= 12 and bool(re.search(r"[号號弄栋棟幢座室户戶]|\d[-–]\d", core))

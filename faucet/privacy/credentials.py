@@ -69,7 +69,8 @@ _ASSIGNED = re.compile(
     r"|access[_-]?key|private[_-]?key|signing[_-]?key|encryption[_-]?key|auth[_-]?key|account[_-]?key|secret[_-]?key"
     r"|credentials?|密码|口令|密钥|令牌)"
     r"(?:[_-]?(?:id|key|value|hash|base64|b64))?[\"'`]?\s{0,3}"
-    r"(?:(?::=|=>|==?|[:：])|\bis(?:\s+now)?\b|\bwas\b|是|为)\s{0,3}[\"'“‘`]?"
+    r"(?:\s(?:for|of|to|on)(?:\s[\w'-]{1,20}){1,5}?\s?)?"
+    r"(?:(?::=|=>|==?|[:：])|\bis(?:\s+now)?\b|\bwas\b|(?:已|应)?(?:改|设|换|还|就|重置|修改)?(?:是|为|成)了?)\s{0,3}[\"'“‘`]?"
     r"([^\s\"'`“”‘’，。；、]{6,512})"
 )
 _WORD_LIKE = re.compile(r"[A-Za-z]+(?:[-_.][A-Za-z]+)*[.,;:!?)]*")

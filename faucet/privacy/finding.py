@@ -35,18 +35,28 @@ CONTEXT = 40
 """So many characters before a number may say what it is."""
 
 
+_BETWEEN = r"(?:[\s:#=.,\"'()\[\]|_-]|numbers?|no|nr|id|code|is|was|s|号码|编号|号|是|为|[：（），])*$"
+"""What may stand between a word that speaks against a number, and the number."""
+
+
 class Cues:
-    """Words that say of a number after them what it is, or what it isn't. They are matched in small letters."""
+    """Words that say of a number after them what it is, or what it isn't. They are matched in small letters.
+
+    A word that speaks for it may stand anywhere before it on its line; one that speaks against it must be next to it:
+    who mentions an order and then a number may well mean a phone.
+    """
 
     def __init__(self, speaking_for: Sequence[str], against: Sequence[str] = ()) -> None:
-        self._words = re.compile(f"({_alternatives(speaking_for)})|(?:{_alternatives(against)})")
+        self._for = re.compile(_alternatives(speaking_for))
+        self._against = re.compile(f"(?:{_alternatives(against)}){_BETWEEN}")
 
     def told(self, text: str, start: int) -> bool | None:
-        """Whether the last such word of the line before `start` speaks for it; None where there is none."""
+        """Whether what stands before `start` speaks for it; None where nothing does."""
         before = text[max(0, start - CONTEXT) : start]
-        line = before.rpartition("\n")[2] or before
-        told = self._words.findall(line.lower())
-        return bool(told[-1]) if told else None
+        line = (before.rpartition("\n")[2] or before).lower()
+        if self._against.search(line):
+            return False
+        return True if self._for.search(line) else None
 
 
 def _alternatives(words: Sequence[str]) -> str:

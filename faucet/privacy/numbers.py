@@ -18,7 +18,7 @@ _GAP = " \u00a0\u2010\u2011\u2012\u2013.()/-"
 GAP_MAX = 3
 RUN_DIGITS_MIN = 7
 
-BEGIN = r"(?<![A-Za-z0-9_$€£¥￥%#])(?<![A-Za-z0-9][-.])"
+BEGIN = r"(?<![A-Za-z0-9_$€£¥￥%])(?<![A-Za-z0-9][-.])"
 """Not within a word, a code (`SKU-…`), a UUID, a decimal, or after a currency sign."""
 END = r"(?![A-Za-z0-9_%])(?!-[A-Za-z0-9])(?!\.\d)"
 
@@ -26,7 +26,7 @@ AHEAD = 3
 """So much after a run is looked at: an ID's X, and what `END` forbids."""
 
 _CN_ID = re.compile(
-    BEGIN + r"[1-9]\d{5}[ -]?(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])[ -]?\d{3}[\dXx]" + END
+    BEGIN + r"[1-9]\d{5}[ -]?(?:19|20)\d\d[ -]?(?:0[1-9]|1[0-2])[ -]?(?:0[1-9]|[12]\d|3[01])[ -]?\d{3}[\dXx]" + END
 )
 _OLD_CN_ID = re.compile(BEGIN + r"[1-9]\d{7}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}" + END)
 _CN_REGIONS = frozenset(

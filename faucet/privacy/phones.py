@@ -13,7 +13,8 @@ import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumber
 
 from faucet.privacy.finding import Cues, Finding, Kind
-from faucet.privacy.numbers import AHEAD, BEGIN, END, Run
+from faucet.privacy.numbers import AHEAD, BEGIN, Run
+from faucet.privacy.numbers import END as NUMBER_END
 
 REGIONS = tuple(
     "US GB DE FR IT ES NL IN JP KR AU BR MX HK TW SG MY TH VN ID PH RU TR ZA CH AT SE PL BE IE PT NZ AE IL NO DK"
@@ -21,16 +22,24 @@ REGIONS = tuple(
 )
 """Whose national numbers are recognised without the country's code, in the order in which they are tried."""
 
+for _region in ("CN", *REGIONS):  # now, so that no request waits for tables to be loaded
+    phonenumbers.PhoneMetadata.metadata_for_region(_region)
+
 _GAP = r"[ \u00a0\u2010-\u2013.()/-]"
+END = r"(?:(?=x\d)|" + NUMBER_END + ")"
+"""An extension may follow at once."""
 _INTERNATIONAL = re.compile(
-    r"(?<![A-Za-z0-9_+])(?:\+|\(\+|00(?=[1-9\u00a0 -])) ?[1-9](?:" + _GAP + r"{0,3}\d){6,14}(?![A-Za-z0-9_])"
+    r"(?<![A-Za-z0-9_+])(?:\+|\(\+|00(?=[1-9\u00a0 -])) ?[1-9](?:"
+    + _GAP
+    + r"{0,3}\d){6,14}(?:(?=x\d)|(?![A-Za-z0-9_]))"
 )
 _CN_MOBILE = re.compile(BEGIN + r"(?:86[ -]?)?1[3-9]\d(?:\d{8}|([ \u00a0.-])\d{4}\1\d{4}|([ -])\d{3}\2\d{5})" + END)
 _CN_LANDLINE = re.compile(BEGIN + r"(?:\(0\d{2,3}\)[ -]?|0\d{2,3}[- ])[2-9]\d{2,3}[ -]?\d{4}" + END)
 _CN_SERVICE = re.compile(BEGIN + r"(?:400|800)([- ])(?:\d{3}\1\d{4}|\d{4}\1\d{3}|\d{7})" + END)
 _NANP = re.compile(
     BEGIN + r"(?:1[ .-]?)?(?:\([2-9]\d\d\)[ \u00a0]?[2-9]\d\d[ .\u2010-\u2013-]\d{4}"
-    r"|[2-9]\d\d([.\u2010-\u2013-])[2-9]\d\d\1\d{4}|[2-9]\d\d [2-9]\d\d-\d{4})" + END
+    r"|[2-9]\d\d([.\u2010-\u2013-])[2-9]\d\d\1\d{4}|[2-9]\d\d [2-9]\d\d-\d{4}|(?<!\d )[2-9]\d\d [2-9]\d\d \d{4}(?! \d))"
+    + END
 )
 _FORMS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (_CN_MOBILE, ()),
