@@ -7,7 +7,7 @@ Names of persons are not found.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from faucet.privacy.addresses import find_addresses
 from faucet.privacy.credentials import find_secrets
@@ -15,6 +15,7 @@ from faucet.privacy.finding import Finding, Kind
 from faucet.privacy.numbers import digit_spans, find_cards, find_cn_ids, find_ibans, find_us_ssns, runs_of
 from faucet.privacy.phones import REGIONS, find_phones
 
+_NOTHING: Mapping[str, Kind] = {}
 ANYWHERE_CHARACTERS_MIN = 8
 """A declared value this long is itself also within a longer word."""
 
@@ -48,13 +49,13 @@ _FILES = re.compile(
 )
 
 
-def find(text: str, sensitive: Sequence[str] = (), regions: Sequence[str] = REGIONS) -> list[Finding]:
+def find(text: str, known: Mapping[str, Kind] = _NOTHING, regions: Sequence[str] = REGIONS) -> list[Finding]:
     """Everything personal in a text, in order and without overlaps.
 
-    `sensitive` are values that the caller knows to be personal; `regions` are those whose phone numbers are
-    recognised without their country's code.
+    `known` are values that are personal wherever they stand, each with its kind; `regions` are those whose phone
+    numbers are recognised without their country's code.
     """
-    found = list(_find_sensitive(text, sensitive)) if sensitive else []
+    found = list(_find_known(text, known)) if known else []
     seen = text
     if not text.isascii() and _HAS_WIDE.search(text):
         seen = text.translate(_WIDE)
@@ -71,16 +72,17 @@ def find(text: str, sensitive: Sequence[str] = (), regions: Sequence[str] = REGI
     return _without_overlaps(found) if len(found) > 1 else found
 
 
-def _find_sensitive(text: str, values: Sequence[str]) -> Iterator[Finding]:
-    """Declared values; short ones as whole words only, where they begin and end like one."""
-    for value in values:
+def _find_known(text: str, known: Mapping[str, Kind]) -> Iterator[Finding]:
+    """Known values as whole words, where they begin and end like one; long declared ones within words, too."""
+    for value, kind in known.items():
         if not value.strip():
             continue
+        anywhere = kind is Kind.SENSITIVE and len(value) >= ANYWHERE_CHARACTERS_MIN
         at = text.find(value)
         while at >= 0:
             end = at + len(value)
-            if len(value) >= ANYWHERE_CHARACTERS_MIN or not (_joins(text, at) or _joins(text, end)):
-                yield Finding(Kind.SENSITIVE, at, end)
+            if anywhere or not (_joins(text, at) or _joins(text, end)):
+                yield Finding(kind, at, end)
             at = text.find(value, at + 1)
 
 

@@ -32,6 +32,11 @@ _LEFT = frozenset(
 )
 """Parts of a message that stay as they are: images, sound and files, and what names or signs something."""
 
+_BY_CONTEXT = frozenset({Kind.PHONE, Kind.SECRET, Kind.CARD, Kind.US_SSN, Kind.CN_ID, Kind.ADDRESS})
+"""Kinds that are sometimes found by the words around a value."""
+AGAIN_MAX = 256
+"""So many values of a request are looked for again where nothing around tells what they are."""
+
 _LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ESCAPED_LETTER = re.compile(rb"\\+u00([0-7][0-9A-Fa-f])")
 _encode = msgspec.json.Encoder().encode
@@ -42,13 +47,12 @@ class Redactor:
     """The placeholders of one request."""
 
     def __init__(self, sensitive: Sequence[str] = ()) -> None:
-        # A value within another must not break the longer one.
-        self._sensitive = tuple(sorted(set(sensitive), key=lambda value: (-len(value), value)))
-        self._names: dict[str, str] = {}
+        self._known = dict.fromkeys(sensitive, Kind.SENSITIVE)
+        self._names: dict[str, tuple[Kind, str]] = {}
         self._numbers: dict[Kind, int] = {}
         self._taken: set[str] = set()
         self._counts: dict[Kind, int] = {}
-        self._known: Values | None = None
+        self._back: Values | None = None
         self._json_content = False
 
     @property
@@ -65,25 +69,38 @@ class Redactor:
 
     def redact_chat(self, fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
         """A chat request's fields without personal values; what nobody writes in is the same bytes as before."""
+        made = self._redacted(fields)
+        again = self._left_over(made)
+        if again:
+            # A number that its words gave away in one place stands in another without them: now it is known.
+            self._known |= again
+            self._names, self._numbers, self._counts = {}, {}, {}
+            made = self._redacted(fields)
+        return made
+
+    def _redacted(self, fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
         read = {name: _decode(raw) for name, raw in fields.items() if _is_written(name, bytes(raw))}
         self.reserve(_encode(read))
         made = dict(fields)
         wanted = read.get("response_format")
         self._json_content = isinstance(wanted, dict) and wanted.get("type") in ("json_object", "json_schema")
         # First what is the same in every turn, then the conversation: numbers stay what they were.
-        order = sorted(read, key=lambda name: (name not in SCHEMAS, name != "messages"))
-        for name in order:
+        for name in sorted(read, key=lambda name: (name not in SCHEMAS, name != "messages")):
             value = read[name]
-            if name in SCHEMAS:
-                value = self._described(value)
-            else:
-                value = self._walked(value, name)
-            made[name] = msgspec.Raw(_encode(value))
+            made[name] = msgspec.Raw(_encode(self._described(value) if name in SCHEMAS else self._walked(value, name)))
         return made
+
+    def _left_over(self, made: Mapping[str, msgspec.Raw]) -> dict[str, Kind]:
+        """Values that were taken out in one place and still stand in another."""
+        telling = [(value, kind) for value, (kind, _) in self._names.items() if kind in _BY_CONTEXT]
+        if not telling:
+            return {}
+        sent = b"".join(bytes(raw) for name, raw in made.items() if _is_written(name, bytes(raw)))
+        return {value: kind for value, kind in telling[:AGAIN_MAX] if _encode(value)[1:-1] in sent}
 
     def redact_text(self, text: str) -> str:
         """A text without personal values."""
-        return self._replaced(text, find(text, self._sensitive)) if text else text
+        return self._replaced(text, find(text, self._known)) if text else text
 
     def redact_json(self, text: str) -> str:
         """A text that is JSON without personal values, and JSON still; any other as by `redact_text`."""
@@ -107,9 +124,9 @@ class Redactor:
 
     @property
     def _values(self) -> Values:
-        if self._known is None:
-            self._known = Values({name: value for value, name in self._names.items()})
-        return self._known
+        if self._back is None:
+            self._back = Values({name: value for value, (_, name) in self._names.items()})
+        return self._back
 
     def _replaced(self, text: str, findings: list[Finding]) -> str:
         if not findings:
@@ -126,14 +143,14 @@ class Redactor:
         """The placeholder of a value."""
         known = self._names.get(value)
         if known is not None:
-            return known
+            return known[1]
         number = self._numbers.get(kind, 0) + 1
         while (name := f"[{kind.value.upper()}_{number}]") in self._taken:
             number += 1
         self._numbers[kind] = number
         self._counts[kind] = self._counts.get(kind, 0) + 1
-        self._names[value] = name
-        self._known = None
+        self._names[value] = kind, name
+        self._back = None
         return name
 
     def _walked(self, value: Any, name: str, inside: str = "") -> Any:
@@ -153,7 +170,7 @@ class Redactor:
                     value[key] = self._walked(each, key)
         elif isinstance(value, list):
             value[:] = [self._walked(each, name) for each in value]
-        elif type(value) is int and (value >= 1_000_000 or self._sensitive):
+        elif type(value) is int and (value >= 1_000_000 or self._known):
             return self._number(value, name)
         return value
 
@@ -175,7 +192,7 @@ class Redactor:
         """A number that is personal as its digits are: a text that stands for it, for a number can't."""
         digits = str(value)
         label = f"{name}: "
-        for finding in find(label + digits, self._sensitive):
+        for finding in find(label + digits, self._known):
             if finding.start == len(label) and finding.end == len(label) + len(digits):
                 return self._name(finding.kind, digits)
         return value
@@ -183,7 +200,7 @@ class Redactor:
     def _redact_literals(self, text: str) -> str:
         """JSON with the strings in it redacted, and all between them as it was."""
         flat, places = _flattened(text)
-        findings = find(flat, self._sensitive)
+        findings = find(flat, self._known)
         if not findings:
             return text
         parts: list[str] = []

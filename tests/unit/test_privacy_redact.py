@@ -43,6 +43,26 @@ def test_the_same_value_is_the_same_placeholder() -> None:
     assert [message["content"] for message in later["messages"]] == [said, "Answer [EMAIL_1].", "And [EMAIL_3]?"]
 
 
+def test_a_value_that_is_known_once_is_known_everywhere() -> None:
+    """What its words gave away in one message doesn't leave in another that lacks them, be it earlier or JSON."""
+    body = content("2025550162 is a good customer, 12025550162 isn't.")
+    body["messages"] += [
+        {"role": "user", "content": "My phone is 2025550162, the password: Sun-2024-x."},
+        {"role": "assistant", "content": "2025550162 it is, with Sun-2024-x, bob@example.com"},
+        {"role": "tool", "content": '{"n": [2025550162, 20255501625], "t": "Sun-2024-x"}'},
+    ]
+    body["metadata"] = {"n": 2025550162}
+    made, redactor = redacted(body)
+    assert [message["content"] for message in made["messages"]] == [
+        "[PHONE_1] is a good customer, 12025550162 isn't.",
+        "My phone is [PHONE_1], the password: [SECRET_1].",
+        "[PHONE_1] it is, with [SECRET_1], [EMAIL_1]",
+        '{"n": ["[PHONE_1]", 20255501625], "t": "[SECRET_1]"}',
+    ]
+    assert made["metadata"] == {"n": "[PHONE_1]"}
+    assert redactor.counts == {"phone": 1, "secret": 1, "email": 1}
+
+
 def test_everything_that_is_written_is_redacted() -> None:
     """Names, parts, system prompts, results and arguments of tools, descriptions: none of them carries a value out."""
     messages = [
