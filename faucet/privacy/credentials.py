@@ -60,12 +60,13 @@ _PEM = re.compile(
 """A private key, or what is there of one that is cut short."""
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@\"'<>]{0,128}:([^/\s@\"'<>]{1,256})(?=@[^\s@/])")
 _SLACK_HOOK = re.compile(r"(?<=hooks\.slack\.com/services/)T[A-Z0-9]{6,}/B[A-Z0-9]{6,}/[A-Za-z0-9]{16,}")
+_COMMAND = re.compile(r"(?<= -u )[\"']?[A-Za-z0-9_.@-]{1,64}:([^\s\"']{4,256})")
 _AUTHORIZATION = re.compile(r"(?i:\b(?:bearer|basic)\s+)([A-Za-z0-9._~+/-]{16,}={0,2})")
 
 _NAMES = ("pass", "pwd", "secret", "token", "key", "credential", "密码", "口令", "密钥", "令牌")
 _ASSIGNED = re.compile(
     r"(?i)(?<![A-Za-z])[A-Za-z0-9_.-]{0,40}?"
-    r"(password|passwd|passphrase|passwort|passcode|pwd|pass(?=[\"']?\s{0,2}[:=])|secret|token|api[_-]?key"
+    r"(password|passwd|passphrase|passwort|passcode|pwd|(?<![A-Za-z])pass(?=[\"']?\s{0,2}[:=])|secret|token|api[_-]?key"
     r"|access[_-]?key|private[_-]?key|signing[_-]?key|encryption[_-]?key|auth[_-]?key|account[_-]?key|secret[_-]?key"
     r"|credentials?|密码|口令|密钥|令牌)"
     r"(?:[_-]?(?:id|key|value|hash|base64|b64))?[\"'`]?\s{0,3}"
@@ -98,6 +99,9 @@ def find_secrets(text: str) -> Iterator[Finding]:
         for match in _URL_PASSWORD.finditer(text):
             if not _REFERENCE.match(match[1]):
                 yield Finding(Kind.SECRET, match.start(1), match.end(1))
+    if " -u " in text:
+        for match in _COMMAND.finditer(text):
+            yield Finding(Kind.SECRET, match.start(1), match.end(1))
     if "hooks.slack.com" in long_words:
         for match in _SLACK_HOOK.finditer(text):
             yield Finding(Kind.SECRET, match.start(), match.end())
@@ -151,7 +155,7 @@ def _is_secret_value(value: str, name: str) -> bool:
     """Whether what is assigned is a secret, and not a word, a reference to one, or an example's stand-in."""
     if len(value) < 6 or _REFERENCE.match(value) or _WORD_LIKE.fullmatch(value):
         return False
-    if "(" in value or value.isdigit() and not name.startswith(_PASSWORDS):
+    if "(" in value or "\u4e00" <= value[0] <= "\u9fff" or value.isdigit() and not name.startswith(_PASSWORDS):
         return False
     if name.startswith(_PASSWORDS):
         return len(set(value)) > 3 or value.isdigit()
