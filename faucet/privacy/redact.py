@@ -112,18 +112,19 @@ class Redactor:
 
     def chat_restorer(self) -> ChatRestorer:
         """What brings the values back into the answer to the request that `redact_chat` changed."""
-        return ChatRestorer(self._values, json_content=self._json_content)
+        return ChatRestorer(self.values, json_content=self._json_content)
 
     def restore_text(self, text: str) -> str:
         """The content of an answer, with its values back."""
-        return self._values.restore(text, in_json=self._json_content)
+        return self.values.restore(text, in_json=self._json_content)
 
     def stream(self, *, in_json: bool = False) -> StreamRestorer:
         """What brings the values back into one text that comes in pieces."""
-        return StreamRestorer(self._values, in_json=in_json)
+        return StreamRestorer(self.values, in_json=in_json)
 
     @property
-    def _values(self) -> Values:
+    def values(self) -> Values:
+        """What each placeholder stands for."""
         if self._back is None:
             self._back = Values({name: value for value, (_, name) in self._names.items()})
         return self._back
@@ -156,7 +157,7 @@ class Redactor:
     def _walked(self, value: Any, name: str, inside: str = "") -> Any:
         """A value in which people and programs write, with every text of it redacted."""
         if isinstance(value, str):
-            if name == "arguments" or value[:64].lstrip()[:1] in ("{", "["):
+            if value[:64].lstrip()[:1] in ("{", "["):
                 return self.redact_json(value)
             if value.startswith("data:") and ";base64," in value[:256]:
                 return value
