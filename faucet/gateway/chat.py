@@ -19,7 +19,8 @@ from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.outbound import chat_call
-from faucet.gateway.relay import Relay, Streamed
+from faucet.gateway.redaction import let_out, redactions_note, relay_for, restored
+from faucet.gateway.relay import Streamed
 from faucet.gateway.replay import Claim
 from faucet.gateway.reserve import Held
 from faucet.gateway.settle import Rated, rated
@@ -38,6 +39,7 @@ from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire_bytes
 from faucet.kit.tokens import TOKENIZERS, count_input, count_text
+from faucet.privacy.redact import Redactor
 from faucet.providers.base import Call
 from faucet.rating.images import image_counter
 from faucet.rating.usage import read_report
@@ -71,6 +73,8 @@ class Request(msgspec.Struct):
     claim: Claim | None
     began: float
     shape: Shape
+    redactor: Redactor | None
+    """Where the feature's policy redacts: what brings the values back into the answer."""
 
     @property
     def chat_id(self) -> str:
@@ -101,12 +105,14 @@ async def fulfil(
     """Hold, call, relay, settle: from a planned request to its last byte. Raises as `chat_completions` does."""
     await world.open_cost_accounts(caller.developer_id, products)
 
-    claim = None
+    claim = redactor = None
     if exchange.idempotency_key is not None:
         claim = await world.replays.claim(exchange, caller.end_user_id, ask.body)
         if claim is None:
             return
     try:
+        if feature.privacy != "none":
+            ask, redactor = await let_out(feature, ask, exchange.request_id)
         held = await world.reserver.reserve(exchange, caller, feature, products, ask)
     except BaseException as failure:
         if claim is not None:
@@ -115,7 +121,7 @@ async def fulfil(
             METRICS.refusals[failure.code] += 1
         raise
     world.settler.open[exchange.hold_id] = began
-    request = Request(exchange, caller, feature, ask, held, claim, began, shape)
+    request = Request(exchange, caller, feature, ask, held, claim, began, shape, redactor)
     try:
         if claim is not None:
             claim.require()
@@ -177,6 +183,8 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     answer = rated(product, request.feature.plan, usage, request.held.amount_e8)
     price = to_wire_bytes(answer.paid_e8)
     report_json = with_cost(report_json, price)
+    if request.redactor is not None and "choices" in fields:
+        fields["choices"] = restored(request.redactor, fields["choices"])
 
     def reply(balance_e8: int | None) -> bytes:
         note = _note(request, product, answer, price, balance_e8)
@@ -196,13 +204,14 @@ def _note(request: Request, product: Product, answer: Rated, price: bytes, balan
         provider_json=product.provider.name_json,
         model_json=product.model_json,
         counted=answer.usage.source is UsageSource.COUNTED,
+        more=redactions_note(request.redactor),
     )
 
 
 async def _answer_stream(world: World, request: Request, answering: Answering) -> None:
     """Relay a stream, settle it however it ended, and only then let its last events go."""
     exchange = request.exchange
-    relay = Relay(exchange, answering, request.chat_id, record=request.claim is not None)
+    relay = relay_for(request.redactor, exchange, answering, request.chat_id, record=request.claim is not None)
     try:
         streamed = await relay.run()
     except BaseException:

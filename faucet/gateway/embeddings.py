@@ -34,6 +34,8 @@ async def embed(world: World, exchange: Exchange) -> None:
     world.limit(exchange, caller)
     ask = parse_embeddings(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
+    if feature.privacy != "none" and _is_tokens(msgspec.json.decode(ask.fields["input"])):
+        raise field_error("input", "must be texts: this feature looks for personal data, and nobody can in tokens")
     products = [
         product
         for product in world.route(feature, ask.model)
@@ -107,6 +109,10 @@ def _check_input(given: Any) -> None:
     for each in given:
         if not isinstance(each, list) or not each or not all(type(token) is int and token >= 0 for token in each):
             raise field_error("input", "must be all texts, all tokens, or all arrays of tokens, and none empty")
+
+
+def _is_tokens(given: Any) -> bool:
+    return isinstance(given, list) and not isinstance(given[0], str)
 
 
 def _call(ask: ChatAsk, product: Product, output_limit: int) -> Call:

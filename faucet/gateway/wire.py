@@ -71,6 +71,8 @@ class ChatAsk(msgspec.Struct):
     extra_output_bytes: int
     """Bytes of a `prediction`, whose rejected tokens are billed as output beyond the limit."""
     body: bytes
+    sensitive: tuple[str, ...] = ()
+    """Values of this request that are personal because its feature says so, whatever they look like."""
 
 
 def parse_chat(body: bytes) -> ChatAsk:
@@ -275,11 +277,13 @@ def money_note(
     provider_json: bytes,
     model_json: bytes,
     counted: bool,
+    more: bytes = b"",
 ) -> bytes:
-    """The `modelfaucet` object of a reply; `price` is what the answer cost as the wire shows it."""
+    """The `modelfaucet` object of a reply; `price` is what the answer cost as the wire shows it, `more` are further
+    members, each behind a comma."""
     return (
         b'{"request_id":"%b","route_mode":"platform",%b"estimated_price_usd":"%b","price_usd":"%b","provider":%b,'
-        b'"model":%b,"usage_source":"%b"%b}'
+        b'"model":%b,"usage_source":"%b"%b%b}'
         % (
             request_id.encode(),
             b"" if feature_json is None else b'"feature_key":%b,' % feature_json,
@@ -289,6 +293,7 @@ def money_note(
             model_json,
             b"counted" if counted else b"reported",
             b"" if balance_e8 is None else b',"wallet_balance_usd":"%b"' % to_wire_bytes(balance_e8),
+            more,
         )
     )
 

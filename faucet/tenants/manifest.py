@@ -43,7 +43,7 @@ _PREFERENCES: Mapping[str, tuple[Route, ...]] = {
     "privacy_first": (Route.LOCAL, Route.BYOK),
     "local_only": (Route.LOCAL,),
 }
-_PRIVACY = ("none", "redact_pii_before_cloud", "local_only")
+_PRIVACY = ("none", "redact_pii_before_cloud", "block", "local_only")
 _MODEL_POLICIES = ("cheapest_sufficient", "quality_first", "latency_first")
 
 

@@ -109,6 +109,25 @@ def test_the_same_key_is_charged_once(world: World, embedder: Gateway, rich: End
     assert second.json["data"] == first.json["data"] and len(world.events_of(rich)) == 1
 
 
+def test_a_feature_that_redacts_does_so_here_too(world: World, mock: Mock, embedder: Gateway) -> None:
+    """Lost: what a feature keeps from providers in chats leaves in embeddings; or inside of tokens, unseen."""
+    feature = world.books.one(
+        "insert into feature (id, developer_id, app_id, feature_key, display_name, policy, pricing)"
+        " select gen_random_uuid(), developer_id, app_id, 'private', display_name,"
+        " jsonb_build_object('privacy', 'redact_pii_before_cloud'), pricing from feature where id = %s returning id",
+        world.tenant.feature,
+    )
+    person = world.end_user()
+    world.books.rows("update session set feature_id = %s where end_user_id = %s", feature, person.tenant.end_user)
+    world.announce()
+    given = ["call me", "mail to jane.doe@example.com"]
+    reply = wait_for(lambda: (told := embed(embedder, person.bearer, input=given)).status == 200 and told)
+    assert reply.json["modelfaucet"]["redactions"] == {"email": 1}, reply.body
+    assert "jane.doe" not in json.dumps(mock.last()["body"])
+    refused = embed(embedder, person.bearer, input=[1, 2])
+    assert (refused.status, refused.json["error"]["param"]) == (400, "input")
+
+
 def test_what_the_wallet_cannot_pay_is_refused(world: World, embedder: Gateway) -> None:
     """Lost: embeddings run on an empty wallet."""
     poor = world.end_user(20)
