@@ -157,14 +157,30 @@ class AppItem(Reply):
 # ── features ──
 
 
-class FeatureAsk(Ask):
+class FeatureParts(Ask):
+    input_schema: Object | None = None
+    """A JSON Schema (2020-12, a subset) that the input of `POST /v1/features/:key/run` must match."""
+    prompt: Object | None = None
+    """`system` and `user`, or `messages`, with places such as `{{ input.question }}`; `locked` refuses chats."""
+    output_schema: Object | None = None
+    """A JSON Schema that answers are asked to match."""
+    limits: Object | None = None
+    """`requests_per_minute` and `monthly_spend_usd`."""
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Those that were given, by their names; null takes one away."""
+        return {name: getattr(self, name) for name in FeatureParts.model_fields if name in self.model_fields_set}
+
+
+class FeatureAsk(FeatureParts):
     feature_key: Identifier
     display_name: Name
     policy: Object = Field(default_factory=dict)
     pricing: Object = Field(default_factory=dict)
 
 
-class FeaturePatch(Ask):
+class FeaturePatch(FeatureParts):
     display_name: Name | None = None
     policy: Object | None = None
     pricing: Object | None = None
@@ -183,6 +199,10 @@ class FeatureItem(Reply):
     display_name: str
     policy: dict[str, Any]
     pricing: dict[str, Any]
+    input_schema: dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    limits: dict[str, Any] | None = None
     version: int
     status: Literal["active", "archived"]
     created_at: Moment
@@ -195,6 +215,10 @@ class FeatureVersionItem(Reply):
     display_name: str
     policy: dict[str, Any]
     pricing: dict[str, Any]
+    input_schema: dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    limits: dict[str, Any] | None = None
     created_by: str
     created_at: Moment
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from faucet.gateway.chat import chat_completions
 from faucet.gateway.exchange import ClientGone, Exchange
+from faucet.gateway.feature_run import run_feature
 from faucet.gateway.health import ProviderHealth
 from faucet.gateway.metrics import METRICS, SERVICE
 from faucet.gateway.models import list_models
@@ -54,6 +55,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/health/providers": {"GET": ProviderHealth().show},
 }
 _MODEL = "/v1/models/"
+_FEATURE, _RUN = "/v1/features/", "/run"
 
 
 class Gateway:
@@ -74,10 +76,13 @@ class Gateway:
             if exchange.origin is not None:
                 self._allow_origin(exchange)
             if methods is None:
-                if not route.startswith(_MODEL):
+                if route.startswith(_MODEL):
+                    route, methods = _MODEL + "{model}", {"GET": _one_model}
+                elif route.startswith(_FEATURE) and route.endswith(_RUN) and route.count("/") == 4:
+                    route, methods = _FEATURE + "{key}" + _RUN, {"POST": _run}
+                else:
                     route = "unknown"
                     raise Refusal("not_found", f"there is nothing at {exchange.path[:200]}")
-                route, methods = _MODEL + "{model}", {"GET": _one_model}
             method = exchange.method
             handler = methods.get(method)
             if handler is None:
@@ -133,6 +138,10 @@ class Gateway:
 
 async def _one_model(world: World, exchange: Exchange) -> None:
     await list_models(world, exchange, exchange.path[len(_MODEL) :])
+
+
+async def _run(world: World, exchange: Exchange) -> None:
+    await run_feature(world, exchange, exchange.path[len(_FEATURE) : -len(_RUN)])
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -139,7 +139,7 @@ limit %(limit)s
 """
 _COUNTERS: LiteralString = """
 with counter as (
-    select c.id, c.spent_e8, c.held_e8, l.scope, l.scope_id, l.period,
+    select c.id, c.spent_e8, c.held_e8, c.end_user_id, l.scope, l.scope_id, l.period,
            c.period_start::timestamp at time zone 'UTC' as starts,
            case l.period when 'month' then (c.period_start + interval '1 month') at time zone 'UTC'
                else 'infinity'::timestamptz end as ends,
@@ -151,8 +151,9 @@ with counter as (
            coalesce(sum(u.retail_e8), 0)::bigint as most
       from counter c
       left join usage_event u on u.created_at >= c.starts and u.created_at < c.ends + c.edge
-       and c.scope_id = case c.scope when 'app' then u.app_id when 'feature' then u.feature_id
-               when 'end_user' then u.end_user_id else u.session_id end
+       and c.scope_id = case c.scope when 'app' then u.app_id when 'end_user' then u.end_user_id
+               when 'session' then u.session_id else u.feature_id end
+       and (c.end_user_id is null or u.end_user_id = c.end_user_id)
      group by c.id
 ), held as (
     select k.counter, sum(h.amount_e8)::bigint as total
