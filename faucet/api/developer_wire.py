@@ -289,6 +289,7 @@ class UsagePoint(Reply):
     at: Moment
     public_app_id: str | None = None
     feature_key: str | None = None
+    feature_version: int | None = None
     model: str | None = None
     calls: int
     input_tokens: int
@@ -301,5 +302,5 @@ class UsageSeriesReply(Reply):
     since: Moment
     until: Moment
     interval: Literal["day", "hour"]
-    group_by: Literal["app", "feature", "model"] | None = None
+    group_by: Literal["app", "feature", "feature_version", "model"] | None = None
     items: list[UsagePoint]

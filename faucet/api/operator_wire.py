@@ -23,6 +23,8 @@ class DeveloperAsk(Ask):
 class DeveloperPatch(Ask):
     name: Name | None = None
     status: Literal["active", "disabled"] | None = None
+    free_quota_monthly_max_usd: Amount | None = None
+    """What the platform gives away for the free quotas of this developer's features in a month; 0 is nothing."""
 
 
 class DeveloperItem(Reply):
@@ -30,6 +32,7 @@ class DeveloperItem(Reply):
     name: str
     email: str
     status: Literal["active", "disabled"]
+    free_quota_monthly_max_usd: Usd
     created_at: Moment
     updated_at: Moment
 

@@ -116,6 +116,7 @@ async def create(
     """A new feature at version 1. Raises Refusal `conflict`, and `invalid_request` for a manifest that is wrong."""
     parts = parts or {}
     manifest = checked(app, policy, pricing, parts)
+    await _give_away(tx, app, manifest)
     cursor = await tx.execute("select count(*) from feature where app_id = %s", (app.id,))
     row = await cursor.fetchone()
     if row is not None and row[0] >= FEATURES_MAX:
@@ -169,6 +170,7 @@ async def change(
     merged = before.parts | dict(parts or {})
     new_parts = {word: merged[word] for word in PARTS_WORDS if merged.get(word) is not None}
     manifest = checked(app, new_policy, new_pricing, new_parts)
+    await _give_away(tx, app, manifest)
     await _keep(tx, app, before, by)  # a feature that was made by hand may lack the version that it is at
     await tx.execute(
         """
@@ -204,6 +206,7 @@ async def activate(tx: Tx, app: App, feature_key: str, version: int) -> tuple[Fe
     if wanted is None:
         raise Refusal("not_found", f"this feature has no version {version}")
     manifest = checked(app, wanted.policy, wanted.pricing, wanted.parts)
+    await _give_away(tx, app, manifest)
     await tx.execute(
         "update feature set display_name = %s, policy = %s, pricing = %s, parts = %s, free_quota_e8 = %s,"
         " version = %s, updated_at = now() where id = %s",
@@ -242,6 +245,18 @@ async def versions(tx: Tx, feature: Feature, *, at: int | None = None, limit: in
             {"id": feature.id, "at": at, "limit": limit},
         )
         return await cursor.fetchall()
+
+
+async def _give_away(tx: Tx, app: App, manifest: FeatureManifest) -> None:
+    """Raises Refusal `invalid_request` where a free quota would never be paid: the platform gives nothing away."""
+    if not manifest.pricing.free_quota_e8:
+        return
+    cursor = await tx.execute("select free_quota_month_max_e8 from developer where id = %s", (app.developer_id,))
+    row = await cursor.fetchone()
+    if row is None or row[0] < manifest.pricing.free_quota_e8:
+        raise field_error(
+            "pricing.free_quota", "is more than the operator gives away for this developer's features in a month"
+        )
 
 
 def limits_of(parts: Mapping[str, Any]) -> Limits:

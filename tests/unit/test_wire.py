@@ -210,8 +210,8 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
     """Choices, logprobs or a provider's own fields would be lost; or a price be shown that isn't the one paid."""
     reply = b'{"id":"theirs","object":"chat.completion","model":"alias","choices":[{"x": 1.50}],"extra":{"a":1}}'
     note = money_note(
-        request_id="req_1", feature_json=b'"f"', feature_version=3, price=b"0.00003958", balance_e8=5, provider_json=b'"p"',
-        model_json=b'"m"', counted=True,
+        request_id="req_1", feature_json=b'"f"', feature_version=3, price=b"0.00003958", balance_e8=5,
+        provider_json=b'"p"', model_json=b'"m"', counted=True,
     )  # fmt: skip
     shown = chat_fields(
         decode_reply(reply), "chatcmpl_mf_req_1", b'"m"', with_cost(b'{"prompt_tokens":1}', b"0.00003958")
