@@ -9,6 +9,8 @@ alter table feature_version add column parts json not null default '{}';
 
 alter table usage_event add column feature_version integer;
 
+create index session_list_idx on session (app_id, created_at desc, id desc);
+
 -- ── spend limits ──
 
 -- A limit of scope `feature_end_user` has the feature's id and holds for each of its end users by themselves: it has

@@ -1603,6 +1603,8 @@ CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_u
 
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
 
+CREATE INDEX session_list_idx ON public.session USING btree (app_id, created_at DESC, id DESC);
+
 CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
 
 CREATE INDEX transfer_debit_idx ON public.transfer USING btree (debit_id, created_at DESC) WHERE (code >= 10);

@@ -25,7 +25,13 @@ router = APIRouter(tags=["operator: developers"])
 def developer_item(developer: Developer) -> DeveloperItem:
     """The wire's view of a developer."""
     own = {name: getattr(developer, name) for name in DeveloperItem.model_fields if hasattr(developer, name)}
-    return DeveloperItem.model_validate(own | {"free_quota_monthly_max_usd": developer.free_quota_month_max_e8})
+    return DeveloperItem.model_validate(
+        own
+        | {
+            "free_quota_monthly_max_usd": developer.free_quota_month_max_e8,
+            "free_quota_granted_usd": developer.free_quota_granted_e8,
+        }
+    )
 
 
 @router.post("/v1/developers", status_code=201, response_model=DeveloperItem)

@@ -26,13 +26,19 @@ class Developer:
     status: str
     free_quota_month_max_e8: int
     """What the platform gives away for their features' free quotas in a month."""
+    free_quota_granted_e8: int
+    """What it has set aside for them this month."""
     created_at: datetime
     updated_at: datetime
 
 
-_DEVELOPER: LiteralString = (
-    "select id, name, email, status, free_quota_month_max_e8, created_at, updated_at from developer"
-)
+_DEVELOPER: LiteralString = """
+select id, name, email, status, free_quota_month_max_e8,
+       coalesce((select q.granted_e8 from free_quota_month q where q.developer_id = developer.id
+           and q.month = date_trunc('month', now() at time zone 'UTC')::date), 0) as free_quota_granted_e8,
+       created_at, updated_at
+  from developer
+"""
 
 
 async def find(tx: Tx, developer_id: UUID) -> Developer:
