@@ -38,7 +38,7 @@ class Run(msgspec.Struct):
 def parse_run(body: bytes) -> Run:
     """Read the body of a run. Raises Refusal `invalid_request` naming the first field that is wrong."""
     if len(body) > INPUT_BYTES_MAX:
-        raise Refusal("invalid_request", f"a run has at most {INPUT_BYTES_MAX} bytes", status=413)
+        raise Refusal("payload_too_large", f"a run has at most {INPUT_BYTES_MAX} bytes")
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -115,7 +115,7 @@ def test_a_large_input_is_refused(features: Features, gateway: Gateway, rich: En
     """Lost: one caller keeps a gateway busy with checking."""
     key = features.add(input_schema=INPUT, prompt=PROMPT)
     reply = run(gateway, rich, key, {"input": {"question": "x" * INPUT_BYTES_MAX}})
-    assert (reply.status, reply.code) == (413, "invalid_request")
+    assert (reply.status, reply.code) == (413, "payload_too_large")
     lines = {"question": "x", "order": {"lines": [1] * 60_000}}
     reply = run(gateway, rich, key, {"input": lines})
     assert reply.status == 400 and "too many values" in reply.json["error"]["message"]
