@@ -9,17 +9,24 @@ alter table feature_version add column parts json not null default '{}';
 
 alter table usage_event add column feature_version integer;
 
+-- Sessions are forgotten a week after their end, so there are never many to index.
+-- squawk-ignore require-concurrent-index-creation
 create index session_list_idx on session (app_id, created_at desc, id desc);
 
 -- ── spend limits ──
 
 -- A limit of scope `feature_end_user` has the feature's id and holds for each of its end users by themselves: it has
 -- a counter for each of them, in `end_user_id`.
+-- Both tables are as small as the number of limits.
+-- squawk-ignore ban-drop-constraint
 alter table spend_limit drop constraint spend_limit_scope_check;
+-- squawk-ignore constraint-missing-not-valid
 alter table spend_limit add constraint spend_limit_scope_check
     check (scope in ('app', 'feature', 'end_user', 'session', 'feature_end_user'));
 alter table spend_counter add column end_user_id uuid;
+-- squawk-ignore ban-drop-constraint
 alter table spend_counter drop constraint spend_counter_limit_id_period_start_key;
+-- squawk-ignore constraint-missing-not-valid, disallowed-unique-constraint
 alter table spend_counter add constraint spend_counter_place unique nulls not distinct
     (limit_id, period_start, end_user_id);
 
@@ -115,6 +122,8 @@ create policy tenant on free_quota_month for all to faucet_api
     using (current_setting('faucet.developer_id', true) in ('*', developer_id::text))
     with check (current_setting('faucet.developer_id', true) in ('*', developer_id::text));
 
+-- Nothing has such a label yet.
+-- squawk-ignore require-concurrent-index-creation
 create index account_allowance_idx on account (label) where label like 'free:%';
 alter table move disable trigger move_is_fixed;
 insert into move (code, name, debit_kind, credit_kind) values (13, 'grant_return', 'wallet', 'grants');
@@ -510,7 +519,10 @@ begin
         array_fill(null::integer, array[cardinality(s_id)]), r_id, r_state, r_reason, k_hold, k_sealed, n_id) g;
 end
 $$;
+-- Parts that no door could execute; who is in the middle of one repeats its call.
+-- squawk-ignore ban-drop-function
 drop function settle_locked_v1;
+-- squawk-ignore ban-drop-function
 drop function settle_carefully_v1;
 
 revoke execute on function settle_v2, group_v2, settle_locked_v2, settle_carefully_v2, allowance_open_v1 from public;
