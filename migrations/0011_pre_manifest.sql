@@ -116,8 +116,9 @@ create table free_quota_month (
     granted_e8 bigint not null default 0 check (granted_e8 >= 0),
     primary key (developer_id, month)
 );
-grant select on free_quota_month to faucet_api;
+grant select on free_quota_month to faucet_api, faucet_jobs;
 alter table free_quota_month enable row level security;
+create policy everybody on free_quota_month for all to faucet_jobs using (true) with check (true);
 create policy tenant on free_quota_month for all to faucet_api
     using (current_setting('faucet.developer_id', true) in ('*', developer_id::text))
     with check (current_setting('faucet.developer_id', true) in ('*', developer_id::text));

@@ -1734,6 +1734,8 @@ CREATE POLICY everybody ON public.feature TO faucet_gateway, faucet_jobs USING (
 
 CREATE POLICY everybody ON public.feature_version TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.free_quota_month TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
@@ -1971,6 +1973,7 @@ GRANT SELECT ON TABLE public.feature TO faucet_jobs;
 GRANT SELECT,INSERT ON TABLE public.feature_version TO faucet_api;
 
 GRANT SELECT ON TABLE public.free_quota_month TO faucet_api;
+GRANT SELECT ON TABLE public.free_quota_month TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.hold TO faucet_api;
 GRANT SELECT ON TABLE public.hold TO faucet_jobs;

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -32,13 +34,14 @@ from faucet.tenants.parts import Parts, parse_parts
 REMEMBERED_SECONDS = 5.0
 REFRESH_SECONDS = 2.0
 REMEMBERED_MAX = 50_000
+PARTS_MAX = 10_000
 ASKED_MAX = 500
 """So many sessions are looked up by one question."""
 
 _SESSIONS = "select b.hash, s.* from unnest(%s::bytea[]) as b (hash) cross join lateral session_resolve_v1(b.hash) s"
 
 _FEATURES = """
-select f.id, f.feature_key, f.version, f.policy, f.pricing, f.parts, a.default_revenue_share_bps
+select f.id, f.feature_key, f.version, f.policy, f.pricing, f.parts::text as parts_json, a.default_revenue_share_bps
 from feature f join app a on a.id = f.app_id
 where f.app_id = %s and f.status = 'active'
 """
@@ -55,8 +58,17 @@ class Feature(msgspec.Struct, frozen=True):
     fit_to_wallet: bool
     max_output_tokens: int | None
     version: int
-    parts: Parts
-    """Its schemas, prompt and limits."""
+    parts_json: str
+
+    @property
+    def parts(self) -> Parts:
+        """Its schemas, prompt and limits, made ready when they are first asked for."""
+        return _parts_of(self.parts_json)
+
+
+@lru_cache(maxsize=PARTS_MAX)
+def _parts_of(parts_json: str) -> Parts:
+    return parse_parts(json.loads(parts_json), is_stored=True)
 
 
 class Caller(msgspec.Struct):
@@ -266,7 +278,7 @@ def _compile(row: dict[str, Any]) -> Feature:
         fit_to_wallet=policy.get("fit_to_wallet", True) is not False,
         max_output_tokens=policy.get("max_output_tokens"),
         version=row["version"],
-        parts=parse_parts(row["parts"]),
+        parts_json=row["parts_json"],
     )
 
 

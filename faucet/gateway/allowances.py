@@ -19,8 +19,10 @@ from faucet.kit.errors import Refusal
 from faucet.ledger import moves
 
 REMEMBERED_MAX = 50_000
+KNOWN_SECONDS = 300.0
+"""How long an allowance is remembered: when a month ends, clocks may differ."""
 NONE_SECONDS = 30.0
-"""How long it is remembered that there is no allowance."""
+"""How long it is remembered that there is none."""
 
 
 class Allowances:
@@ -38,7 +40,7 @@ class Allowances:
         today = self._clock.now()
         key = (feature.id, caller.end_user_id, today.year * 12 + today.month)
         account, until = self._known.get(key, (None, 0.0))
-        if account is not None or until > time.monotonic():
+        if until > time.monotonic():
             return account
         try:
             account = await in_time(self._opened(feature.id, caller.end_user_id))
@@ -48,7 +50,7 @@ class Allowances:
             ) from error
         if len(self._known) >= REMEMBERED_MAX:
             self._known.clear()
-        self._known[key] = (account, time.monotonic() + NONE_SECONDS)
+        self._known[key] = (account, time.monotonic() + (NONE_SECONDS if account is None else KNOWN_SECONDS))
         return account
 
     async def _opened(self, feature_id: UUID, end_user_id: UUID) -> int | None:

@@ -43,18 +43,26 @@ class Parts:
     limits: Limits = Limits()
 
 
-def parse_parts(parts: object) -> Parts:
-    """The parts that a manifest states. Raises ValueError, whose text starts with the path of the wrong word."""
+def parse_parts(parts: object, *, is_stored: bool = False) -> Parts:
+    """The parts that a manifest states. Raises ValueError, whose text starts with the path of the wrong word.
+
+    What `is_stored` was checked before: then it is only made ready for use.
+    """
     if not isinstance(parts, Mapping):
         raise ValueError("parts: must be an object")
     for word in parts:
         if word not in PARTS_WORDS:
             raise ValueError(f"{str(word)[:100]}: unknown word")
-    input_schema = Schema(parts["input_schema"], "input_schema") if "input_schema" in parts else None
+    schemas = {
+        word: Schema(parts[word], word, is_stored=is_stored)
+        for word in ("input_schema", "output_schema")
+        if word in parts
+    }
+    input_schema = schemas.get("input_schema")
     return Parts(
         input_schema=input_schema,
         prompt=parse_prompt(parts["prompt"], input_schema) if "prompt" in parts else None,
-        output_schema=Schema(parts["output_schema"], "output_schema") if "output_schema" in parts else None,
+        output_schema=schemas.get("output_schema"),
         limits=parse_limits(parts["limits"]) if "limits" in parts else Limits(),
     )
 

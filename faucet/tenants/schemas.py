@@ -46,9 +46,12 @@ Problem = tuple[str, str]
 
 
 class Schema:
-    """A checked schema of an object. Raises ValueError, whose text starts with the path of what is wrong."""
+    """A checked schema of an object. Raises ValueError, whose text starts with the path of what is wrong.
 
-    def __init__(self, document: object, path: str) -> None:
+    One that `is_stored` was checked when it was entered; what costs much of that is not done again.
+    """
+
+    def __init__(self, document: object, path: str, *, is_stored: bool = False) -> None:
         if not isinstance(document, Mapping):
             raise ValueError(f"{path}: must be a JSON Schema, an object")
         try:
@@ -59,6 +62,8 @@ class Schema:
             raise ValueError(f"{path}: has more than {BYTES_MAX} characters")
         self.document: Mapping[str, Any] = document
         self.nodes = _Walk(document, path).nodes
+        if not is_stored:
+            _check_values(document, path)
         if document.get("type") != "object":
             raise ValueError(f"{path}.type: must be object, for a feature's input and output are objects")
 
@@ -139,7 +144,6 @@ class _Walk:
         size = self._size(document, path, 0)
         for name in self._definitions:
             self._reference(f"#/$defs/{name}", f"{path}.$defs.{name}")
-        _check_values(document, path)
         self.nodes = size
 
     def _size(self, node: Any, path: str, depth: int) -> int:

@@ -48,6 +48,7 @@ def on_allowance(books: Books, tenant: Tenant) -> Tenant:
 def end_the_month(books: Books) -> None:
     """Make every allowance one of a month that is over."""
     books.rows("update account set label = left(label, -7) || '2026-01' where label like 'free:%%'")
+    books.rows("update free_quota_month set month = '2026-01-01'")
 
 
 def returned(dsn: str) -> Returned:
@@ -167,6 +168,21 @@ def test_what_is_left_goes_back_when_the_month_is_over(books: Books, tenant: Ten
     assert returned(dsn) == Returned(0, 0)
     assert [books.balance(user.wallet) for user in users] == [(0, 0), (0, 0)]
     assert before - books.posted(books.account("grants")) == 350
+    assert findings(dsn) == []
+
+
+def test_a_quota_that_was_not_granted_or_did_not_go_back_is_found(books: Books, tenant: Tenant, dsn: str) -> None:
+    """Lost: a month's quotas and the grants for them drift apart, or the sweep stops and nobody notices."""
+    free = on_allowance(books, tenant)
+    assert findings(dsn) == []
+    books.rows("update free_quota_month set granted_e8 = granted_e8 - 1")
+    found = [(one.check, one.expected, one.actual) for one in findings(dsn)]  # type: ignore[attr-defined]
+    assert found == [("free_quota", QUOTA, QUOTA - 1)]
+    books.rows("update free_quota_month set granted_e8 = granted_e8 + 1")
+    end_the_month(books)
+    found = [(one.check, one.expected, one.actual) for one in findings(dsn)]  # type: ignore[attr-defined]
+    assert found == [("allowance_left", 0, QUOTA)]
+    assert returned(dsn).count == 1 and books.posted(free.wallet) == 0
     assert findings(dsn) == []
 
 
