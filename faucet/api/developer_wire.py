@@ -157,14 +157,27 @@ class AppItem(Reply):
 # ── features ──
 
 
+_INPUT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"question": {"type": "string", "maxLength": 4000}},
+    "required": ["question"],
+}
+_OUTPUT: dict[str, Any] = {"type": "object", "properties": {"reply": {"type": "string"}}, "required": ["reply"]}
+
+
 class FeatureParts(Ask):
-    input_schema: Object | None = None
+    input_schema: Annotated[Object | None, Field(examples=[_INPUT])] = None
     """A JSON Schema (2020-12, a subset) that the input of `POST /v1/features/:key/run` must match."""
-    prompt: Object | None = None
+    prompt: Annotated[
+        Object | None, Field(examples=[{"system": "You answer customers.", "user": "{{ input.question }}"}])
+    ] = None
     """`system` and `user`, or `messages`, with places such as `{{ input.question }}`; `locked` refuses chats."""
-    output_schema: Object | None = None
+    output_schema: Annotated[Object | None, Field(examples=[_OUTPUT])] = None
     """A JSON Schema that answers are asked to match."""
-    limits: Object | None = None
+    limits: Annotated[
+        Object | None,
+        Field(examples=[{"requests_per_minute": {"end_user": 20}, "monthly_spend_usd": {"end_user": "5"}}]),
+    ] = None
     """`requests_per_minute` and `monthly_spend_usd`."""
 
     @property

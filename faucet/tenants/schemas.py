@@ -56,6 +56,7 @@ class Schema:
             raise ValueError(f"{path}: must be a JSON Schema, an object")
         try:
             text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+            text.encode()
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{path}: must be JSON") from None
         if len(text) > BYTES_MAX:

@@ -113,9 +113,17 @@ def _given(prompt: Mapping[str, Any], path: str) -> list[tuple[str, str, str]]:
                 raise ValueError(f"{at}.role: must be one of {', '.join(ROLES)}")
             given.append((message["role"], message["content"], f"{at}.content"))
     for _, content, at in given:
-        if not isinstance(content, str) or not content or "\x00" in content:
+        if not isinstance(content, str) or not content or not _is_text(content):
             raise ValueError(f"{at}: must be a text")
     return given
+
+
+def _is_text(content: str) -> bool:
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in content
 
 
 def _pieces(content: str, schema: Schema | None, path: str) -> tuple[Piece, ...]:

@@ -81,6 +81,15 @@ def test_two_braces_can_be_written(text: str) -> None:
     assert template.render({"x": text})[0]["content"] == "{{ input.x }} " + text
 
 
+def test_what_is_no_text_is_refused() -> None:
+    """Lost: a prompt that is entered and can never be sent."""
+    for content in ("a \ud800 b", "\x00", "", 5, None):
+        with pytest.raises(ValueError, match="prompt.user: must be a text"):
+            parse_prompt({"user": content}, None)
+    with pytest.raises(ValueError, match="input_schema: must be JSON"):
+        Schema({"type": "object", "title": "\udfff"}, "input_schema")
+
+
 def test_a_rendered_prompt_has_a_bound() -> None:
     """Lost: a short request makes a gateway build one of gigabytes."""
     template = parse_prompt({"user": "{{ input.x }}" * 1_000}, None)

@@ -66,10 +66,25 @@ TRICKY = st.sampled_from(
     models=st.lists(st.one_of(TRICKY, WORD), max_size=4, unique=True),
     tokens=st.integers(1, 2**31 - 1),
     percent=st.sampled_from([0, 30, 12.5, 0.01, 1000, "12.50"]),
+    words=st.lists(st.one_of(TRICKY, WORD), max_size=4, unique=True),
 )
-def test_what_is_written_reads_back(title: str, models: list[str], tokens: int, percent: object) -> None:
+def test_what_is_written_reads_back(
+    title: str, models: list[str], tokens: int, percent: object, words: list[str]
+) -> None:
     """Lost: exporting a feature and applying it changes it, because a text looks like something else to YAML."""
-    document = Document("a", "f", title, {"models": models, "max_output_tokens": tokens}, {"markup_percent": percent})
+    schema = {
+        "type": "object",
+        "properties": {word: {"enum": [word, 1, 0.5, None, True], "description": title} for word in words},
+        "required": words,
+    }
+    parts = {
+        "input_schema": schema,
+        "prompt": {"system": title.replace("{{", ""), "user": "{{ input }}\n  two lines\n"},
+        "output_schema": schema,
+        "limits": {"requests_per_minute": {"session": tokens % 1_000 + 1}},
+    }
+    policy: dict[str, object] = {"models": models, "max_output_tokens": tokens}
+    document = Document("a", "f", title, policy, {"markup_percent": percent}, parts)
     for as_json in (False, True):
         (got,) = read_documents(write_documents([document], as_json=as_json))
         assert got == document
