@@ -36,6 +36,52 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.allowance_open_v1(p_feature uuid, p_end_user uuid, p_account uuid, p_event uuid) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_month date := date_trunc('month', now() at time zone 'UTC')::date;
+    v_label text := 'free:' || p_feature || ':' || to_char(v_month, 'YYYY-MM');
+    v_developer uuid;
+    v_quota bigint;
+    v_id bigint;
+    v_grants bigint;
+    v_status smallint[];
+begin
+    select a.id into v_id from account a where a.kind = 'wallet' and a.owner_id = p_end_user and a.label = v_label;
+    if v_id is not null then
+        return v_id;
+    end if;
+    select f.developer_id, f.free_quota_e8 into v_developer, v_quota
+    from feature f join end_user e on e.id = p_end_user and e.app_id = f.app_id
+    where f.id = p_feature and f.status = 'active' and f.free_quota_e8 > 0;
+    if v_developer is null then
+        return null;
+    end if;
+    insert into free_quota_month (developer_id, month) values (v_developer, v_month) on conflict do nothing;
+    perform from free_quota_month q where q.developer_id = v_developer and q.month = v_month for update;
+    select a.id into v_id from account a where a.kind = 'wallet' and a.owner_id = p_end_user and a.label = v_label;
+    if v_id is not null then
+        return v_id;  -- somebody else's first request of the month was faster
+    end if;
+    update free_quota_month q set granted_e8 = q.granted_e8 + v_quota
+    where q.developer_id = v_developer and q.month = v_month and q.granted_e8 + v_quota
+        <= (select d.free_quota_month_max_e8 from developer d where d.id = v_developer);
+    if not found then
+        return null;
+    end if;
+    v_id := account_open_v1(p_account, 'wallet', v_developer, p_end_user, v_label);
+    v_grants := account_open_v1(gen_random_uuid(), 'grants', null, null, '');
+    v_status := transfer_v1(array[p_event], array[12::smallint], array[v_grants], array[v_id], array[v_quota],
+        array['allowance ' || p_account], array['free quota of ' || to_char(v_month, 'YYYY-MM')]);
+    if v_status[1] <> 0 then
+        raise exception 'the allowance of % was refused with status %', p_end_user, v_status[1];
+    end if;
+    return v_id;
+end
+$$;
+
 CREATE FUNCTION public.expire_holds_v1(p_limit integer) RETURNS TABLE(id uuid, amount_e8 bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -60,11 +106,11 @@ begin
 end
 $$;
 
-CREATE FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request_id text) RETURNS TABLE(id uuid, request_id text, state text, reason text, feature_key text, payer smallint, provider text, model text, input_tokens integer, cached_read_tokens integer, cached_write_tokens integer, output_tokens integer, reasoning_tokens integer, usage_source smallint, outcome smallint, first_byte_ms integer, duration_ms integer, held_e8 bigint, retail_e8 bigint, created_at timestamp with time zone)
+CREATE FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request_id text) RETURNS TABLE(id uuid, request_id text, state text, reason text, feature_key text, feature_version integer, payer smallint, provider text, model text, input_tokens integer, cached_read_tokens integer, cached_write_tokens integer, output_tokens integer, reasoning_tokens integer, usage_source smallint, outcome smallint, first_byte_ms integer, duration_ms integer, held_e8 bigint, retail_e8 bigint, created_at timestamp with time zone)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
     AS $$
-    select u.id, u.request_id, 'settled', null::text, f.feature_key, u.payer, u.provider, u.model, u.input_tokens,
+    select u.id, u.request_id, 'settled', null::text, f.feature_key, u.feature_version, u.payer, u.provider, u.model, u.input_tokens,
         u.cached_read_tokens, u.cached_write_tokens, u.output_tokens, u.reasoning_tokens, u.usage_source, u.outcome,
         u.first_byte_ms, u.duration_ms, u.held_e8, u.retail_e8, u.created_at
     from (
@@ -74,17 +120,31 @@ CREATE FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request_id te
             order by e.id desc limit 1)
     ) u left join feature f on f.id = u.feature_id
     union all
-    select h.id, h.request_id, 'running', null, f.feature_key, null, null, null, null, null, null, null, null, null,
+    select h.id, h.request_id, 'running', null, f.feature_key, null, null, null, null, null, null, null, null, null, null,
         null, null, null, h.amount_e8, null, h.created_at
     from hold h left join feature f on f.id = h.feature_id where h.id = p_id and h.end_user_id = p_end_user
     union all
-    select r.id, r.request_id, r.state, r.reason, f.feature_key, null, null, null, null, null, null, null, null, null,
+    select r.id, r.request_id, r.state, r.reason, f.feature_key, null, null, null, null, null, null, null, null, null, null,
         null, null, null, r.amount_e8, 0, r.held_at
     from hold_resolution r left join feature f on f.id = r.feature_id
     where r.id = p_id and r.end_user_id = p_end_user and r.settled_late_at is null
 $$;
 
 CREATE FUNCTION public.group_v1(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+begin
+    select g.* into hold_status, hold_posted, hold_held, settle_status, settle_posted, release_status
+    from group_v2(h_id, h_wallet, h_amount, h_developer, h_app, h_feature, h_end_user, h_session, h_request_id,
+        p_lease_seconds, s_id, s_wallet, s_cost, s_rated, s_channel, s_platform, s_cost_account, s_earnings_account,
+        s_revenue_account, s_price, s_input, s_cached_read, s_cached_write, s_output, s_reasoning, s_first_byte_ms,
+        s_duration_ms, s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage,
+        array_fill(null::integer, array[cardinality(s_id)]), r_id, r_state, r_reason, k_hold, k_sealed, n_id) g;
+end
+$$;
+
+CREATE FUNCTION public.group_v2(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], s_version integer[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
     AS $$
@@ -95,9 +155,9 @@ begin
         r_id || n_id, s_id, h_app, h_feature, h_end_user, h_session);
     if cardinality(s_id) > 0 then
         select s.status, s.posted into settle_status, settle_posted
-        from settle_locked_v1(s_id, s_wallet, s_cost, s_rated, s_channel, s_platform, s_cost_account,
+        from settle_locked_v2(s_id, s_wallet, s_cost, s_rated, s_channel, s_platform, s_cost_account,
             s_earnings_account, s_revenue_account, s_price, s_input, s_cached_read, s_cached_write, s_output, s_reasoning,
-            s_first_byte_ms, s_duration_ms, s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage, v_limited) s;
+            s_first_byte_ms, s_duration_ms, s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage, s_version, v_limited) s;
         if cardinality(k_hold) > 0 then
             perform reply_keep_v1(k_hold, k_sealed);
         end if;
@@ -511,7 +571,7 @@ CREATE FUNCTION public.session_resolve_v1(p_bearer_hash bytea) RETURNS TABLE(ses
     where s.bearer_hash = p_bearer_hash
 $$;
 
-CREATE FUNCTION public.settle_carefully_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) RETURNS record
+CREATE FUNCTION public.settle_carefully_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) RETURNS record
     LANGUAGE plpgsql
     AS $$
 declare
@@ -577,10 +637,10 @@ begin
         select i.* from unnest(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
                 p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
                 p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage,
-                status)
+                p_version, status)
             as i (id, cost, rated, channel, platform, cost_account, earnings_account, revenue_account, price,
                 input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer, source,
-                outcome, provider, model, raw_usage, st)
+                outcome, provider, model, raw_usage, version, st)
         where i.st = 0
     ), gone as (
         delete from hold h where h.id in (select item.id from item) returning h.*
@@ -607,10 +667,10 @@ begin
         insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
             cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
             cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
-            outcome, provider, model, request_id, raw_usage)
+            outcome, provider, model, request_id, raw_usage, feature_version)
         select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, greatest(held, paid), cost,
             paid, channel, platform, rated - paid, price, input, cached_read, cached_write, output, reasoning,
-            first_byte_ms, duration_ms, payer, source, outcome, provider, model, request_id, raw_usage
+            first_byte_ms, duration_ms, payer, source, outcome, provider, model, request_id, raw_usage, version
         from booked order by id
     ), part as materialized (
         select b.id, p.code, p.debit, p.credit, p.amount
@@ -649,7 +709,7 @@ begin
 end
 $$;
 
-CREATE FUNCTION public.settle_locked_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) RETURNS record
+CREATE FUNCTION public.settle_locked_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) RETURNS record
     LANGUAGE plpgsql
     AS $$
 declare
@@ -663,11 +723,11 @@ begin
             delete from hold h
             using unnest(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
                     p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
-                    p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage)
+                    p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version)
                 with ordinality
                 as i (i_id, wallet, cost, rated, channel, platform, cost_account, earnings_account, revenue_account,
                     price, input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer,
-                    source, outcome, provider, model, raw_usage, ord), account a, account b, account c
+                    source, outcome, provider, model, raw_usage, version, ord), account a, account b, account c
             where h.id = i.i_id and (h.wallet_id = i.wallet and i.rated between 0 and h.amount_e8
                     and least(i.cost, i.channel, i.platform) >= 0
                     and i.rated = i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end) is true
@@ -682,10 +742,10 @@ begin
             insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
                 cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
                 cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
-                outcome, provider, model, request_id, raw_usage)
+                outcome, provider, model, request_id, raw_usage, feature_version)
             select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet, amount_e8, cost, rated,
                 channel, platform, 0, price, input, cached_read, cached_write, output, reasoning, first_byte_ms,
-                duration_ms, payer, source, outcome, provider, model, request_id, raw_usage
+                duration_ms, payer, source, outcome, provider, model, request_id, raw_usage, version
             from booked
         ), moved as (
             insert into transfer (event_id, code, debit_id, credit_id, amount_e8)
@@ -722,9 +782,9 @@ begin
         status := array_fill(0::smallint, array[n]);
     else
         select s.status, s.posted into status, posted
-        from settle_carefully_v1(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account,
+        from settle_carefully_v2(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account,
             p_earnings_account, p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
-            p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage) s;
+            p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version) s;
         for i in 1..n loop
             -- Done, but by this very call.
             if status[i] = 4 and p_id[i] = any (v_done) then
@@ -740,15 +800,28 @@ CREATE FUNCTION public.settle_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[]
     SET search_path TO 'pg_catalog', 'public'
     AS $$
 begin
+    select s.status, s.posted into status, posted
+    from settle_v2(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+        p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning, p_first_byte_ms,
+        p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage,
+        array_fill(null::integer, array[cardinality(p_id)])) s;
+end
+$$;
+
+CREATE FUNCTION public.settle_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+begin
     if cardinality(p_id) = 0 then
         status := '{}';
         posted := '{}';
         return;
     end if;
     select s.status, s.posted into status, posted
-    from settle_locked_v1(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+    from settle_locked_v2(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
         p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning, p_first_byte_ms,
-        p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage,
+        p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version,
         ledger_lock_v1(p_wallet || p_cost_account || p_earnings_account || p_revenue_account, '{}', p_id,
             '{}', '{}', '{}', '{}')) s;
 end
@@ -761,18 +834,24 @@ begin
     if not exists (select from spend_limit where scope_id = any (p_app || p_feature || p_end_user || p_session)) then
         return;
     end if;
-    insert into spend_counter (limit_id, period_start)
-    select l.id, case l.period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end
-    from spend_limit l where l.scope_id = any (p_app || p_feature || p_end_user || p_session)
-    order by l.id
+    insert into spend_counter (limit_id, period_start, end_user_id)
+    select l.id, case l.period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end,
+        e.end_user
+    from spend_limit l cross join lateral (
+        select distinct u.end_user from unnest(p_feature, p_end_user) u (feature, end_user)
+        where l.scope = 'feature_end_user' and u.feature = l.scope_id
+        union all select null where l.scope <> 'feature_end_user') e
+    where l.scope_id = any (p_app || p_feature || p_end_user || p_session)
+    order by l.id, e.end_user
     on conflict do nothing;
     return query
     select i.ord::integer, c.id
     from unnest(p_app, p_feature, p_end_user, p_session) with ordinality as i (app, feature, end_user, session, ord)
-    join spend_limit l on (l.scope, l.scope_id) in
-        (('app', i.app), ('feature', i.feature), ('end_user', i.end_user), ('session', i.session))
+    join spend_limit l on (l.scope, l.scope_id) in (('app', i.app), ('feature', i.feature), ('end_user', i.end_user),
+        ('session', i.session), ('feature_end_user', i.feature))
     join spend_counter c on c.limit_id = l.id and c.period_start =
         case l.period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end
+        and c.end_user_id is not distinct from case when l.scope = 'feature_end_user' then i.end_user end
     order by 1, 2;
 end
 $$;
@@ -783,7 +862,6 @@ CREATE FUNCTION public.spend_limit_set_v1(p_scope text, p_scope_id uuid, p_perio
     AS $$
 declare
     v_limit bigint;
-    v_counter bigint;
     v_start date := case p_period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end;
 begin
     lock table hold in exclusive mode;
@@ -799,17 +877,30 @@ begin
     if exists (select from spend_counter where limit_id = v_limit) then
         return;
     end if;
-    insert into spend_counter (limit_id, period_start, spent_e8, held_e8)
-    select v_limit, v_start,
-        coalesce((select sum(u.retail_e8) from usage_event u where u.created_at >= v_start
-            and p_scope_id = case p_scope when 'app' then u.app_id when 'feature' then u.feature_id
-                when 'end_user' then u.end_user_id else u.session_id end), 0),
-        coalesce((select sum(h.amount_e8) from hold h where p_scope_id = case p_scope when 'app' then h.app_id
-            when 'feature' then h.feature_id when 'end_user' then h.end_user_id else h.session_id end), 0)
-    returning id into v_counter;
-    update hold h set counters = coalesce(h.counters, '{}') || v_counter
-    where p_scope_id = case p_scope when 'app' then h.app_id when 'feature' then h.feature_id
-        when 'end_user' then h.end_user_id else h.session_id end;
+    with spent as (
+        select case p_scope when 'feature_end_user' then u.end_user_id end as whose, sum(u.retail_e8) as amount
+        from usage_event u where u.created_at >= v_start
+            and p_scope_id = case p_scope when 'app' then u.app_id when 'end_user' then u.end_user_id
+                when 'session' then u.session_id else u.feature_id end
+        group by 1
+    ), held as (
+        select case p_scope when 'feature_end_user' then h.end_user_id end as whose, sum(h.amount_e8) as amount
+        from hold h where p_scope_id = case p_scope when 'app' then h.app_id when 'end_user' then h.end_user_id
+            when 'session' then h.session_id else h.feature_id end
+        group by 1
+    )
+    insert into spend_counter (limit_id, period_start, end_user_id, spent_e8, held_e8)
+    select v_limit, v_start, w.whose, coalesce(s.amount, 0), coalesce(h.amount, 0)
+    from (select spent.whose from spent union select held.whose from held
+        union select null where p_scope <> 'feature_end_user') w
+    left join spent s on s.whose is not distinct from w.whose
+    left join held h on h.whose is not distinct from w.whose;
+    update hold h set counters = coalesce(h.counters, '{}') || c.id
+    from spend_counter c
+    where c.limit_id = v_limit and c.period_start = v_start
+        and c.end_user_id is not distinct from case p_scope when 'feature_end_user' then h.end_user_id end
+        and p_scope_id = case p_scope when 'app' then h.app_id when 'end_user' then h.end_user_id
+            when 'session' then h.session_id else h.feature_id end;
 end
 $$;
 
@@ -1006,7 +1097,9 @@ CREATE TABLE public.developer (
     status text DEFAULT 'active'::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    free_quota_month_max_e8 bigint DEFAULT 0 NOT NULL,
     CONSTRAINT developer_email_check CHECK (((length(email) >= 3) AND (length(email) <= 320))),
+    CONSTRAINT developer_free_quota_month_max_e8_check CHECK ((free_quota_month_max_e8 >= 0)),
     CONSTRAINT developer_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT developer_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text])))
 );
@@ -1058,8 +1151,11 @@ CREATE TABLE public.feature (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     version integer DEFAULT 1 NOT NULL,
+    parts json DEFAULT '{}'::json NOT NULL,
+    free_quota_e8 bigint DEFAULT 0 NOT NULL,
     CONSTRAINT feature_display_name_check CHECK (((length(display_name) >= 1) AND (length(display_name) <= 200))),
     CONSTRAINT feature_feature_key_check CHECK ((feature_key ~ '^[a-zA-Z0-9_:-]{1,128}$'::text)),
+    CONSTRAINT feature_free_quota_e8_check CHECK ((free_quota_e8 >= 0)),
     CONSTRAINT feature_status_check CHECK ((status = ANY (ARRAY['active'::text, 'archived'::text]))),
     CONSTRAINT feature_version_check CHECK ((version >= 1))
 );
@@ -1073,7 +1169,15 @@ CREATE TABLE public.feature_version (
     pricing jsonb NOT NULL,
     created_by text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    parts json DEFAULT '{}'::json NOT NULL,
     CONSTRAINT feature_version_version_check CHECK ((version >= 1))
+);
+
+CREATE TABLE public.free_quota_month (
+    developer_id uuid NOT NULL,
+    month date NOT NULL,
+    granted_e8 bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT free_quota_month_granted_e8_check CHECK ((granted_e8 >= 0))
 );
 
 CREATE TABLE public.hold (
@@ -1261,6 +1365,7 @@ CREATE TABLE public.usage_event (
     model text NOT NULL,
     request_id text,
     raw_usage text,
+    feature_version integer,
     CONSTRAINT known_codes CHECK (((LEAST(payer, usage_source, outcome) >= 0) AND (payer <= 3) AND (usage_source <= 1) AND (outcome <= 2))),
     CONSTRAINT never_above_the_hold CHECK ((retail_e8 <= held_e8)),
     CONSTRAINT no_negative_tokens CHECK ((LEAST(input_tokens, cached_read_tokens, cached_write_tokens, output_tokens, reasoning_tokens) >= 0)),
@@ -1321,6 +1426,7 @@ CREATE TABLE public.spend_counter (
     period_start date NOT NULL,
     spent_e8 bigint DEFAULT 0 NOT NULL,
     held_e8 bigint DEFAULT 0 NOT NULL,
+    end_user_id uuid,
     CONSTRAINT spend_counter_held_e8_check CHECK ((held_e8 >= 0)),
     CONSTRAINT spend_counter_spent_e8_check CHECK ((spent_e8 >= 0))
 )
@@ -1344,7 +1450,7 @@ CREATE TABLE public.spend_limit (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT spend_limit_limit_e8_check CHECK ((limit_e8 >= 0)),
     CONSTRAINT spend_limit_period_check CHECK ((period = ANY (ARRAY['month'::text, 'total'::text]))),
-    CONSTRAINT spend_limit_scope_check CHECK ((scope = ANY (ARRAY['app'::text, 'feature'::text, 'end_user'::text, 'session'::text])))
+    CONSTRAINT spend_limit_scope_check CHECK ((scope = ANY (ARRAY['app'::text, 'feature'::text, 'end_user'::text, 'session'::text, 'feature_end_user'::text])))
 );
 
 ALTER TABLE public.spend_limit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -1427,6 +1533,9 @@ ALTER TABLE ONLY public.feature
 ALTER TABLE ONLY public.feature_version
     ADD CONSTRAINT feature_version_pkey PRIMARY KEY (feature_id, version);
 
+ALTER TABLE ONLY public.free_quota_month
+    ADD CONSTRAINT free_quota_month_pkey PRIMARY KEY (developer_id, month);
+
 ALTER TABLE ONLY public.hold
     ADD CONSTRAINT hold_pkey PRIMARY KEY (id);
 
@@ -1464,10 +1573,10 @@ ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.spend_counter
-    ADD CONSTRAINT spend_counter_limit_id_period_start_key UNIQUE (limit_id, period_start);
+    ADD CONSTRAINT spend_counter_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.spend_counter
-    ADD CONSTRAINT spend_counter_pkey PRIMARY KEY (id);
+    ADD CONSTRAINT spend_counter_place UNIQUE NULLS NOT DISTINCT (limit_id, period_start, end_user_id);
 
 ALTER TABLE ONLY public.spend_limit
     ADD CONSTRAINT spend_limit_pkey PRIMARY KEY (id);
@@ -1483,6 +1592,8 @@ ALTER TABLE ONLY public.usage_event
 
 ALTER TABLE ONLY public.vault_key
     ADD CONSTRAINT vault_key_pkey PRIMARY KEY (id);
+
+CREATE INDEX account_allowance_idx ON public.account USING btree (label) WHERE (label ~~ 'free:%'::text);
 
 CREATE INDEX account_owner_idx ON public.account USING btree (owner_id) WHERE (owner_id IS NOT NULL);
 
@@ -1517,6 +1628,8 @@ CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree 
 CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
 
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
+
+CREATE INDEX session_list_idx ON public.session USING btree (app_id, created_at DESC, id DESC);
 
 CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
 
@@ -1586,6 +1699,9 @@ ALTER TABLE ONLY public.feature
 ALTER TABLE ONLY public.feature_version
     ADD CONSTRAINT feature_version_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES public.feature(id);
 
+ALTER TABLE ONLY public.free_quota_month
+    ADD CONSTRAINT free_quota_month_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
 
@@ -1644,6 +1760,8 @@ CREATE POLICY everybody ON public.feature TO faucet_gateway, faucet_jobs USING (
 
 CREATE POLICY everybody ON public.feature_version TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.free_quota_month TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
@@ -1655,6 +1773,8 @@ CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USI
 ALTER TABLE public.feature ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.feature_version ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.free_quota_month ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.hold ENABLE ROW LEVEL SECURITY;
 
@@ -1686,6 +1806,8 @@ CREATE POLICY tenant ON public.feature TO faucet_api USING (((current_setting('f
 
 CREATE POLICY tenant ON public.feature_version TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.free_quota_month TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.hold TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
@@ -1707,6 +1829,9 @@ REVOKE ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.ac
 GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) TO faucet_api;
 GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) TO faucet_jobs;
 
+REVOKE ALL ON FUNCTION public.allowance_open_v1(p_feature uuid, p_end_user uuid, p_account uuid, p_event uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.allowance_open_v1(p_feature uuid, p_end_user uuid, p_account uuid, p_event uuid) TO faucet_gateway;
+
 REVOKE ALL ON FUNCTION public.expire_holds_v1(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.expire_holds_v1(p_limit integer) TO faucet_jobs;
 
@@ -1715,6 +1840,9 @@ GRANT ALL ON FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request
 
 REVOKE ALL ON FUNCTION public.group_v1(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.group_v1(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.group_v2(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], s_version integer[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.group_v2(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], s_version integer[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) TO faucet_gateway;
 
 REVOKE ALL ON FUNCTION public.hold_locked_v1(p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer, p_limited boolean, OUT status smallint[], OUT posted bigint[], OUT held bigint[]) FROM PUBLIC;
 
@@ -1755,12 +1883,15 @@ GRANT ALL ON FUNCTION public.session_limit_open_v1(p_session uuid, p_limit bigin
 REVOKE ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) TO faucet_gateway;
 
-REVOKE ALL ON FUNCTION public.settle_carefully_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.settle_carefully_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION public.settle_locked_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.settle_locked_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.settle_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.settle_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.settle_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.settle_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) TO faucet_gateway;
 
 REVOKE ALL ON FUNCTION public.spend_counters_v1(p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) FROM PUBLIC;
 
@@ -1869,6 +2000,9 @@ GRANT SELECT ON TABLE public.feature TO faucet_gateway;
 GRANT SELECT ON TABLE public.feature TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.feature_version TO faucet_api;
+
+GRANT SELECT ON TABLE public.free_quota_month TO faucet_api;
+GRANT SELECT ON TABLE public.free_quota_month TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.hold TO faucet_api;
 GRANT SELECT ON TABLE public.hold TO faucet_jobs;

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from faucet.api import (
     adjustments,
+    app_sessions,
     apps,
     control,
     developer_keys,
@@ -26,6 +27,7 @@ from faucet.api import (
     features,
     health,
     operations,
+    platform_keys,
     prices,
     reports,
     sessions,
@@ -61,6 +63,7 @@ _ROUTES = (
     reports,
     tokens,
     apps,
+    app_sessions,
     signing_keys,
     features,
     developer_keys,
@@ -68,6 +71,7 @@ _ROUTES = (
     developers,
     adjustments,
     prices,
+    platform_keys,
     control,
     docs,
 )

@@ -67,6 +67,10 @@ class DeveloperKeyAsk(ProviderKeyAsk):
     weight: Priority = 1
 
 
+class PlatformKeyAsk(ProviderKeyAsk):
+    weight: Priority = 1
+
+
 class ProviderKeyChange(Ask):
     models_allowed: Models | None = None
     budget_limit_usd: Budget = None
@@ -96,6 +100,12 @@ class ProviderKeyReply(Reply):
 class DeveloperKeyReply(ProviderKeyReply):
     developer_id: UUID
     public_app_id: str | None = None
+    weight: int
+    created_at: Moment
+    updated_at: Moment
+
+
+class PlatformKeyReply(ProviderKeyReply):
     weight: int
     created_at: Moment
     updated_at: Moment

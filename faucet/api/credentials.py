@@ -104,9 +104,9 @@ async def note_change(
     await announce_change(tx)
 
 
-async def read_again(tx: TenantTx, row_id: UUID, end_user_id: UUID | None) -> Credential:
+async def read_again(tx: TenantTx, row_id: UUID, end_user_id: UUID | None, owner: str | None = None) -> Credential:
     """A row that was just written."""
-    row = await store.find(tx, row_id, end_user_id=end_user_id)
+    row = await store.find(tx, row_id, end_user_id=end_user_id, owner=owner)
     if row is None:
         raise InvariantBroken(f"the credential {row_id} is gone within its own tx")
     return row
@@ -134,7 +134,7 @@ async def create(
     )
     sealing = await sealing_of(tx, Secret(body.api_key), place)
     await store.insert(tx, place, terms, sealing, now=world.clock.now(), validated=verdict is Verdict.ACCEPTED)
-    row = await read_again(tx, place.row_id, place.end_user_id)
+    row = await read_again(tx, place.row_id, place.end_user_id, place.owner)
     await note_change(tx, actor, rid, "created", before=None, after=row)
     return row
 
@@ -143,7 +143,7 @@ async def disable(tx: TenantTx, row: Credential, *, now: datetime, actor: Actor,
     """Disable a key and erase its secret; one that is disabled stays as it is."""
     if not await store.disable(tx, row.id, now=now):
         return row  # it was before
-    after = await read_again(tx, row.id, row.end_user_id)
+    after = await read_again(tx, row.id, row.end_user_id, row.owner)
     await note_change(tx, actor, rid, "disabled", before=row, after=after)
     return after
 

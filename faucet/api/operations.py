@@ -130,6 +130,7 @@ async def read_usage_series(
                 at=point.at,
                 public_app_id=point.public_app_id,
                 feature_key=point.feature_key,
+                feature_version=point.feature_version,
                 model=point.model,
                 calls=point.calls,
                 input_tokens=point.input_tokens,

@@ -179,6 +179,11 @@ class Client:
         got = self.call("POST", f"{self.gateway}/v1/chat/completions", token, body, headers)
         return got, note_of(got)
 
+    def run(self, token: str, feature_key: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], Note]:
+        """What a feature's own prompt makes of an input, and what it cost. Raises Unreachable, Refused."""
+        got = self.call("POST", f"{self.gateway}/v1/features/{feature_key}/run", token, {"input": values})
+        return got, note_of(got)
+
     @contextmanager
     def stream(self, token: str, messages: Sequence[Message], model: str, **more: Any) -> Iterator[Streaming]:
         """A streamed answer, with its cost at the end unless `stream_options` says otherwise.

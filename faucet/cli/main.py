@@ -19,9 +19,11 @@ from typer.core import TyperGroup
 from faucet.cli.developers import apps_app, developers_app, tokens_app
 from faucet.cli.doctor import doctor
 from faucet.cli.features import features_app
+from faucet.cli.levers import credentials_app, switches_app
 from faucet.cli.manifest import manifest_app
-from faucet.cli.operate import limits_app, prices_app, reconcile
+from faucet.cli.operate import limits_app, reconcile
 from faucet.cli.price_sync import sync
+from faucet.cli.prices import prices_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
@@ -33,7 +35,7 @@ SECTIONS = {
     "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "limits", "reconcile", "reseal"),
+    "Operate": ("prices", "credentials", "switches", "limits", "reconcile", "reseal"),
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -77,6 +79,8 @@ for group in (
     signing_keys_app,
 ):
     app.add_typer(group)
+app.add_typer(credentials_app)
+app.add_typer(switches_app)
 app.command(
     epilog=examples("faucet reconcile", "faucet reconcile --json | jq '.findings'"),
 )(reconcile)

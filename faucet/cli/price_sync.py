@@ -6,6 +6,7 @@ Not here: deciding over drafts (`operate`, or the API), and what a price means (
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from faucet.cli.client import usd
-from faucet.cli.operate import DatabaseOption, DataOption, JsonOption, in_tx, shown_price
+from faucet.cli.operate import DatabaseOption, DataOption, JsonOption, in_tx
 from faucet.cli.terminal import console, write_line
 from faucet.rating.diff import Difference, Kind, differences
 from faucet.rating.price import Price
@@ -96,5 +97,5 @@ def _shown(each: Difference) -> dict[str, Any]:
     shown: dict[str, Any] = {"kind": each.kind, "provider": each.price.provider, "model": each.price.model}
     for name, price in (("before", each.before), ("after", each.after)):
         if price is not None:
-            shown[name] = shown_price(price)
+            shown[name] = asdict(price) | {"effective_from": price.effective_from.isoformat()}
     return shown | {"differs_in": list(each.figures)}

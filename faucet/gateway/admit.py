@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -27,17 +29,19 @@ from faucet.kit.ids import fast_uuid
 from faucet.limits.bucket import Bucket, Verdict
 from faucet.rating.price import PricePlan
 from faucet.routing.plan import RoutePolicy
+from faucet.tenants.parts import Parts, parse_parts
 
 REMEMBERED_SECONDS = 5.0
 REFRESH_SECONDS = 2.0
 REMEMBERED_MAX = 50_000
+PARTS_MAX = 10_000
 ASKED_MAX = 500
 """So many sessions are looked up by one question."""
 
 _SESSIONS = "select b.hash, s.* from unnest(%s::bytea[]) as b (hash) cross join lateral session_resolve_v1(b.hash) s"
 
 _FEATURES = """
-select f.id, f.feature_key, f.policy, f.pricing, a.default_revenue_share_bps
+select f.id, f.feature_key, f.version, f.policy, f.pricing, f.parts::text as parts_json, a.default_revenue_share_bps
 from feature f join app a on a.id = f.app_id
 where f.app_id = %s and f.status = 'active'
 """
@@ -53,8 +57,20 @@ class Feature(msgspec.Struct, frozen=True):
     plan: PricePlan
     fit_to_wallet: bool
     max_output_tokens: int | None
+    version: int
+    parts_json: str
     privacy: str = "none"
     """The policy's word: what may leave for a provider in the cloud (`redaction`)."""
+
+    @property
+    def parts(self) -> Parts:
+        """Its schemas, prompt and limits, made ready when they are first asked for."""
+        return _parts_of(self.parts_json)
+
+
+@lru_cache(maxsize=PARTS_MAX)
+def _parts_of(parts_json: str) -> Parts:
+    return parse_parts(json.loads(parts_json), is_stored=True)
 
 
 class Caller(msgspec.Struct):
@@ -247,6 +263,7 @@ class Admission:
 def _compile(row: dict[str, Any]) -> Feature:
     policy = row["policy"] or {}
     preference = policy.get("route_preference", "platform_pool")
+    order = policy.get("model_policy")
     allows_platform = preference not in ("local_only", "privacy_first") and (
         isinstance(preference, str) or "platform_pool" in preference
     )
@@ -255,13 +272,15 @@ def _compile(row: dict[str, Any]) -> Feature:
         key=row["feature_key"],
         key_json=quoted(row["feature_key"]),
         policy=RoutePolicy(
-            models=tuple(policy.get("models", ())),
+            models=tuple(policy.get("models") or (order.get("candidates", ()) if isinstance(order, dict) else ())),
             allows_platform=allows_platform and policy.get("privacy") != "local_only",
             provider_fallback=policy.get("provider_fallback", True) is not False,
         ),
         plan=PricePlan.parse_pricing(row["pricing"] or {}, default_share_bps=row["default_revenue_share_bps"]),
         fit_to_wallet=policy.get("fit_to_wallet", True) is not False,
         max_output_tokens=policy.get("max_output_tokens"),
+        version=row["version"],
+        parts_json=row["parts_json"],
         privacy=policy.get("privacy", "none"),
     )
 

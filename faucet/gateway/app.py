@@ -14,6 +14,7 @@ from faucet.gateway.embeddings import embed
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.faces.messages import MessagesFace
 from faucet.gateway.faces.responses import ResponsesFace
+from faucet.gateway.feature_run import run_feature
 from faucet.gateway.health import ProviderHealth
 from faucet.gateway.metrics import METRICS, SERVICE
 from faucet.gateway.models import list_models
@@ -83,6 +84,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/health/providers": {"GET": ProviderHealth().show},
 }
 _MODEL = "/v1/models/"
+_FEATURE, _RUN = "/v1/features/", "/run"
 
 
 def _below(path: str) -> tuple[str, dict[str, Handler] | None]:
@@ -91,6 +93,8 @@ def _below(path: str) -> tuple[str, dict[str, Handler] | None]:
         return _MODEL + "{model}", {"GET": _one_model}
     if path.startswith(generations.PATH):
         return generations.PATH + "{request_id}", {"GET": generations.show_generation}
+    if path.startswith(_FEATURE) and path.endswith(_RUN) and path.count("/") == 4:
+        return _FEATURE + "{key}" + _RUN, {"POST": _run}
     return "unknown", None
 
 
@@ -170,6 +174,10 @@ class Gateway:
 
 async def _one_model(world: World, exchange: Exchange) -> None:
     await list_models(world, exchange, exchange.path[len(_MODEL) :])
+
+
+async def _run(world: World, exchange: Exchange) -> None:
+    await run_feature(world, exchange, exchange.path[len(_FEATURE) : -len(_RUN)])
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -19,6 +20,7 @@ from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.outbound import chat_call
+from faucet.gateway.prompt import chat_ask
 from faucet.gateway.redaction import let_out, redactions_note, relay_for, restored
 from faucet.gateway.relay import Streamed
 from faucet.gateway.replay import Claim
@@ -27,13 +29,14 @@ from faucet.gateway.settle import Rated, rated
 from faucet.gateway.wire import (
     ChatAsk,
     Reply,
-    chat_reply,
+    chat_fields,
     error_body,
     is_answer,
     money_note,
     parse_chat,
     usage_of,
     with_cost,
+    with_note,
 )
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
@@ -49,19 +52,6 @@ LIKELY_TOKENIZER = "o200k"
 """What an answer is counted with whose model's own tokenizer nobody knows: the nearest guess, not the bound."""
 
 
-class Shape(msgspec.Struct, frozen=True):
-    """What differs between endpoints whose requests are held, called and settled alike."""
-
-    call: Callable[[ChatAsk, Product, int], Call]
-    """The call for a product, with the output limit that was held."""
-    answers: Callable[[Reply], bool]
-    """Whether a JSON reply holds an answer."""
-    texts: Callable[[Reply], list[str]]
-    """The generated texts of a JSON reply, to be counted where no usage is reported."""
-    reply: Callable[[Reply, str, bytes, bytes, bytes], bytes]
-    """A JSON reply for the client: of its fields, our id, the model, the usage and the note of money."""
-
-
 class Request(msgspec.Struct):
     """A held request, as the rest of the story needs it."""
 
@@ -69,16 +59,53 @@ class Request(msgspec.Struct):
     caller: Caller
     feature: Feature
     ask: ChatAsk
+    shape: Shape
+    kind: Kind
     held: Held
     claim: Claim | None
     began: float
-    shape: Shape
     redactor: Redactor | None
     """Where the feature's policy redacts: what brings the values back into the answer."""
 
     @property
     def chat_id(self) -> str:
         return f"chatcmpl_mf_{self.exchange.request_id}"
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What is asked of providers: what differs between chats and all else that is held, called and settled alike."""
+
+    products: Callable[[Sequence[Product]], Sequence[Product]]
+    """Those of the planned products that can answer. Raises Refusal where none can."""
+    call: Callable[[ChatAsk, Product, int], Call]
+    """The call for a product, with the output limit that was held. Raises Refusal `invalid_request`."""
+    answers: Callable[[Reply], bool]
+    """Whether a JSON reply holds an answer."""
+    texts: Callable[[Reply], list[str]]
+    """The generated texts of a JSON reply, to be counted where no usage is reported."""
+
+
+class Shape(Protocol):
+    """How an answer looks to whoever asked: what differs between endpoints that share the story."""
+
+    async def reply(self, request: Request, fields: Reply, product: Product, usage: bytes) -> Reply:
+        """A JSON reply's fields, in their order, without the note of what it cost."""
+
+    async def note(self, request: Request, streamed: Streamed) -> bytes:
+        """What the note at a stream's end says more."""
+
+
+class ChatShape:
+    """A chat's reply is the provider's own, under our id."""
+
+    async def reply(self, request: Request, fields: Reply, product: Product, usage: bytes) -> Reply:
+        return chat_fields(fields, request.chat_id, product.model_json, usage)
+
+    async def note(self, request: Request, streamed: Streamed) -> bytes:
+        return b""
+
+
+CHAT = ChatShape()
 
 
 async def chat_completions(world: World, exchange: Exchange) -> None:
@@ -89,25 +116,28 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
     world.limit(exchange, caller)
     ask = parse_chat(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
-    await fulfil(world, exchange, caller, feature, world.route(feature, ask.model), ask, CHAT, began)
+    await answer(world, exchange, caller, feature, chat_ask(feature, ask), CHAT, began)
 
 
-async def fulfil(
+async def answer(
     world: World,
     exchange: Exchange,
     caller: Caller,
     feature: Feature,
-    products: Sequence[Product],
     ask: ChatAsk,
     shape: Shape,
     began: float,
+    kind: Kind | None = None,
 ) -> None:
-    """Hold, call, relay, settle: from a planned request to its last byte. Raises as `chat_completions` does."""
+    """What follows once it is known who asks what of which feature. Raises as `chat_completions`."""
+    kind = kind or CHATS
+    world.feature_rates.count(caller, feature)
+    products = kind.products(world.route(feature, ask.model))
     await world.open_cost_accounts(caller.developer_id, products)
 
     claim = redactor = None
     if exchange.idempotency_key is not None:
-        claim = await world.replays.claim(exchange, caller.end_user_id, ask.body)
+        claim = await world.replays.claim(exchange, caller.end_user_id, exchange.body)
         if claim is None:
             return
     try:
@@ -121,7 +151,7 @@ async def fulfil(
             METRICS.refusals[failure.code] += 1
         raise
     world.settler.open[exchange.hold_id] = began
-    request = Request(exchange, caller, feature, ask, held, claim, began, shape, redactor)
+    request = Request(exchange, caller, feature, ask, shape, kind, held, claim, began, redactor)
     try:
         if claim is not None:
             claim.require()
@@ -130,9 +160,9 @@ async def fulfil(
             world.call_rules,
             exchange,
             held.products,
-            lambda product: shape.call(ask, product, held.output_limit),
+            lambda product: kind.call(ask, product, held.output_limit),
             stream=ask.stream,
-            answers=shape.answers,
+            answers=kind.answers,
         )
     except BaseException as failure:
         _release(world, request, _reason(failure))
@@ -153,7 +183,7 @@ async def fulfil(
 
 def _release(world: World, request: Request, reason: str) -> None:
     METRICS.released += 1
-    world.settler.release(request.exchange.hold_id, request.caller.wallet_id, reason)
+    world.settler.release(request.exchange.hold_id, request.held.wallet_id, reason)
 
 
 def _reason(failure: BaseException) -> str:
@@ -175,36 +205,39 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     report = usage_of(fields)
     usage, more = read_report(report)
     if usage is None or report is None:
-        usage = await _counted(request, answering.product, request.shape.texts(fields))
+        usage = await _counted(request, answering.product, request.kind.texts(fields))
         report_json = _usage_json(usage)
     else:
         report_json = bytes(report)
     product = answering.product
     answer = rated(product, request.feature.plan, usage, request.held.amount_e8)
     price = to_wire_bytes(answer.paid_e8)
-    report_json = with_cost(report_json, price)
     if request.redactor is not None and "choices" in fields:
         fields["choices"] = restored(request.redactor, fields["choices"])
+    shown = await request.shape.reply(request, fields, product, with_cost(report_json, price))
 
     def reply(balance_e8: int | None) -> bytes:
-        note = _note(request, product, answer, price, balance_e8)
-        return request.shape.reply(fields, request.chat_id, product.model_json, report_json, note)
+        return with_note(shown, _note(request, product, answer, price, balance_e8))
 
     sealed = None if request.claim is None else world.replays.seal_json(request.claim, reply(None))
     balance_e8 = await _settle(world, request, answering, answer, more, Outcome.COMPLETE, sealed)
     await exchange.reply(200, reply(balance_e8))
 
 
-def _note(request: Request, product: Product, answer: Rated, price: bytes, balance_e8: int | None) -> bytes:
+def _note(
+    request: Request, product: Product, answer: Rated, price: bytes, balance_e8: int | None, more: bytes = b""
+) -> bytes:
     return money_note(
         request_id=request.exchange.request_id,
         feature_json=request.feature.key_json,
+        feature_version=request.feature.version,
         price=price,
         balance_e8=balance_e8,
+        is_free=request.held.wallet_id != request.caller.wallet_id,
         provider_json=product.provider.name_json,
         model_json=product.model_json,
         counted=answer.usage.source is UsageSource.COUNTED,
-        more=redactions_note(request.redactor),
+        more=redactions_note(request.redactor) + more,
     )
 
 
@@ -243,7 +276,7 @@ async def _answer_stream(world: World, request: Request, answering: Answering) -
     if streamed.failed:
         await _end_with_error(exchange, _broken(answering), request)
         return
-    tail = _tail(request, answering, streamed, answer, balance_e8)
+    tail = await _tail(request, answering, streamed, answer, balance_e8)
     await exchange.events(tail, last=True)
     await _let_connection_rest(answering)
 
@@ -257,12 +290,13 @@ async def _settle_stream(world: World, request: Request, answering: Answering, s
         outcome = Outcome.CLIENT_HUNG_UP
     else:
         outcome = Outcome.COMPLETE if streamed.finished else Outcome.PROVIDER_FAILED
-    answer = rated(answering.product, request.feature.plan, usage, request.held.amount_e8)
+    whole = outcome is not Outcome.PROVIDER_FAILED
+    answer = rated(answering.product, request.feature.plan, usage, request.held.amount_e8, whole=whole)
     sealed = None
     if request.claim is not None:
         # A stream that broke off is kept too, as it ended: the same key must not be charged a second time.
         if outcome is Outcome.COMPLETE:
-            tail = _tail(request, answering, streamed, answer, None)
+            tail = await _tail(request, answering, streamed, answer, None)
         else:
             tail = _error_events(request, _broken(answering))
         sealed = world.replays.seal_events(request.claim, b"".join(streamed.record or []) + tail)
@@ -270,13 +304,16 @@ async def _settle_stream(world: World, request: Request, answering: Answering, s
     return answer, balance_e8
 
 
-def _tail(request: Request, answering: Answering, streamed: Streamed, answer: Rated, balance_e8: int | None) -> bytes:
+async def _tail(
+    request: Request, answering: Answering, streamed: Streamed, answer: Rated, balance_e8: int | None
+) -> bytes:
     """The events that were kept back, the usage event where it was asked for, and the end."""
     parts = list(streamed.kept)
     if request.ask.include_usage:
         usage = answer.usage
         price = to_wire_bytes(answer.paid_e8)
-        note = _note(request, answering.product, answer, price, balance_e8)
+        more = await request.shape.note(request, streamed)
+        note = _note(request, answering.product, answer, price, balance_e8, more)
         if usage.source is UsageSource.COUNTED or streamed.usage is None:
             usage_json = _usage_json(usage)
         else:
@@ -315,6 +352,8 @@ async def _settle(
         request.caller,
         product,
         answer,
+        wallet_id=request.held.wallet_id,
+        feature_version=request.feature.version,
         cost_account=world.cost_account(request.caller.developer_id, product.provider.name),
         outcome=outcome,
         first_byte_ms=answering.first_byte_ms,
@@ -357,7 +396,7 @@ def _texts_of(fields: Reply) -> list[str]:
     return texts
 
 
-CHAT = Shape(chat_call, is_answer, _texts_of, chat_reply)
+CHATS = Kind(lambda planned: planned, chat_call, is_answer, _texts_of)
 
 
 def _usage_json(usage: Usage) -> bytes:

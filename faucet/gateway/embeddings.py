@@ -1,20 +1,22 @@
 """POST /v1/embeddings: a chat request's story, shorter. Nothing is generated, so the input alone is held and rated.
 
 Floats and base64, single inputs and batches, texts and arrays of tokens pass as they are, where the provider's wire
-has them. Not here: the stops, which are chat's (`chat.py · fulfil`).
+has them. Not here: the stops, which are chat's (`chat.py · answer`).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from faucet.gateway.catalogue import Product
-from faucet.gateway.chat import Shape, fulfil
+from faucet.gateway.chat import Kind, Request, answer
 from faucet.gateway.exchange import Exchange, bearer_of
+from faucet.gateway.relay import Streamed
 from faucet.gateway.wire import ChatAsk, Reply, decode_reply, named
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal, field_error
@@ -36,14 +38,7 @@ async def embed(world: World, exchange: Exchange) -> None:
     feature = await world.admission.feature(caller, ask.feature_key)
     if feature.privacy != "none" and _is_tokens(msgspec.json.decode(ask.fields["input"])):
         raise field_error("input", "must be texts: this feature looks for personal data, and nobody can in tokens")
-    products = [
-        product
-        for product in world.route(feature, ask.model)
-        if product.price.max_output_tokens == 0 and product.provider.embeddings_path is not None
-    ]
-    if not products:
-        raise field_error("model", "is no model of embeddings; name one that is")
-    await fulfil(world, exchange, caller, feature, products, ask, EMBEDDINGS, began)
+    await answer(world, exchange, caller, feature, ask, EmbeddingsShape(), began, EMBEDDINGS)
 
 
 class _Known(msgspec.Struct):
@@ -133,12 +128,21 @@ def _no_texts(reply: Reply) -> list[str]:
     return []
 
 
-def _reply(fields: Reply, reply_id: str, model_json: bytes, usage: bytes, note: bytes) -> bytes:
-    """The provider's list, with the model that answered, its usage, and what it cost."""
-    fields["model"] = Raw(model_json)
-    fields["usage"] = Raw(usage)
-    fields["modelfaucet"] = Raw(note)
-    return _encode(fields)
+def _embedders(planned: Sequence[Product]) -> Sequence[Product]:
+    found = [p for p in planned if p.price.max_output_tokens == 0 and p.provider.embeddings_path is not None]
+    if not found:
+        raise field_error("model", "is no model of embeddings; name one that is")
+    return found
 
 
-EMBEDDINGS = Shape(_call, _is_list, _no_texts, _reply)
+class EmbeddingsShape:
+    """The provider's list, with the model that answered and its usage."""
+
+    async def reply(self, request: Request, fields: Reply, product: Product, usage: bytes) -> Reply:
+        return {**fields, "model": Raw(product.model_json), "usage": Raw(usage)}
+
+    async def note(self, request: Request, streamed: Streamed) -> bytes:
+        return b""
+
+
+EMBEDDINGS = Kind(_embedders, _call, _is_list, _no_texts)

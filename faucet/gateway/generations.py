@@ -71,6 +71,8 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     }
     if row["feature_key"] is not None:
         shown["feature_key"] = row["feature_key"]
+    if row["feature_version"] is not None:
+        shown["feature_version"] = row["feature_version"]
     if row["retail_e8"] is not None:
         shown["price_usd"] = to_wire(row["retail_e8"])
     if row["reason"] is not None:

@@ -19,11 +19,11 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
     try:
         feature = await world.admission.feature(caller, None)
         allowed = feature.policy.models if feature.policy.allows_platform else None
-        markup_bps = feature.plan.markup_bps
+        markup_bps, fixed_e8 = feature.plan.markup_bps, feature.plan.fixed_price_e8
     except Refusal as refusal:
         if refusal.code != "invalid_request":
             raise
-        allowed, markup_bps = (), 0  # several features: all models, at cost
+        allowed, markup_bps, fixed_e8 = (), 0, None  # several features: all models, at cost
     shown: dict[str, dict[str, Any]] = {}
     for product in world.catalogue.products():
         price = product.price
@@ -32,7 +32,7 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
 
         def per_token(e8_per_m: int, markup: int = markup_bps) -> str:
             # e8 per million tokens to USD per token: 14 places are exact, and the markup adds four.
-            scaled = e8_per_m * (10_000 + markup)
+            scaled = e8_per_m * (10_000 + markup) if fixed_e8 is None else 0
             return f"{scaled // 10**18}.{scaled % 10**18:018d}".rstrip("0").rstrip(".") or "0"
 
         shown[price.model] = {
@@ -48,7 +48,9 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
                 "input_cache_read": per_token(price.cached_read_e8_per_m),
                 "input_cache_write": per_token(price.cached_write_e8_per_m),
                 "completion": per_token(price.output_e8_per_m),
-                "request": to_wire(price.request_e8 * (10_000 + markup_bps) // 10_000),
+                "request": to_wire(
+                    price.request_e8 * (10_000 + markup_bps) // 10_000 if fixed_e8 is None else fixed_e8
+                ),
             },
         }
     if wanted is not None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from faucet.gateway.admit import Caller, Feature
+from faucet.gateway.allowances import Allowances
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import Exchange
 from faucet.gateway.wire import ChatAsk
@@ -43,13 +44,16 @@ class Held(msgspec.Struct):
     """The prompt's counted tokens, where counting was needed."""
     products: Sequence[Product]
     """Those of the planned products whose answers it pays for, in their order."""
+    wallet_id: int
+    """The account that it is on: the end user's wallet, or what they have of the feature's free quota."""
 
 
 class Reserver:
     """Places holds for the requests of one process."""
 
-    def __init__(self, lane: Lane, *, wait_seconds: float) -> None:
+    def __init__(self, lane: Lane, allowances: Allowances, *, wait_seconds: float) -> None:
         self._lane = lane
+        self._allowances = allowances
         self._wait_seconds = wait_seconds
         self._queues = WalletQueues()
         self.freed = Freed()
@@ -59,9 +63,20 @@ class Reserver:
     ) -> Held:
         """Hold the ceiling of whichever product answers; of a short wallet only that of the first choice.
 
-        Raises Refusal `insufficient_balance`, `budget_exceeded`, `disabled`, `unavailable`.
+        It is held on what there is of a free quota where all of it fits there, else on the wallet.
+        Raises Refusal `insufficient_balance`, `budget_exceeded`, `disabled`, `unavailable`, and `invalid_request`
+        where a fixed price does not pay for the request.
         """
         bid = _Bid(exchange, caller, feature, products, ask)
+        if feature.plan.fixed_price_e8 is not None:
+            await bid.fit_to_price(feature.plan.fixed_price_e8)
+        if feature.plan.free_quota_e8:
+            allowance = await self._allowances.find(feature, caller)
+            if allowance is not None:
+                bid.wallet_id = allowance
+                if (await self._try(bid)).status == ledger_lane.DONE:
+                    return bid.held()
+                bid.wallet_id = caller.wallet_id
         if not self._queues.is_busy(caller.wallet_id):
             answer = await self._try(bid)
             if answer.status == ledger_lane.DONE:
@@ -121,6 +136,7 @@ class _Bid:
         self.feature = feature
         self.products = products
         self.ask = ask
+        self.wallet_id = caller.wallet_id
         price = products[0].price
         most = price.max_output_tokens
         if feature.max_output_tokens is not None:
@@ -137,7 +153,7 @@ class _Bid:
 
     def held(self) -> Held:
         """The hold that was granted."""
-        return Held(self.amount_e8, self.output_limit, self.input_tokens, self.products)
+        return Held(self.amount_e8, self.output_limit, self.input_tokens, self.products, self.wallet_id)
 
     def drop_dearer(self) -> None:
         """Do without the fallbacks that could cost more than the first choice."""
@@ -174,7 +190,7 @@ class _Bid:
         caller = self.caller
         return HoldItem(
             self.exchange.hold_id,
-            caller.wallet_id,
+            self.wallet_id,
             self.amount_e8,
             caller.developer_id,
             caller.app_id,
@@ -195,6 +211,18 @@ class _Bid:
         margin = 0 if tokenizer in EXACT_TOKENIZERS else counted // 20 + 16
         self._input_counted = counted + margin
         self.amount_e8 = self._ceiling()
+
+    async def fit_to_price(self, price_e8: int) -> None:
+        """Shorten the answer to what a fixed price pays for, so that nobody sells below cost. Raises Refusal."""
+        if self.amount_e8 <= price_e8:
+            return
+        self.drop_dearer()
+        if self.amount_e8 <= price_e8 or self.shrink_to(price_e8):
+            return
+        await self.count_input()
+        if self.amount_e8 > price_e8 and not self.shrink_to(price_e8):
+            field = self.ask.max_tokens_field or "messages"
+            raise field_error(field, "this feature's fixed price does not pay for a request of this size")
 
     def shrink_to(self, room_e8: int) -> bool:
         """Shrink the output limit to what `room_e8` pays for; False where that is too little or not allowed."""

@@ -40,10 +40,10 @@ class Rated(msgspec.Struct, frozen=True):
     excess_e8: int
 
 
-def rated(product: Product, plan: PricePlan, usage: Usage, held_e8: int) -> Rated:
-    """Rate an answer against its hold."""
+def rated(product: Product, plan: PricePlan, usage: Usage, held_e8: int, *, whole: bool = True) -> Rated:
+    """Rate an answer against its hold; one that its provider broke off is not `whole`."""
     at = datetime.now(UTC) if product.price.has_hours else None
-    charge = rate(product.price, plan, Payer.PLATFORM, usage, at)
+    charge = rate(product.price, plan, Payer.PLATFORM, usage, at, whole=whole)
     _, excess_e8 = capped(charge, held_e8)
     return Rated(usage, charge, charge.retail_e8 - excess_e8, excess_e8)
 
@@ -79,6 +79,8 @@ class Settler:
         product: Product,
         answer: Rated,
         *,
+        wallet_id: int,
+        feature_version: int,
         cost_account: int,
         outcome: Outcome,
         first_byte_ms: int,
@@ -86,7 +88,7 @@ class Settler:
         raw_usage: str | None,
         reply: bytes | None = None,
     ) -> int:
-        """Book an answer durably; the wallet's balance in e8 afterwards.
+        """Book an answer durably on the account that its hold is on; that account's balance in e8 afterwards.
 
         Raises Refusal `unavailable` when patience with an absent database ends; the answer is billed later.
         """
@@ -102,7 +104,7 @@ class Settler:
         usage, charge = _in_columns(answer.usage), answer.charge
         item = SettleItem(
             hold_id,
-            caller.wallet_id,
+            wallet_id,
             charge.cost_e8,
             charge.retail_e8,
             charge.channel_e8,
@@ -124,6 +126,7 @@ class Settler:
             product.provider.name,
             product.price.model,
             raw_usage,
+            feature_version,
         )
         self.open.pop(hold_id, None)
         try:
@@ -134,7 +137,7 @@ class Settler:
                 "unavailable",
                 "the answer could not be settled in time; it is billed once when the ledger is back",
             ) from error
-        self._freed.notify(caller.wallet_id)
+        self._freed.notify(wallet_id)
         return balance_e8
 
     def release(self, hold_id: UUID, wallet_id: int, reason: str) -> None:

@@ -272,27 +272,36 @@ def money_note(
     *,
     request_id: str,
     feature_json: bytes | None,
+    feature_version: int = 0,
     price: bytes,
     balance_e8: int | None,
+    is_free: bool = False,
     provider_json: bytes,
     model_json: bytes,
     counted: bool,
     more: bytes = b"",
 ) -> bytes:
     """The `modelfaucet` object of a reply; `price` is what the answer cost as the wire shows it, `more` are further
-    members, each behind a comma."""
+    members, each behind a comma.
+
+    The balance is the wallet's, or, where the answer `is_free`, what is left of the free quota that paid for it.
+    """
+    left = b"wallet_balance_usd" if not is_free else b"free_quota_left_usd"
     return (
         b'{"request_id":"%b","route_mode":"platform",%b"estimated_price_usd":"%b","price_usd":"%b","provider":%b,'
-        b'"model":%b,"usage_source":"%b"%b%b}'
+        b'"model":%b,"usage_source":"%b"%b%b%b}'
         % (
             request_id.encode(),
-            b"" if feature_json is None else b'"feature_key":%b,' % feature_json,
+            b""
+            if feature_json is None
+            else b'"feature_key":%b,"feature_version":%d,' % (feature_json, feature_version),
             price,
             price,
             provider_json,
             model_json,
             b"counted" if counted else b"reported",
-            b"" if balance_e8 is None else b',"wallet_balance_usd":"%b"' % to_wire_bytes(balance_e8),
+            b',"paid_by":"free_quota"' if is_free else b"",
+            b"" if balance_e8 is None else b',"%b":"%b"' % (left, to_wire_bytes(balance_e8)),
             more,
         )
     )
@@ -306,11 +315,16 @@ def with_cost(usage: bytes, price: bytes) -> bytes:
     return b'%b,"cost":%b}' % (body[:-1], price)
 
 
-def chat_reply(fields: Reply, chat_id: str, model_json: bytes, usage: bytes, note: bytes) -> bytes:
-    """A provider's reply under our id, with the model that answered, its usage, and what it cost."""
+def chat_fields(fields: Reply, chat_id: str, model_json: bytes, usage: bytes) -> Reply:
+    """A provider's reply under our id, with the model that answered and its usage."""
     fields["id"] = Raw(b'"%b"' % chat_id.encode())
     fields["model"] = Raw(model_json)
     fields["usage"] = Raw(usage)
+    return fields
+
+
+def with_note(fields: Reply, note: bytes) -> bytes:
+    """A reply as its bytes, with the note of what it cost."""
     fields["modelfaucet"] = Raw(note)
     return _encode(fields)
 

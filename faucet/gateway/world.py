@@ -12,11 +12,13 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from faucet.gateway.admit import REFRESH_SECONDS, Admission, Caller, Feature
+from faucet.gateway.allowances import Allowances
 from faucet.gateway.attempt import CallRules
 from faucet.gateway.catalogue import Catalogue, Product
 from faucet.gateway.exchange import Exchange
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.origins import load_origins
+from faucet.gateway.rates import FeatureRates
 from faucet.gateway.replay import Replays
 from faucet.gateway.reserve import Reserver
 from faucet.gateway.settle import Settler
@@ -95,7 +97,8 @@ class World:
         bucket = Bucket(limit, window_seconds) if limit else None
         self._rate_policy = b'"session";q=%d;w=%d' % (limit, math.ceil(window_seconds))
         self.admission = Admission(self.db, bucket, lambda: self._switches)
-        self.reserver = Reserver(self.lane, wait_seconds=config.hold_wait_seconds)
+        self.feature_rates = FeatureRates()
+        self.reserver = Reserver(self.lane, Allowances(self.db, self.clock), wait_seconds=config.hold_wait_seconds)
         self.settler = Settler(self.lane, self.spool, self.reserver.freed)
         self.replays = Replays(self.db, config.reply_key, lease_seconds=config.hold_lease_seconds)
         METRICS.spooled = lambda: len(self.spool)

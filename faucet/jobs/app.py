@@ -24,6 +24,7 @@ from faucet.jobs.expire_holds import expire_holds
 from faucet.jobs.probe import SERVICE, Probe
 from faucet.jobs.purge import purge
 from faucet.jobs.reconcile import reconcile_books
+from faucet.jobs.return_allowances import return_allowances
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx, open_pool
@@ -54,6 +55,7 @@ class Sweeps:
         self.seconds = metrics.also(Histogram("modelfaucet_sweep_seconds", "Time of a sweep.", ("sweep",)))
         self.expired = metrics.also(Counter("modelfaucet_holds_expired", "Holds that nobody settled."))
         self.purged = metrics.also(Counter("modelfaucet_purged", "Rows forgotten.", ("kind",)))
+        self.returned = metrics.also(Counter("modelfaucet_allowances_returned", "Free quotas given back unused."))
         self.findings = metrics.also(
             Gauge("modelfaucet_reconciliation_findings", "Differences in the books, when last compared.")
         )
@@ -74,6 +76,12 @@ class Sweeps:
         self.purged.add(("session",), gone.sessions)
         self.purged.add(("idempotent_reply",), gone.replies)
         self.purged.add(("end_user_token",), gone.end_user_tokens)
+
+    async def return_allowances(self, timestamp: int) -> None:
+        """Every hour."""
+        async with self._sweep("return_allowances") as connection:
+            returned = await return_allowances(connection)
+        self.returned.add(count=returned.count)
 
     async def reconcile(self, timestamp: int) -> None:
         """Every ten minutes: all balances, and the answers of the last day."""
@@ -119,6 +127,7 @@ def queue_of(dsn: str, sweeps: Sweeps) -> procrastinate.App:
         (EVERY_FIVE_SECONDS, sweeps.expire_holds),
         (EVERY_TEN_MINUTES, sweeps.reconcile),
         (HOURLY, sweeps.purge),
+        (HOURLY, sweeps.return_allowances),
         (DAILY, sweeps.reconcile_all),
     ):
         # At most one of each waits, however long nobody took it.

@@ -56,7 +56,7 @@ class HoldItem(NamedTuple):
 
 
 class SettleItem(NamedTuple):
-    """One settlement, in the order of `settle_v1`'s parameters. Amounts in e8, durations in milliseconds."""
+    """One settlement, in the order of `settle_v2`'s parameters. Amounts in e8, durations in milliseconds."""
 
     id: UUID
     wallet_id: int
@@ -81,6 +81,8 @@ class SettleItem(NamedTuple):
     provider: str
     model: str
     raw_usage: str | None
+    feature_version: int | None = None
+    """None in the spools of an older gateway."""
 
 
 class HoldAnswer(msgspec.Struct, frozen=True):
@@ -96,20 +98,20 @@ _HOLD = (
     " $9::text[], $10::int)"
 )
 _SETTLE_TYPES = (
-    ["uuid[]"] + ["bigint[]"] * 9 + ["int[]"] * 7 + ["smallint[]"] * 3 + ["text[]"] * 3
+    ["uuid[]"] + ["bigint[]"] * 9 + ["int[]"] * 7 + ["smallint[]"] * 3 + ["text[]"] * 3 + ["int[]"]
 )  # in the order of SettleItem
 
 
 def _settle_call(first: int) -> str:
-    return "settle_v1(" + ", ".join(f"${first + i}::{kind}" for i, kind in enumerate(_SETTLE_TYPES)) + ")"
+    return "settle_v2(" + ", ".join(f"${first + i}::{kind}" for i, kind in enumerate(_SETTLE_TYPES)) + ")"
 
 
 HOLD_SQL = f"select h.status, h.posted, h.held from {_HOLD} h"
 SETTLE_SQL = f"select s.status, s.posted from {_settle_call(1)} s"
-# Everything at once: holds $1-$9, lease $10, settlements $11-$33, releases $34-$36, replies $37-$38, renewals $39.
+# Everything at once: holds $1-$9, lease $10, settlements $11-$34, releases $35-$37, replies $38-$39, renewals $40.
 GROUP_SQL = (
     "select g.hold_status, g.hold_posted, g.hold_held, g.settle_status, g.settle_posted, g.release_status"
-    " from group_v1("
+    " from group_v2("
     + ", ".join(
         f"${i}::{kind}"
         for i, kind in enumerate(

@@ -28,10 +28,21 @@ MARKUP_BPS_MAX = 100_000
 SHARE_BPS_MAX = 10_000
 GATEWAY_FEE_E8_MAX = 1_000 * E8_PER_USD
 
+_MODES = ("usage_markup", "fixed_price")
 _TOKENIZERS = frozenset(("o200k", "words", "bytes"))
 _STATUSES = frozenset(("draft", "confirmed", "rejected"))
 _PERCENT = re.compile(r"(0|[1-9][0-9]{0,3})(?:\.([0-9]{1,2}))?")
-PRICING_WORDS = ("mode", "markup_percent", "channel_share_bps", "explicit_gateway_fee_usd")
+FIXED_PRICE_E8_MAX = 1_000 * E8_PER_USD
+FREE_QUOTA_E8_MAX = 10_000 * E8_PER_USD
+FREE_REQUESTS_MAX = 1_000_000
+PRICING_WORDS = (
+    "mode",
+    "markup_percent",
+    "fixed_price_usd",
+    "free_quota",
+    "channel_share_bps",
+    "explicit_gateway_fee_usd",
+)
 """Every word of a feature's `pricing`."""
 
 
@@ -177,27 +188,37 @@ class Price:
 class PricePlan:
     """What a feature adds to cost, who gets how much of it, and the fee shown for byok and local requests."""
 
-    mode: Literal["usage_markup"] = "usage_markup"
+    mode: Literal["usage_markup", "fixed_price"] = "usage_markup"
     markup_bps: int = 0
     share_bps: int = 0
     gateway_fee_e8: int = 0
+    fixed_price_e8: int | None = None
+    """What every answer costs, whatever it cost us; the mode is fixed_price then, and there is no markup."""
+    free_quota_e8: int = 0
+    """What each end user may use for nothing in a month."""
 
     def __post_init__(self) -> None:
-        if self.mode != "usage_markup":
-            raise ValueError("mode: must be usage_markup")
+        if self.mode not in _MODES:
+            raise ValueError(f"mode: must be one of {', '.join(_MODES)}")
         if not 0 <= self.markup_bps <= MARKUP_BPS_MAX:
             raise ValueError(f"markup_bps: must be 0 to {MARKUP_BPS_MAX}")
         if not 0 <= self.share_bps <= SHARE_BPS_MAX:
             raise ValueError(f"share_bps: must be 0 to {SHARE_BPS_MAX}")
         if not 0 <= self.gateway_fee_e8 <= GATEWAY_FEE_E8_MAX:
             raise ValueError(f"gateway_fee_e8: must be 0 to {GATEWAY_FEE_E8_MAX}")
+        if (self.mode == "fixed_price") != (self.fixed_price_e8 is not None) or (
+            self.fixed_price_e8 is not None and (self.markup_bps or not 0 < self.fixed_price_e8 <= FIXED_PRICE_E8_MAX)
+        ):
+            raise ValueError(f"fixed_price_e8: must be 1 to {FIXED_PRICE_E8_MAX}, without a markup")
+        if not 0 <= self.free_quota_e8 <= FREE_QUOTA_E8_MAX:
+            raise ValueError(f"free_quota_e8: must be 0 to {FREE_QUOTA_E8_MAX}")
 
     @classmethod
     def parse_pricing(cls, pricing: object, *, default_share_bps: int = 0) -> Self:
         """The plan that a feature's `pricing` object states, exactly.
 
-        Words left out mean: no markup, the app's own share, no fee. Raises ValueError, whose text starts with
-        the path of the wrong word; a word that we do not know is wrong, because a price is never half
+        Words left out mean: no markup, the app's own share, no fee, nothing for free. Raises ValueError, whose text
+        starts with the path of the wrong word; a word that we do not know is wrong, because a price is never half
         understood.
         """
         if not isinstance(pricing, Mapping):
@@ -205,12 +226,28 @@ class PricePlan:
         for word in pricing:
             if word not in PRICING_WORDS:
                 raise ValueError(f"pricing.{word}: unknown word")
-        if pricing.get("mode", "usage_markup") != "usage_markup":
-            raise ValueError("pricing.mode: must be usage_markup")
+        fixed = pricing.get("fixed_price_usd")
+        mode = pricing.get("mode", "usage_markup" if fixed is None else "fixed_price")
+        if mode not in _MODES:
+            raise ValueError(f"pricing.mode: must be one of {', '.join(_MODES)}")
+        if mode == "usage_markup" and "fixed_price_usd" in pricing:
+            raise ValueError("pricing.fixed_price_usd: the mode usage_markup has no fixed price")
+        fixed_price_e8 = None
+        if mode == "fixed_price":
+            if "markup_percent" in pricing:
+                raise ValueError("pricing.markup_percent: a fixed price has no markup")
+            fixed_price_e8 = _amount_e8(fixed, "pricing.fixed_price_usd", FIXED_PRICE_E8_MAX)
+            if fixed_price_e8 == 0:
+                raise ValueError("pricing.fixed_price_usd: must be more than 0")
         return cls(
+            mode="usage_markup" if fixed_price_e8 is None else "fixed_price",
             markup_bps=_percent_as_bps(pricing.get("markup_percent", 0)),
             share_bps=_share_bps(pricing.get("channel_share_bps", default_share_bps)),
-            gateway_fee_e8=_fee_e8(pricing.get("explicit_gateway_fee_usd", "0")),
+            gateway_fee_e8=_amount_e8(
+                pricing.get("explicit_gateway_fee_usd", "0"), "pricing.explicit_gateway_fee_usd", GATEWAY_FEE_E8_MAX
+            ),
+            fixed_price_e8=fixed_price_e8,
+            free_quota_e8=_free_quota_e8(pricing.get("free_quota", {}), fixed_price_e8),
         )
 
 
@@ -230,14 +267,39 @@ def _share_bps(share_bps: object) -> int:
     return share_bps
 
 
-def _fee_e8(fee_usd: object) -> int:
+def _amount_e8(amount_usd: object, path: str, most_e8: int) -> int:
     try:
-        fee_e8 = from_wire(str(fee_usd))
+        amount_e8 = from_wire(str(amount_usd))
     except ValueError as error:
-        raise ValueError(f"pricing.explicit_gateway_fee_usd: {error}") from None
-    if fee_e8 > GATEWAY_FEE_E8_MAX:
-        raise ValueError(f"pricing.explicit_gateway_fee_usd: must be at most {GATEWAY_FEE_E8_MAX // E8_PER_USD}")
-    return fee_e8
+        raise ValueError(f"{path}: {error}") from None
+    if amount_e8 > most_e8:
+        raise ValueError(f"{path}: must be at most {most_e8 // E8_PER_USD}")
+    return amount_e8
+
+
+def _free_quota_e8(quota: object, fixed_price_e8: int | None) -> int:
+    """What a quota in USD, or in requests of a fixed price, comes to: a request of no fixed price has no such sum."""
+    path = "pricing.free_quota"
+    if not isinstance(quota, Mapping):
+        raise ValueError(f"{path}: must be an object with `usd`, or with `requests` beside a fixed price")
+    for word in quota:
+        if word not in ("usd", "requests"):
+            raise ValueError(f"{path}.{word}: unknown word; there are usd, requests")
+    if not quota:
+        return 0
+    sums = []
+    if "usd" in quota:
+        sums.append(_amount_e8(quota["usd"], f"{path}.usd", FREE_QUOTA_E8_MAX))
+    if "requests" in quota:
+        requests = quota["requests"]
+        if fixed_price_e8 is None:
+            raise ValueError(f"{path}.requests: needs `fixed_price_usd`; without one, say `usd`")
+        if type(requests) is not int or not 1 <= requests <= FREE_REQUESTS_MAX:
+            raise ValueError(f"{path}.requests: must be a whole number from 1 to {FREE_REQUESTS_MAX}")
+        sums.append(requests * fixed_price_e8)
+    if min(sums) > FREE_QUOTA_E8_MAX:
+        raise ValueError(f"{path}: must come to at most {FREE_QUOTA_E8_MAX // E8_PER_USD} USD")
+    return min(sums)
 
 
 class PriceBook:

@@ -11,7 +11,7 @@ from datetime import datetime
 from faucet.kit.errors import InvariantBroken
 from faucet.kit.money import bps, div_half_even
 from faucet.rating.price import TOKENS_MAX, Price, PricePlan
-from faucet.rating.share import cost_within, split, split_fee
+from faucet.rating.share import cost_within, split, split_fee, split_fixed
 from faucet.terms import Charge, Payer, Usage
 
 _MILLION = 1_000_000
@@ -66,12 +66,17 @@ def ceiling_e8(
             input_worst, output_worst = price.worst(input_tokens_max)
         numerator = input_tokens_max * input_worst + n * output_tokens_max * output_worst + price.request_e8 * _MILLION
         cost_e8 = div_half_even(numerator, _MILLION)
+        if plan.fixed_price_e8 is not None:
+            return max(plan.fixed_price_e8, cost_e8)
         return cost_e8 + bps(cost_e8, plan.markup_bps)
     return plan.gateway_fee_e8
 
 
-def rate(price: Price, plan: PricePlan, payer: Payer, usage: Usage, at: datetime | None = None) -> Charge:
-    """The charge of an answer that was complete `at` this time, which only prices with hours need.
+def rate(
+    price: Price, plan: PricePlan, payer: Payer, usage: Usage, at: datetime | None = None, *, whole: bool = True
+) -> Charge:
+    """The charge of an answer that was complete `at` this time, which only prices with hours need. One that its
+    provider broke off is not `whole`: of a fixed price, only its cost is due.
 
     Who pays the provider decides only whether there is a cost at all: a developer's key costs the user the
     same as the platform's, and the ledger's moves say who earns it. Raises InvariantBroken on negative
@@ -97,6 +102,8 @@ def rate(price: Price, plan: PricePlan, payer: Payer, usage: Usage, at: datetime
         # Thinking is a part of the output; a report that says otherwise is held to that.
         reasoning = min(usage.reasoning_tokens, output)
         numerator += reasoning * (rates.reasoning_e8_per_m - rates.output_e8_per_m)
+    if plan.fixed_price_e8 is not None and not whole:
+        plan = PricePlan(share_bps=plan.share_bps, gateway_fee_e8=plan.gateway_fee_e8)
     return _charge(price, plan, payer, numerator)
 
 
@@ -117,7 +124,12 @@ def afford_output_tokens(
     limit = price.max_output_tokens
     if payer in _FEE_ONLY:
         return limit if plan.gateway_fee_e8 <= budget_e8 else 0
-    cost_max_e8 = cost_within(budget_e8, plan.markup_bps)
+    if plan.fixed_price_e8 is None:
+        cost_max_e8 = cost_within(budget_e8, plan.markup_bps)
+    elif plan.fixed_price_e8 <= budget_e8:
+        cost_max_e8 = budget_e8
+    else:
+        return 0
     # The largest sum that still rounds, half to even, to that cost: a tie goes up from an odd one.
     numerator_max = cost_max_e8 * _MILLION + _MILLION // 2 - (cost_max_e8 & 1)
     input_worst, output_worst = price.worst(input_tokens)
@@ -133,6 +145,8 @@ def _charge(price: Price, plan: PricePlan, payer: Payer, numerator: int) -> Char
     if payer in _FEE_ONLY:
         return split_fee(plan.gateway_fee_e8, plan.share_bps)
     cost_e8 = div_half_even(numerator + price.request_e8 * _MILLION, _MILLION)
+    if plan.fixed_price_e8 is not None:
+        return split_fixed(cost_e8, plan.fixed_price_e8, plan.share_bps)
     return split(cost_e8, plan.markup_bps, plan.share_bps)
 
 

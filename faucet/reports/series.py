@@ -1,4 +1,4 @@
-"""Usage over time: answers, tokens and amounts by day or hour, as one line or by app, feature or model.
+"""Usage over time: answers, tokens and amounts by day or hour, as one line or by app, feature, its version, or model.
 
 Only what the tx may see is counted. Amounts in e8; input tokens are all input, cached or not.
 """
@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from faucet.kit.db import Tx
 
 Interval = Literal["day", "hour"]
-GroupBy = Literal["app", "feature", "model"]
+GroupBy = Literal["app", "feature", "feature_version", "model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class UsagePoint:
     at: datetime
     public_app_id: str | None
     feature_key: str | None
+    feature_version: int | None
     model: str | None
     calls: int
     input_tokens: int
@@ -46,14 +47,17 @@ async def usage_series(
 ) -> list[UsagePoint]:
     """The intervals in which there was an answer, oldest first; at most `limit` of them.
 
-    `app` groups name their app; `feature` groups their app and feature, none for answers without one.
+    `app` groups name their app; `feature` groups their app and feature, none for answers without one;
+    `feature_version` groups also which version of the feature answered.
     """
     async with tx.cursor(row_factory=class_row(UsagePoint)) as cursor:
         await cursor.execute(
             """
             select date_trunc(%(interval)s, u.created_at, 'UTC') as at,
-                   case when %(group)s in ('app', 'feature') then a.public_app_id end as public_app_id,
-                   case when %(group)s = 'feature' then f.feature_key end as feature_key,
+                   case when %(group)s in ('app', 'feature', 'feature_version') then a.public_app_id end
+                       as public_app_id,
+                   case when %(group)s in ('feature', 'feature_version') then f.feature_key end as feature_key,
+                   case when %(group)s = 'feature_version' then u.feature_version end as feature_version,
                    case when %(group)s = 'model' then u.model end as model,
                    count(*) as calls,
                    sum(u.input_tokens + u.cached_read_tokens + u.cached_write_tokens)::bigint as input_tokens,
@@ -62,11 +66,11 @@ async def usage_series(
                    sum(u.channel_e8)::bigint as channel_e8
               from app a
               join usage_event u on u.app_id = a.id and u.created_at >= %(since)s and u.created_at < %(until)s
-              left join feature f on f.id = u.feature_id and %(group)s = 'feature'
+              left join feature f on f.id = u.feature_id and %(group)s in ('feature', 'feature_version')
              where (%(developer)s::uuid is null or a.developer_id = %(developer)s::uuid)
                and (%(app)s::uuid is null or a.id = %(app)s::uuid)
-             group by 1, 2, 3, 4
-             order by 1, 2, 3, 4
+             group by 1, 2, 3, 4, 5
+             order by 1, 2, 3, 4, 5
              limit %(limit)s
             """,
             {

@@ -1,4 +1,4 @@
-"""A feature's manifest: the words of its policy and pricing, parsed and checked as a whole.
+"""A feature's manifest: the words of its policy, and all of its sections checked as a whole.
 
 A word that is not known here is refused with its path, because a policy half understood is a policy broken. What
 the words lead to is decided in `routing` and `rating`.
@@ -13,6 +13,7 @@ from typing import Any
 
 from faucet.rating.price import MODEL_TOKENS_MAX, PricePlan
 from faucet.routing.plan import RoutePolicy
+from faucet.tenants.parts import Parts, parse_parts
 
 MODELS_MAX = 100
 MODEL_CHARACTERS_MAX = 256
@@ -45,6 +46,8 @@ _PREFERENCES: Mapping[str, tuple[Route, ...]] = {
 }
 _PRIVACY = ("none", "redact_pii_before_cloud", "block", "local_only")
 _MODEL_POLICIES = ("cheapest_sufficient", "quality_first", "latency_first")
+_POLICY_BY_ORDER = {"cost": "cheapest_sufficient", "quality": "quality_first", "latency": "latency_first"}
+"""`order` of the object form of `model_policy`, as the one word that means the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +82,30 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class FeatureManifest:
-    """One feature's policy and price plan."""
+    """One feature's policy, price plan, and whatever else it states."""
 
     policy: Policy
     pricing: PricePlan
+    parts: Parts
 
 
-def parse_manifest(policy: object, pricing: object, *, default_share_bps: int) -> FeatureManifest:
-    """Both parts of a manifest. Raises ValueError, whose text starts with the path of the wrong word."""
-    return FeatureManifest(parse_policy(policy), PricePlan.parse_pricing(pricing, default_share_bps=default_share_bps))
+def parse_manifest(
+    policy: object, pricing: object, parts: object | None = None, *, default_share_bps: int
+) -> FeatureManifest:
+    """A whole manifest. Raises ValueError, whose text starts with the path of the wrong word."""
+    return FeatureManifest(
+        parse_policy(policy),
+        PricePlan.parse_pricing(pricing, default_share_bps=default_share_bps),
+        parse_parts(parts or {}),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """The object form of `model_policy`, as the two words that mean the same."""
+
+    models: tuple[str, ...]
+    model_policy: str
 
 
 def parse_policy(policy: object) -> Policy:
@@ -100,6 +118,11 @@ def parse_policy(policy: object) -> Policy:
     values: dict[str, Any] = {
         word: read(policy[word], f"policy.{word}") for word, read in _READERS.items() if word in policy
     }
+    if isinstance(values.get("model_policy"), _Candidates):
+        candidates = values["model_policy"]
+        if "models" in values:
+            raise ValueError("policy.models: model_policy.candidates says the same; keep one of them")
+        values |= {"models": candidates.models, "model_policy": candidates.model_policy}
     return Policy(routes=_routes(policy, values.get("privacy")), **values)
 
 
@@ -147,6 +170,16 @@ def _models(value: object, path: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _model_policy(value: object, path: str) -> str | _Candidates:
+    if not isinstance(value, Mapping):
+        return _one_of(value, path, _MODEL_POLICIES)
+    for word in value:
+        if word not in ("candidates", "order"):
+            raise ValueError(f"{path}.{str(word)[:100]}: unknown word; there are candidates, order")
+    models = _models(value.get("candidates", ()), f"{path}.candidates")
+    return _Candidates(models, _POLICY_BY_ORDER[_one_of(value.get("order", "cost"), f"{path}.order", _POLICY_BY_ORDER)])
+
+
 def _tokens(value: object, path: str) -> int:
     # A bool is an int to Python, but not to the writer of a manifest.
     if type(value) is not int or not 1 <= value <= MODEL_TOKENS_MAX:
@@ -161,7 +194,7 @@ def policy_words() -> tuple[str, ...]:
 
 _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "privacy": lambda value, path: _one_of(value, path, _PRIVACY),
-    "model_policy": lambda value, path: _one_of(value, path, _MODEL_POLICIES),
+    "model_policy": _model_policy,
     "models": _models,
     "provider_fallback": _boolean,
     "fit_to_wallet": _boolean,

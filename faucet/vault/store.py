@@ -179,14 +179,42 @@ async def list_of_developers(
         return await cursor.fetchall()
 
 
-async def find(tx: Tx, row_id: UUID, *, end_user_id: UUID | None) -> Credential | None:
-    """A credential of this end user; None: of a developer whose rows this tx may see."""
+async def list_of_platform(tx: Tx, *, limit: int, after: tuple[datetime, UUID] | None) -> list[Credential]:
+    """The platform's own credentials, newest first, disabled ones too."""
+    at, row_id = after or (None, None)
+    async with tx.cursor(row_factory=class_row(Credential)) as cursor:
+        await cursor.execute(_READ + " where c.owner = 'platform' " + _AFTER, {"at": at, "id": row_id, "limit": limit})
+        return await cursor.fetchall()
+
+
+async def find(tx: Tx, row_id: UUID, *, end_user_id: UUID | None, owner: str | None = None) -> Credential | None:
+    """A credential of this end user; None: of a developer whose rows this tx may see, or of another `owner`."""
     async with tx.cursor(row_factory=class_row(Credential)) as cursor:
         await cursor.execute(
             _READ + " where c.id = %s and c.owner = %s and c.end_user_id is not distinct from %s",
-            (row_id, "developer" if end_user_id is None else "end_user", end_user_id),
+            (row_id, owner or ("developer" if end_user_id is None else "end_user"), end_user_id),
         )
         return await cursor.fetchone()
+
+
+async def has_active(
+    tx: Tx, *, end_user_id: UUID | None = None, developer_id: UUID | None = None, app_id: UUID | None = None
+) -> bool:
+    """Whether this end user, or this developer for this app, has a key that may be used."""
+    if end_user_id is not None:
+        cursor = await tx.execute(
+            "select exists (select from credential where owner = 'end_user' and end_user_id = %s"
+            " and status = 'active')",
+            (end_user_id,),
+        )
+    else:
+        cursor = await tx.execute(
+            "select exists (select from credential where owner = 'developer' and developer_id = %s"
+            " and (app_id is null or app_id = %s) and status = 'active')",
+            (developer_id, app_id),
+        )
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
 
 
 async def change_terms(tx: Tx, row_id: UUID, terms: Terms, *, now: datetime) -> None:

@@ -50,27 +50,6 @@ def prices(db: psycopg.Connection[Any], provider: str) -> dict[str, tuple[str, i
     return {model: (status, e8, source) for model, status, e8, source in rows}
 
 
-def test_a_person_decides_over_prices(faucet: Faucet, db: psycopg.Connection[Any]) -> None:
-    """Lost: a model is sold at a price that nobody confirmed, or a decision is taken twice."""
-    assert faucet("prices", "seed", "--provider", "openai").exit_code == 0
-    drafts = prices(db, "openai")
-    assert {status for status, _, _ in drafts.values()} == {"draft"}
-    again = faucet("prices", "seed", "--provider", "openai")
-    assert again.stdout.startswith("0 new drafts")
-
-    assert faucet("prices", "confirm", "openai", "gpt-4.1-mini").exit_code == 0
-    assert faucet("prices", "reject", "openai", "gpt-4.1-nano").exit_code == 0
-    decided = prices(db, "openai")
-    assert decided["gpt-4.1-mini"][0] == "confirmed"
-    assert decided["gpt-4.1-nano"][0] == "rejected"
-    assert faucet("prices", "confirm", "openai", "gpt-4.1-nano").exit_code == 1
-    assert prices(db, "openai") == decided
-
-    listed = faucet("prices", "list", "openai", "--status", "confirmed", "--json")
-    assert [one["model"] for one in json.loads(listed.stdout)["items"]] == ["gpt-4.1-mini"]
-    assert "gpt-4.1-mini" in faucet("prices", "list", "openai", "--status", "confirmed").stdout
-
-
 def test_a_sync_shows_what_differs_and_drafts_it_once(faucet: Faucet, db: psycopg.Connection[Any]) -> None:
     """Lost: a provider's new prices are noticed on its invoice; or a person is asked twice about the same figures."""
 
@@ -89,8 +68,13 @@ def test_a_sync_shows_what_differs_and_drafts_it_once(faucet: Faucet, db: psycop
 
     assert sync("gemini")["drafts"] >= len(added)
     assert sync("gemini") == {"drafts": 0, "items": []}
-    assert faucet("prices", "set", "gemini", "gemini-2.5-pro", "--input", "9", "--output", "9").exit_code == 0
-    assert faucet("prices", "set", "gemini", "gemini-old", "--input", "1", "--output", "1").exit_code == 0
+    for model in ("gemini-2.5-pro", "gemini-old"):
+        db.execute(
+            "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
+            " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source,"
+            " status) values ('gemini', %s, 'bytes', 9, 9, 9, 9, 9, 9, 9, now(), 'by hand', 'confirmed')",
+            (model,),
+        )
     changed, removed = sync("gemini", "--dry-run")["items"]
     assert (changed["kind"], changed["model"]) == ("changed", "gemini-2.5-pro")
     assert {"input_e8_per_m", "tiers"} <= set(changed["differs_in"])
@@ -98,17 +82,6 @@ def test_a_sync_shows_what_differs_and_drafts_it_once(faucet: Faucet, db: psycop
     shown = faucet("prices", "sync", "gemini", "--dry-run").stdout
     assert "1 changed, 1 removed" in shown and "Nothing was written" in shown
     assert faucet("prices", "sync", "nobody").exit_code == 2
-
-
-def test_an_operator_sets_a_price(faucet: Faucet, db: psycopg.Connection[Any]) -> None:
-    """Lost: an operator's own model can't be sold, or its price is rounded on the way."""
-    command = ("prices", "set", "litellm", "mine", "--input", "0.15", "--output", "0.00000001")
-    assert faucet(*command).exit_code == 0
-    assert "as before" in faucet(*command).stdout
-    assert faucet("prices", "set", "litellm", "mine", "--input", "0.3", "--output", "1").exit_code == 0
-    rows = db.execute("select input_e8_per_m, output_e8_per_m, status from price order by effective_from").fetchall()
-    assert rows == [(15_000_000, 1, "confirmed"), (30_000_000, 100_000_000, "confirmed")]
-    assert faucet("prices", "set", "litellm", "mine", "--input=-1", "--output", "1").exit_code == 2
 
 
 def test_limits_are_set_by_the_names_that_people_know(

@@ -26,6 +26,7 @@ def test_what_a_request_cost_can_be_looked_up(gateway: Gateway, rich: EndUser) -
         assert (told["price_usd"], told["provider"], told["model"]) == (note["price_usd"], "mock", "mock-small")
         assert (told["outcome"], told["usage_source"], told["route_mode"]) == ("complete", "reported", "platform")
         assert told["usage"]["output_tokens"] == 48 and told["feature_key"] == FEATURE
+        assert told["feature_version"] == note["feature_version"]
         assert told["usage"]["input_tokens"] == reply.json["usage"]["prompt_tokens"]
 
 

@@ -105,6 +105,7 @@ def test_a_plain_reply_is_openais_with_what_it_cost(client: OpenAI, world: World
         "request_id": reply._request_id,
         "route_mode": "platform",
         "feature_key": FEATURE,
+        "feature_version": 1,
         "estimated_price_usd": to_wire(due.retail),
         "price_usd": to_wire(due.retail),
         "provider": "mock",

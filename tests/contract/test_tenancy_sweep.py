@@ -100,6 +100,7 @@ class Swept:
             "wallet_id": str(books.one("select public_id from account where id = %s", tenant.wallet)),
             "key_id": ok(self.owner.http.post("/v1/developer/provider-keys", json=key), 201)["id"],
             "price_id": "1",
+            "session_id": str(books.one("select id from session where developer_id = %s", self.owner.id)),
             "endpoint_id": ok(noted, 201)["id"],
             "target": "app",
             "target_id": app["public_app_id"],
@@ -158,7 +159,9 @@ def test_another_s_id_looks_like_one_that_is_not_there(world: ApiWorld, books: B
     missing = swept.ids | {
         "public_app_id": "none_such",
         "feature_key": "none_such",
-        **dict.fromkeys(("developer_id", "token_id", "wallet_id", "key_id"), "01890000-0000-7000-8000-000000000000"),
+        **dict.fromkeys(
+            ("developer_id", "token_id", "wallet_id", "key_id", "session_id"), "01890000-0000-7000-8000-000000000000"
+        ),
         "target_id": "none_such",
     }
     for method, path, operation in _operations():

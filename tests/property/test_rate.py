@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faucet.rating.price import (
+    FIXED_PRICE_E8_MAX,
     GATEWAY_FEE_E8_MAX,
     MARKUP_BPS_MAX,
     MINUTES_A_DAY,
@@ -69,12 +70,20 @@ prices = st.builds(
     status=st.just("confirmed"),
 )
 tiered = st.builds(lambda price, more: replace(price, tiers=tuple(more)), prices, st.lists(tiers, max_size=4))
-plans = st.builds(
+markup_plans = st.builds(
     PricePlan,
     markup_bps=st.integers(0, MARKUP_BPS_MAX),
     share_bps=st.integers(0, SHARE_BPS_MAX),
     gateway_fee_e8=st.integers(0, GATEWAY_FEE_E8_MAX),
 )
+fixed_plans = st.builds(
+    PricePlan,
+    mode=st.just("fixed_price"),
+    share_bps=st.integers(0, SHARE_BPS_MAX),
+    gateway_fee_e8=st.integers(0, GATEWAY_FEE_E8_MAX),
+    fixed_price_e8=st.one_of(st.integers(1, 10_000), st.integers(1, FIXED_PRICE_E8_MAX)),
+)
+plans = markup_plans | fixed_plans
 
 
 @st.composite
@@ -115,13 +124,26 @@ def no_part_is_larger(charge: Charge, other: Charge) -> bool:
     )
 
 
-@given(prices, plans, costing_payers, usages())
+@given(prices, markup_plans, costing_payers, usages())
 def test_a_charge_equals_exact_arithmetic(price: Price, plan: PricePlan, payer: Payer, usage: Usage) -> None:
     """One rounding of cost, half to even, and two floors: else our books and a provider's invoice drift."""
     cost = round(exact_cost(price, usage))
     margin = floor(Fraction(cost * plan.markup_bps, 10_000))
     channel = floor(Fraction(margin * plan.share_bps, 10_000))
     assert rate(price, plan, payer, usage) == Charge(cost, cost + margin, channel, margin - channel)
+
+
+@given(prices, fixed_plans, costing_payers, usages())
+def test_a_fixed_price_is_the_whole_charge_down_to_its_cost(
+    price: Price, plan: PricePlan, payer: Payer, usage: Usage
+) -> None:
+    """A price that was shown would not be the price; or an answer be sold below cost by a negative part."""
+    cost = round(exact_cost(price, usage))
+    assert plan.fixed_price_e8 is not None
+    margin = max(0, plan.fixed_price_e8 - cost)
+    channel = floor(Fraction(margin * plan.share_bps, 10_000))
+    assert rate(price, plan, payer, usage) == Charge(cost, cost + margin, channel, margin - channel)
+    assert rate(price, plan, payer, usage, whole=False) == Charge(cost, cost, 0, 0)
 
 
 @given(prices, plans, payers, usages())
@@ -133,7 +155,7 @@ def test_the_parts_of_a_charge_sum_to_it(price: Price, plan: PricePlan, payer: P
     assert charge.retail_e8 <= BIGINT_MAX
 
 
-@given(prices, plans, payers, usages(), st.data())
+@given(prices, markup_plans, payers, usages(), st.data())
 def test_more_tokens_never_cost_less(
     price: Price, plan: PricePlan, payer: Payer, usage: Usage, data: st.DataObject
 ) -> None:
@@ -195,7 +217,9 @@ def test_usage_within_its_bounds_never_rates_above_the_ceiling(
         n=n,
     )
     charge = rate(price, plan, payer, usage)
-    assert no_part_is_larger(charge, most)
+    # Of a fixed price, less cost is more margin: only the whole is bounded.
+    assert (charge.cost_e8 <= most.cost_e8 and charge.retail_e8 <= most.retail_e8) or plan.fixed_price_e8 is None
+    assert no_part_is_larger(charge, most) or plan.fixed_price_e8 is not None
     assert capped(charge, most.retail_e8) == (charge, 0)
 
 
@@ -210,7 +234,7 @@ def test_no_tier_rates_above_the_ceiling(
         "n": n,
     }
     most = ceiling(price, plan, payer, **bounds)
-    assert no_part_is_larger(rate(price, plan, payer, usage, at), most)
+    assert rate(price, plan, payer, usage, at).retail_e8 <= most.retail_e8
     assert ceiling_e8(price, plan, payer, **bounds) == most.retail_e8
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date, timedelta
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -14,6 +16,7 @@ from books import Books, Tenant
 from faucet.kit.ids import uuid7
 
 Row = dict[str, Any]
+_DAYS = count()
 HASH = b"\x01" * 32
 
 
@@ -110,6 +113,7 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         },
         "spend_limit": lambda: {"scope": "app", "scope_id": uuid7(), "period": "month", "limit_e8": 1},
         "spend_counter": lambda: {"limit_id": 0, "period_start": "2026-01-01"},
+        "free_quota_month": lambda: {"developer_id": t.developer, "month": date(2026, 1, 1) + timedelta(next(_DAYS))},
         "idempotent_reply": lambda: {
             "end_user_id": t.end_user, "key_hash": os.urandom(32), "fingerprint": HASH, "hold_id": uuid7(),
             "claimed_until": "2030-01-01", "expires_at": "2030-01-01",
@@ -146,7 +150,7 @@ def _tokens() -> list[Case]:
 
 
 CASES = [
-    *_checks("developer", name="", email="a", status="gone"),
+    *_checks("developer", name="", email="a", status="gone", free_quota_month_max_e8=-1),
     Case("developer_pkey", "developer", beside=("id",)),
     Case("developer_email_key", "developer", beside=("email",)),
     *_checks(
@@ -156,7 +160,7 @@ CASES = [
     Case("app_developer_id_fkey", "app", {"developer_id": uuid7()}),
     Case("app_pkey", "app", beside=("id",)),
     Case("app_public_app_id_key", "app", beside=("public_app_id",)),
-    *_checks("feature", display_name="", feature_key="no/slash", status="gone"),
+    *_checks("feature", display_name="", feature_key="no/slash", status="gone", free_quota_e8=-1),
     Case("feature_app_id_developer_id_fkey", "feature", {"developer_id": uuid7()}),
     *_checks("feature", version=0),
     Case("feature_pkey", "feature", beside=("id",)),
@@ -210,7 +214,10 @@ CASES = [
     *_checks("spend_counter", spent_e8=-1, held_e8=-1),
     Case("spend_counter_limit_id_fkey", "spend_counter", {"limit_id": 0}),
     Case("spend_counter_pkey", "spend_counter", beside=("id",)),
-    Case("spend_counter_limit_id_period_start_key", "spend_counter", beside=("limit_id", "period_start")),
+    Case("spend_counter_place", "spend_counter", beside=("limit_id", "period_start")),
+    *_checks("free_quota_month", granted_e8=-1),
+    Case("free_quota_month_developer_id_fkey", "free_quota_month", {"developer_id": uuid7()}),
+    Case("free_quota_month_pkey", "free_quota_month", beside=("developer_id", "month")),
     *_checks("idempotent_reply", key_hash=b"short", fingerprint=b"short"),
     Case("idempotent_reply_pkey", "idempotent_reply", beside=("key_hash",)),
     Case("idempotent_reply_hold_id_key", "idempotent_reply", beside=("hold_id",)),

@@ -56,7 +56,8 @@ _COLUMNS = {
 
 _FUNCTIONS = {
     "faucet_gateway": {
-        "group_v1", "hold_v1", "settle_v1", "release_v1", "renew_v1", "reply_claim_v1", "reply_keep_v1",
+        "group_v1", "group_v2", "hold_v1", "settle_v1", "settle_v2", "allowance_open_v1", "release_v1", "renew_v1",
+        "reply_claim_v1", "reply_keep_v1",
         "reply_unclaim_v1", "session_resolve_v1", "session_alive_v1", "provider_cost_account_v1",
         "generation_v1",
     },

@@ -14,7 +14,7 @@ from faucet.kit.ids import uuid7
 
 TABLES = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
-    "usage_event", "developer_token", "audit_log",
+    "usage_event", "developer_token", "audit_log", "free_quota_month",
 )  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def _full(books: Books) -> Tenant:
         " values (gen_random_uuid(), %(developer)s, 'T', sha256(%(id)s::text::bytea), 'mf_dev_', '{s}', 'test')",
         "insert into audit_log (id, developer_id, actor_scope, action, resource_type)"
         " values (gen_random_uuid(), %(developer)s, 'operator', 'a', 'app')",
+        "insert into free_quota_month (developer_id, month) values (%(developer)s, '2026-01-01')",
         "insert into session (id, developer_id, app_id, end_user_id, bearer_hash, expires_at)"
         " values (gen_random_uuid(), %(developer)s, %(app)s, %(end_user)s, sha256(%(id)s::text::bytea), 'infinity')",
     ):

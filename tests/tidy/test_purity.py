@@ -23,8 +23,8 @@ MAY_IMPORT = frozenset(
     "__future__ collections collections.abc dataclasses datetime enum json math msgspec phonenumbers re typing uuid"
     " faucet.terms faucet.kit.money faucet.kit.errors".split()
 )
-"""Besides each other: parts of the standard library that only compute, msgspec, tables of phone numbers, and the ground's
-values."""
+"""Besides each other: parts of the standard library that only compute, msgspec, tables of phone numbers, and the
+ground's values."""
 CLOCKS = frozenset({"now", "utcnow", "today", "monotonic", "perf_counter", "time_ns"})
 
 

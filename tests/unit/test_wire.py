@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from faucet.gateway.wire import (
     ABSURD_TOKENS,
-    chat_reply,
+    chat_fields,
     decode_reply,
     error_body,
     is_answer,
@@ -22,6 +22,7 @@ from faucet.gateway.wire import (
     upstream_body,
     usage_of,
     with_cost,
+    with_note,
 )
 from faucet.kit.errors import Refusal, field_error
 
@@ -209,12 +210,13 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
     """Choices, logprobs or a provider's own fields would be lost; or a price be shown that isn't the one paid."""
     reply = b'{"id":"theirs","object":"chat.completion","model":"alias","choices":[{"x": 1.50}],"extra":{"a":1}}'
     note = money_note(
-        request_id="req_1", feature_json=b'"f"', price=b"0.00003958", balance_e8=5, provider_json=b'"p"',
-        model_json=b'"m"', counted=True,
+        request_id="req_1", feature_json=b'"f"', feature_version=3, price=b"0.00003958", balance_e8=5,
+        provider_json=b'"p"', model_json=b'"m"', counted=True,
     )  # fmt: skip
-    made = chat_reply(
-        decode_reply(reply), "chatcmpl_mf_req_1", b'"m"', with_cost(b'{"prompt_tokens":1}', b"0.00003958"), note
+    shown = chat_fields(
+        decode_reply(reply), "chatcmpl_mf_req_1", b'"m"', with_cost(b'{"prompt_tokens":1}', b"0.00003958")
     )
+    made = with_note(shown, note)
     assert b'[{"x": 1.50}]' in made
     told = json.loads(made, parse_float=Decimal)
     assert (told["id"], told["model"], told["extra"]) == ("chatcmpl_mf_req_1", "m", {"a": 1})
@@ -223,6 +225,7 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
         "request_id": "req_1",
         "route_mode": "platform",
         "feature_key": "f",
+        "feature_version": 3,
         "estimated_price_usd": "0.00003958",
         "price_usd": "0.00003958",
         "provider": "p",
