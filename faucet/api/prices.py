@@ -16,6 +16,7 @@ from faucet.api.tenant import TenantTx, tenant_tx
 from faucet.api.trail import Trail
 from faucet.api.world import TheRequestId, TheWorld, World
 from faucet.kit.errors import Refusal
+from faucet.providers.catalog import CATALOG
 from faucet.rating import store as price_book
 from faucet.rating.price import Price
 from faucet.rating.seed import seed_rows
@@ -40,7 +41,10 @@ _RENAMED = {
 
 def price_item(row: PriceRow) -> PriceItem:
     """The wire's view of a version."""
-    return PriceItem.model_validate({name: getattr(row, _RENAMED.get(name, name)) for name in PriceItem.model_fields})
+    shown = {name: getattr(row, _RENAMED.get(name, name)) for name in PriceItem.model_fields}
+    ours = {column: name for name, column in _RENAMED.items()}
+    tiers = [{ours.get(name, name): value for name, value in tier.items()} for tier in row.tiers]
+    return PriceItem.model_validate(shown | {"tiers": tiers})
 
 
 @router.get("/v1/admin/prices", response_model=PageReply[PriceItem], response_model_exclude_none=True)
@@ -130,9 +134,9 @@ async def import_prices(
     key: TheIdempotencyKey = None,
 ) -> Response:
     """Import drafts from the packaged catalogue. A draft counts only when somebody has confirmed it."""
-    report = await asyncio.to_thread(seed_rows, providers=body.providers or None)
-    # Where there is no output there is no chat: such models can't be sold yet.
-    rows = [row for row in report.rows if row.max_output_tokens > 0]
+    names = {entry.prices: entry.name for entry in CATALOG.values() if entry.prices is not None}
+    report = await asyncio.to_thread(seed_rows, providers=body.providers or None, names=names)
+    rows = report.rows
 
     async def act(t: TenantTx) -> PriceImportReply:
         new = await price_book.insert_drafts(t, rows)
@@ -140,9 +144,7 @@ async def import_prices(
             await Trail(OPERATOR, rid).note(
                 t, "price.imported", "price", None, after={"providers": body.providers, "new_count": new}
             )
-        return PriceImportReply(
-            new_count=new, price_count=len(rows), left_out_count=len(report.skipped) + len(report.rows) - len(rows)
-        )
+        return PriceImportReply(new_count=new, price_count=len(rows), left_out_count=len(report.skipped))
 
     return await idempotent(
         world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act, status=200

@@ -69,7 +69,7 @@ TargetArgument = Annotated[
 ]
 
 
-def _in_tx(
+def in_tx(
     data: Path | None,
     database_url: str | None,
     step: str,
@@ -143,7 +143,7 @@ def _limit(
         found = await _find(tx, config, scope, target)
         await tx.execute("select spend_limit_set_v1(%s, %s, %s, %s)", (scope.value, found, period.value, limit_e8))
 
-    _in_tx(data, database_url, "Setting the limit", work)
+    in_tx(data, database_url, "Setting the limit", work)
 
 
 async def _find(tx: Tx, config: Config, scope: Scope, target: str) -> UUID:
@@ -195,7 +195,7 @@ def reconcile(as_json: JsonOption = False, data: DataOption = None, database_url
         await reconciliation.begin_snapshot(tx)
         return await reconciliation.reconcile(tx), await reconciliation.wallet_summary(tx)
 
-    findings, summary = _in_tx(data, database_url, "Comparing the books", work)
+    findings, summary = in_tx(data, database_url, "Comparing the books", work)
     if as_json:
         write_line(json.dumps({"ok": not findings, "summary": asdict(summary), "findings": [*map(asdict, findings)]}))
     else:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from faucet.gateway import generations
 from faucet.gateway.chat import chat_completions
+from faucet.gateway.embeddings import embed
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.faces.messages import MessagesFace
 from faucet.gateway.faces.responses import ResponsesFace
@@ -73,6 +74,7 @@ async def _through(world: World, exchange: Exchange, face: MessagesFace | Respon
 
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": chat_completions},
+    "/v1/embeddings": {"POST": embed},
     "/v1/messages": {"POST": _messages},
     "/v1/responses": {"POST": _responses},
     "/v1/models": {"GET": list_models},

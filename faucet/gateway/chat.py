@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -18,6 +19,7 @@ from faucet.gateway.attempt import Answering, first_answer
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.metrics import METRICS
+from faucet.gateway.outbound import chat_call
 from faucet.gateway.prompt import chat_ask
 from faucet.gateway.redaction import let_out, redactions_note, relay_for, restored
 from faucet.gateway.relay import Streamed
@@ -29,9 +31,9 @@ from faucet.gateway.wire import (
     Reply,
     chat_fields,
     error_body,
+    is_answer,
     money_note,
     parse_chat,
-    upstream_body,
     usage_of,
     with_cost,
     with_note,
@@ -39,8 +41,10 @@ from faucet.gateway.wire import (
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire_bytes
-from faucet.kit.tokens import TOKENIZERS, count_chat_input, count_text
+from faucet.kit.tokens import TOKENIZERS, count_input, count_text
 from faucet.privacy.redact import Redactor
+from faucet.providers.base import Call
+from faucet.rating.images import image_counter
 from faucet.rating.usage import read_report
 from faucet.terms import Outcome, Usage, UsageSource
 
@@ -56,6 +60,7 @@ class Request(msgspec.Struct):
     feature: Feature
     ask: ChatAsk
     shape: Shape
+    kind: Kind
     held: Held
     claim: Claim | None
     began: float
@@ -65,6 +70,19 @@ class Request(msgspec.Struct):
     @property
     def chat_id(self) -> str:
         return f"chatcmpl_mf_{self.exchange.request_id}"
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What is asked of providers: what differs between chats and all else that is held, called and settled alike."""
+
+    products: Callable[[Sequence[Product]], Sequence[Product]]
+    """Those of the planned products that can answer. Raises Refusal where none can."""
+    call: Callable[[ChatAsk, Product, int], Call]
+    """The call for a product, with the output limit that was held. Raises Refusal `invalid_request`."""
+    answers: Callable[[Reply], bool]
+    """Whether a JSON reply holds an answer."""
+    texts: Callable[[Reply], list[str]]
+    """The generated texts of a JSON reply, to be counted where no usage is reported."""
 
 
 class Shape(Protocol):
@@ -102,11 +120,19 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
 
 
 async def answer(
-    world: World, exchange: Exchange, caller: Caller, feature: Feature, ask: ChatAsk, shape: Shape, began: float
+    world: World,
+    exchange: Exchange,
+    caller: Caller,
+    feature: Feature,
+    ask: ChatAsk,
+    shape: Shape,
+    began: float,
+    kind: Kind | None = None,
 ) -> None:
     """What follows once it is known who asks what of which feature. Raises as `chat_completions`."""
+    kind = kind or CHATS
     world.feature_rates.count(caller, feature)
-    products = world.route(feature, ask.model)
+    products = kind.products(world.route(feature, ask.model))
     await world.open_cost_accounts(caller.developer_id, products)
 
     claim = redactor = None
@@ -125,7 +151,7 @@ async def answer(
             METRICS.refusals[failure.code] += 1
         raise
     world.settler.open[exchange.hold_id] = began
-    request = Request(exchange, caller, feature, ask, shape, held, claim, began, redactor)
+    request = Request(exchange, caller, feature, ask, shape, kind, held, claim, began, redactor)
     try:
         if claim is not None:
             claim.require()
@@ -134,13 +160,9 @@ async def answer(
             world.call_rules,
             exchange,
             held.products,
-            lambda product: upstream_body(
-                ask,
-                product.model_json,
-                min(held.output_limit, product.price.max_output_tokens),
-                product.provider.limit_field,
-            ),
+            lambda product: kind.call(ask, product, held.output_limit),
             stream=ask.stream,
+            answers=kind.answers,
         )
     except BaseException as failure:
         _release(world, request, _reason(failure))
@@ -183,14 +205,14 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     report = usage_of(fields)
     usage, more = read_report(report)
     if usage is None or report is None:
-        usage = await _counted(request, answering.product, _texts_of(msgspec.json.decode(fields["choices"])))
+        usage = await _counted(request, answering.product, request.kind.texts(fields))
         report_json = _usage_json(usage)
     else:
         report_json = bytes(report)
     product = answering.product
     answer = rated(product, request.feature.plan, usage, request.held.amount_e8)
     price = to_wire_bytes(answer.paid_e8)
-    if request.redactor is not None:
+    if request.redactor is not None and "choices" in fields:
         fields["choices"] = restored(request.redactor, fields["choices"])
     shown = await request.shape.reply(request, fields, product, with_cost(report_json, price))
 
@@ -347,18 +369,19 @@ async def _counted(request: Request, product: Product, texts: list[str]) -> Usag
     tokenizer = own if own in TOKENIZERS else LIKELY_TOKENIZER
     known = request.held.input_tokens
     body = request.ask.body
+    images = image_counter(product.price)
 
     def count() -> tuple[int, int]:
-        asked = known if known is not None else count_chat_input(msgspec.json.decode(body), tokenizer)
+        asked = known if known is not None else count_input(msgspec.json.decode(body), tokenizer, images)
         return asked, sum(count_text(text, tokenizer) for text in texts)
 
     asked, given = await asyncio.to_thread(count)
     return Usage(input_tokens=asked, output_tokens=given, source=UsageSource.COUNTED)
 
 
-def _texts_of(choices: Any) -> list[str]:
+def _texts_of(fields: Reply) -> list[str]:
     texts = []
-    for choice in choices:
+    for choice in msgspec.json.decode(fields["choices"]):
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict):
             continue
@@ -371,6 +394,9 @@ def _texts_of(choices: Any) -> list[str]:
             if isinstance(function, dict):
                 texts += [v for v in (function.get("name"), function.get("arguments")) if isinstance(v, str)]
     return texts
+
+
+CHATS = Kind(lambda planned: planned, chat_call, is_answer, _texts_of)
 
 
 def _usage_json(usage: Usage) -> bytes:

@@ -16,9 +16,10 @@ from faucet.gateway.admit import Feature
 from faucet.gateway.attempt import Answering
 from faucet.gateway.exchange import Exchange
 from faucet.gateway.relay import Relay, Streamed
-from faucet.gateway.sse import Chunk, payload
+from faucet.gateway.sse import Chunk
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal
+from faucet.kit.events import payload
 from faucet.kit.log import logger
 from faucet.privacy.redact import Redactor
 

@@ -20,7 +20,7 @@ from faucet.gateway.exchange import Exchange
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.money import to_wire
-from faucet.kit.tokens import TOKENIZERS, count_chat_input
+from faucet.kit.tokens import TOKENIZERS, count_input
 from faucet.ledger import lane as ledger_lane
 from faucet.ledger import moves
 from faucet.ledger.lane import HoldAnswer, HoldItem, Lane, LedgerUnavailable
@@ -206,7 +206,7 @@ class _Bid:
         if self.input_tokens is not None or self.ask.images or self.ask.opaque_parts or tokenizer not in TOKENIZERS:
             return
         body = self.ask.body
-        counted = await asyncio.to_thread(lambda: count_chat_input(msgspec.json.decode(body), tokenizer))
+        counted = await asyncio.to_thread(lambda: count_input(msgspec.json.decode(body), tokenizer))
         self.input_tokens = counted
         margin = 0 if tokenizer in EXACT_TOKENIZERS else counted // 20 + 16
         self._input_counted = counted + margin

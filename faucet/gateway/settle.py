@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -41,7 +42,8 @@ class Rated(msgspec.Struct, frozen=True):
 
 def rated(product: Product, plan: PricePlan, usage: Usage, held_e8: int, *, whole: bool = True) -> Rated:
     """Rate an answer against its hold; one that its provider broke off is not `whole`."""
-    charge = rate(product.price, plan, Payer.PLATFORM, usage, whole=whole)
+    at = datetime.now(UTC) if product.price.has_hours else None
+    charge = rate(product.price, plan, Payer.PLATFORM, usage, at, whole=whole)
     _, excess_e8 = capped(charge, held_e8)
     return Rated(usage, charge, charge.retail_e8 - excess_e8, excess_e8)
 

@@ -95,17 +95,7 @@ def parse_chat(body: bytes) -> ChatAsk:
     except (msgspec.DecodeError, RecursionError) as error:
         raise Refusal("invalid_request", f"the body is not valid JSON: {error}") from None
 
-    model, feature_key = _model(known.model)
-    metadata = known.metadata
-    if metadata is not None:
-        if not isinstance(metadata, dict):
-            raise field_error("metadata", "must be an object")
-        named = metadata.get("feature_key")
-        if named is not None:
-            if not isinstance(named, str):
-                raise field_error("metadata.feature_key", "must be a string", param="metadata")
-            feature_key = feature_key or named
-        _strip_our_metadata(fields, metadata)
+    model, feature_key = named(fields, known.model, known.metadata)
     if not known.messages:
         raise field_error("messages", "must be an array of at least one message")
     stream = _boolean(known.stream, "stream")
@@ -156,6 +146,21 @@ def _refuse_unrated(known: _Known) -> None:
         raise field_error("modalities", 'only ["text"] is offered here')
 
 
+def named(fields: dict[str, Raw], model: Any, metadata: Any) -> tuple[str | None, str | None]:
+    """The model and the feature that a request names. Words that are for us are taken out of its metadata."""
+    concrete, feature_key = _model(model)
+    if metadata is not None:
+        if not isinstance(metadata, dict):
+            raise field_error("metadata", "must be an object")
+        feature = metadata.get("feature_key")
+        if feature is not None:
+            if not isinstance(feature, str):
+                raise field_error("metadata.feature_key", "must be a string", param="metadata")
+            feature_key = feature_key or feature
+        _strip_our_metadata(fields, metadata)
+    return concrete, feature_key
+
+
 def _model(model: Any) -> tuple[str | None, str | None]:
     if model is None:
         raise field_error("model", "is required: a model's name, `auto`, or `auto:<feature>`")
@@ -202,17 +207,34 @@ def _strip_our_metadata(fields: dict[str, Raw], metadata: dict[str, Any]) -> Non
             del fields["metadata"]
 
 
-def upstream_body(ask: ChatAsk, model_json: bytes, limit: int, limit_field: str) -> bytes:
-    """The request as the provider gets it: the model named, the output bounded, usage asked for in streams."""
+def upstream_body(
+    ask: ChatAsk,
+    model_json: bytes,
+    limit: int,
+    limit_field: str,
+    *,
+    only_limit_field: bool = False,
+    stream_options: bool = True,
+) -> bytes:
+    """The request as the provider gets it: the model named, the output bounded, usage asked for in streams.
+
+    Some providers know only one of the two fields that bound the output, and some no `stream_options`.
+    """
     fields = dict(ask.fields)
     fields["model"] = Raw(model_json)
-    if ask.max_tokens_field is not None:
+    if only_limit_field:
+        for name in ("max_tokens", "max_completion_tokens"):
+            fields.pop(name, None)
+        fields[limit_field] = Raw(b"%d" % limit)
+    elif ask.max_tokens_field is not None:
         if limit != ask.max_tokens or (ask.max_tokens_field != "max_tokens" and "max_tokens" in fields):
             fields.pop("max_tokens", None)
             fields[ask.max_tokens_field] = Raw(b"%d" % limit)
     else:
         fields[limit_field] = Raw(b"%d" % limit)
-    if ask.stream and not ask.include_usage:
+    if not stream_options:
+        fields.pop("stream_options", None)
+    elif ask.stream and not ask.include_usage:
         options = fields.get("stream_options")
         if options is None or bytes(options) == b"null":
             fields["stream_options"] = Raw(b'{"include_usage":true}')
