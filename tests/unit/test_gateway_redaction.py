@@ -24,7 +24,7 @@ MAIL = "anna@example.com"
 def feature(privacy: str) -> Feature:
     """A feature with this privacy."""
     plan = PricePlan.parse_pricing({"mode": "usage_markup", "markup_percent": 30, "channel_share_bps": 4000})
-    return Feature(UUID(int=1), "f", b'"f"', RoutePolicy(), plan, True, None, privacy)
+    return Feature(UUID(int=1), "f", b'"f"', RoutePolicy(), plan, True, None, 1, "{}", privacy=privacy)
 
 
 def out(text: str, privacy: str = "redact_pii_before_cloud", **more: Any) -> tuple[ChatAsk, Redactor]:
