@@ -24,9 +24,11 @@ from faucet.gateway.wire import quoted
 from faucet.kit.db import Tx, in_time
 from faucet.kit.errors import Refusal
 from faucet.kit.ids import fast_uuid
+from faucet.kit.log import logger
 from faucet.limits.bucket import Bucket, Verdict
 from faucet.rating.price import PricePlan
-from faucet.routing.plan import RoutePolicy
+from faucet.routing.policy import RoutePolicy
+from faucet.tenants.manifest import parse_policy
 
 REMEMBERED_SECONDS = 5.0
 REFRESH_SECONDS = 2.0
@@ -199,8 +201,7 @@ class Admission:
         known = self._features.get(caller.app_id)
         if known is None or known[0] < time.monotonic():
             rows = await self._query(_FEATURES, (caller.app_id,))
-            features = {row["feature_key"]: _compile(row) for row in rows}
-            known = (time.monotonic() + REMEMBERED_SECONDS, features)
+            known = (time.monotonic() + REMEMBERED_SECONDS, _compiled(rows))
             if len(self._features) >= REMEMBERED_MAX:
                 self._features.clear()
             self._features[caller.app_id] = known
@@ -242,24 +243,27 @@ class Admission:
             ) from error
 
 
+def _compiled(rows: Sequence[dict[str, Any]]) -> dict[str, Feature]:
+    """An app's features by key, without those whose stored manifest this process can't read."""
+    features = {}
+    for row in rows:
+        try:
+            features[row["feature_key"]] = _compile(row)
+        except ValueError as error:  # written by a newer server: one such must not stop its neighbours
+            logger.error("feature.unreadable", feature_id=str(row["id"]), error=str(error))
+    return features
+
+
 def _compile(row: dict[str, Any]) -> Feature:
-    policy = row["policy"] or {}
-    preference = policy.get("route_preference", "platform_pool")
-    allows_platform = preference not in ("local_only", "privacy_first") and (
-        isinstance(preference, str) or "platform_pool" in preference
-    )
+    policy = parse_policy(row["policy"] or {})
     return Feature(
         id=fast_uuid(row["id"]),
         key=row["feature_key"],
         key_json=quoted(row["feature_key"]),
-        policy=RoutePolicy(
-            models=tuple(policy.get("models", ())),
-            allows_platform=allows_platform and policy.get("privacy") != "local_only",
-            provider_fallback=policy.get("provider_fallback", True) is not False,
-        ),
+        policy=policy.routing,
         plan=PricePlan.parse_pricing(row["pricing"] or {}, default_share_bps=row["default_revenue_share_bps"]),
-        fit_to_wallet=policy.get("fit_to_wallet", True) is not False,
-        max_output_tokens=policy.get("max_output_tokens"),
+        fit_to_wallet=policy.fit_to_wallet,
+        max_output_tokens=policy.max_output_tokens,
     )
 
 
