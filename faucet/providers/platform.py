@@ -51,3 +51,11 @@ def _provider(
     probe = Endpoint.parse(address, trusted=True)
     trusted = not config.is_production or f"{probe.host}:{probe.port}" in config.trusted_upstreams
     return provider_for(entry, key, base_url=base_url, trusted=trusted, auto_models=models or entry.auto_models)
+
+
+def stored_provider(config: Config, entry: Entry, base_url: str | None, key: Secret) -> Provider:
+    """A provider whose key the operator stored in the vault; its address is judged as those of the settings are.
+
+    Raises ValueError on a bad address or key.
+    """
+    return _provider(config, entry, base_url, key, ())

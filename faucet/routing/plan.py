@@ -73,6 +73,11 @@ class Shelf:
 
     by_model: Mapping[str, Sequence[Offer]] = field(default_factory=dict)
     auto: Sequence[Offer] = ()
+    keeps: bool = False
+    """Whether it has a key that can't be used now, and whose owner does not let others pay."""
+
+
+_EMPTY = Shelf()
 
 
 class Why(Enum):
@@ -84,7 +89,6 @@ class Why(Enum):
     INSUFFICIENT = "lacks a capability, the context length or the quality tier that is needed"
     KEPT = "the owner of a key before it does not let others pay"
     NO_FALLBACK = "the policy allows one try"
-    DOWN = "is cooling down after failures, so it goes last"
     SPENT = "its key's budget has no room for this request"
     TOO_DEAR = "could cost more than is there"
 
@@ -149,6 +153,7 @@ def plan(
     """
     pools: list[tuple[Offer, ...]] = []
     passed: list[PassedOver] = []
+    kept = False
     for payer in policy.payers:
         if payer is Payer.LOCAL:
             passed.append(PassedOver(payer, Why.OWN_MACHINE))
@@ -156,10 +161,12 @@ def plan(
         if pools and not policy.provider_fallback:
             passed.append(PassedOver(payer, Why.NO_FALLBACK))
             continue
-        if not all(offer.lets_go for pool in pools for offer in pool):
+        if kept:
             passed.append(PassedOver(payer, Why.KEPT))
             continue
-        found = _candidates(policy, model, payer, shelves.get(payer, Shelf()), need, passed)
+        shelf = shelves.get(payer, _EMPTY)
+        found = _candidates(policy, model, payer, shelf, need, passed)
+        kept = shelf.keeps or not all(offer.lets_go for offer in found)
         for _, pool in groupby(_ordered(policy, model, found, need, latency), key=_same_thing):
             pools.append(tuple(pool))
     if not policy.provider_fallback and len(pools) > 1:
@@ -217,6 +224,16 @@ def _same_thing(offer: Offer) -> tuple[object, ...]:
     return (offer.payer, offer.provider, offer.model, offer.priority)
 
 
-def down_last(attempts: Sequence[_T], is_down: Callable[[_T], bool]) -> list[_T]:
-    """The attempts with those at the end whose upstreams are down."""
-    return sorted(attempts, key=is_down)
+def in_order(attempts: Sequence[_T], is_well: Callable[[_T], bool], is_down: Callable[[_T], bool]) -> list[_T]:
+    """The attempts with those at the end that aren't well, but one that may be tried and would come first.
+
+    `is_down` is asked of that one only, because who asks has the trial.
+    """
+    up: list[_T] = []
+    down: list[_T] = []
+    for attempt in attempts:
+        if is_well(attempt) or (not up and not is_down(attempt)):
+            up.append(attempt)
+        else:
+            down.append(attempt)
+    return up + down

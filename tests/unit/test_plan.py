@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from faucet.routing.plan import ATTEMPTS_MAX, Offer, Plan, Shelf, Why, down_last, plan
+from faucet.routing.plan import ATTEMPTS_MAX, Offer, Plan, Shelf, Why, in_order, plan
 from faucet.routing.policy import Choice, Need, RoutePolicy
 from faucet.terms import Payer
 
@@ -158,10 +158,25 @@ def test_there_is_an_end_of_trying() -> None:
 
 
 def test_what_is_down_goes_last_and_stays() -> None:
-    """Lost: a sick provider is asked first; or, when all are sick, nobody is."""
-    attempts = [CHEAP, MIDDLE, DEAR]
-    assert down_last(attempts, lambda one: one is CHEAP) == [MIDDLE, DEAR, CHEAP]
-    assert down_last(attempts, lambda one: True) == attempts
+    """Lost: a sick provider is asked first; or, when all are sick, nobody is; or one that recovered gets no trial."""
+    attempts = ["a", "b", "c"]
+
+    def order(sick: str, down: str) -> tuple[list[str], str]:
+        asked = []
+
+        def is_down(one: str) -> bool:
+            asked.append(one)
+            return one in down
+
+        return in_order(attempts, lambda one: one not in sick, is_down), "".join(asked)
+
+    assert order("", "") == (["a", "b", "c"], "")
+    assert order("a", "a") == (["b", "c", "a"], "a")
+    assert order("a", "") == (["a", "b", "c"], "a")  # its trial
+    assert order("b", "") == (["a", "c", "b"], "")  # behind one that is well it gets none
+    assert order("abc", "abc") == (["a", "b", "c"], "abc")
+    assert order("abc", "ab") == (["c", "a", "b"], "abc")
+    assert order("ab", "a") == (["b", "c", "a"], "ab")
 
 
 # ── the matrix: every order of payers x what each has x whose keys let go ──
