@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from bench.load import CHUNKS, read_answer, request_body
-from faucet.gateway.sse import EventSplitter, decode_chunk, payload
+from faucet.gateway.sse import decode_chunk
 from faucet.gateway.wire import parse_chat, upstream_body
+from faucet.kit.events import EventSplitter, payload
 from faucet.providers.fake import STAMP, answer, stamp
 from faucet.rating.price import PricePlan
 from faucet.rating.rate import ceiling, input_bound_tokens, rate

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -18,12 +19,14 @@ import msgspec
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange
 from faucet.gateway.metrics import METRICS
-from faucet.gateway.sse import EventSplitter, EventTooLong, decode_chunk, payload
+from faucet.gateway.outbound import EVENT_STREAM, Inbound, inbound, opened
+from faucet.gateway.sse import decode_chunk
 from faucet.gateway.wire import Reply, decode_reply, is_answer
 from faucet.kit.errors import Refusal
+from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.kit.log import logger
 from faucet.kit.upstream import Deadlines, Pool, Response, UpstreamError
-from faucet.providers.base import CALLER_STATUS, RETRYABLE_STATUS, Attempt
+from faucet.providers.base import CALLER_STATUS, RETRYABLE_STATUS, Attempt, Call
 
 RETRY_AFTER_MAX_SECONDS = 5.0
 PUBLIC_TEXT_MAX = 500
@@ -44,7 +47,7 @@ class Answering(msgspec.Struct):
     """A provider that has begun to answer."""
 
     product: Product
-    response: Response
+    response: Response | Inbound
     first: bytes
     """The whole body of a JSON reply, or the first bytes of a stream."""
     reply: Reply | None
@@ -110,18 +113,24 @@ async def first_answer(
     rules: CallRules,
     exchange: Exchange,
     products: Sequence[Product],
-    body_for: Callable[[Product], bytes],
+    call_for: Callable[[Product], Call],
     *,
     stream: bool,
 ) -> Answering:
     """The first provider that begins to answer. Raises Refusal when none does, ClientGone when nobody waits."""
     tries: Tries | None = None
+    unspoken: Refusal | None = None
     for product in products:
+        try:
+            call = call_for(product)
+        except Refusal as refusal:
+            unspoken = unspoken or refusal  # another provider's wire may have words for it
+            continue
         for repeat in range(rules.max_retries + 1):
             if exchange.gone:
                 raise ClientGone
             began = time.monotonic()
-            outcome = await _call(pool, rules, exchange, product, body_for(product), stream, began)
+            outcome = await _call(pool, rules, exchange, product, call, stream, began)
             if isinstance(outcome, Answering):
                 return outcome
             tries = tries or Tries(exchange)
@@ -132,6 +141,8 @@ async def first_answer(
                 await asyncio.sleep(_pause(rules, repeat, outcome))
         if tries is not None and tries.last is not None and tries.last.status in CALLER_STATUS:
             break  # the request itself is wrong: another provider would say so too
+    if tries is None and unspoken is not None:
+        raise unspoken
     raise (tries or Tries(exchange)).refusal()
 
 
@@ -147,18 +158,22 @@ async def _call(
     rules: CallRules,
     exchange: Exchange,
     product: Product,
-    body: bytes,
+    call: Call,
     stream: bool,
     began: float,
 ) -> Answering | _Failure:
     provider = product.provider
-    response: Response | None = None
+    headers = provider.headers
+    if provider.signer is not None:
+        headers += provider.signer.headers(call.path, call.body, datetime.now(UTC))
+    response: Response | Inbound | None = None
     try:
-        request = pool.request(provider.endpoint, b"POST", provider.chat_path, provider.headers, body, rules.deadlines)
+        request = pool.request(provider.endpoint, b"POST", call.path, headers, call.body, rules.deadlines)
         if exchange.gone:
             request.close()
             raise ClientGone
         response = await _head(exchange, request, provider.bills_after_cancel)
+        response = inbound(response, provider.adapter, stream=stream)
         if response.status != 200:
             failure = await _read_failure(response)
         elif stream and _is_event_stream(response):
@@ -170,7 +185,7 @@ async def _call(
         else:
             whole = await response.read()
             try:
-                reply = decode_reply(whole)
+                reply = decode_reply(opened(whole))
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 failure = _Failure(200, "unreadable_reply", True)
             else:
@@ -212,8 +227,8 @@ async def _head(exchange: Exchange, request: Coroutine[Any, Any, Response], bill
     return response
 
 
-def _is_event_stream(response: Response) -> bool:
-    return response.headers.get("content-type", "").startswith("text/event-stream")
+def _is_event_stream(response: Response | Inbound) -> bool:
+    return response.headers.get("content-type", "").startswith(EVENT_STREAM)
 
 
 def _begins_with_error(first: bytes) -> bool:
@@ -229,7 +244,7 @@ def _begins_with_error(first: bytes) -> bool:
     return False
 
 
-async def _read_failure(response: Response) -> _Failure:
+async def _read_failure(response: Response | Inbound) -> _Failure:
     status = response.status
     public = None
     body = await response.read()

@@ -18,6 +18,7 @@ from faucet.gateway.attempt import Answering, first_answer
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.metrics import METRICS
+from faucet.gateway.outbound import chat_call
 from faucet.gateway.relay import Relay, Streamed
 from faucet.gateway.replay import Claim
 from faucet.gateway.reserve import Held
@@ -28,7 +29,6 @@ from faucet.gateway.wire import (
     error_body,
     money_note,
     parse_chat,
-    upstream_body,
     usage_of,
     with_cost,
 )
@@ -93,12 +93,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             world.call_rules,
             exchange,
             held.products,
-            lambda product: upstream_body(
-                ask,
-                product.model_json,
-                min(held.output_limit, product.price.max_output_tokens),
-                product.provider.limit_field,
-            ),
+            lambda product: chat_call(ask, product, held.output_limit),
             stream=ask.stream,
         )
     except BaseException as failure:

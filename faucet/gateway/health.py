@@ -38,12 +38,20 @@ async def _look(world: World, provider: Provider) -> dict[str, Any]:
     began = time.monotonic()
     shown: dict[str, Any] = {"ok": False, "provider": provider.name}
     try:
-        response = await world.pool.request(provider.endpoint, b"GET", b"/models", provider.headers, b"", _DEADLINES)
-        shown["statusCode"] = response.status
-        shown["ok"] = response.status < 500
-        await response.read()
+        if provider.question is None:
+            await world.pool.check(provider.endpoint)
+            shown["ok"] = True
+        else:
+            await _ask(world, provider, provider.question, shown)
     except UpstreamError as error:
         shown["ok"] = False
         shown["error"] = error.kind
     shown["latencyMs"] = round((time.monotonic() - began) * 1000)
     return shown
+
+
+async def _ask(world: World, provider: Provider, question: bytes, shown: dict[str, Any]) -> None:
+    response = await world.pool.request(provider.endpoint, b"GET", question, provider.headers, b"", _DEADLINES)
+    shown["statusCode"] = response.status
+    shown["ok"] = response.status < 500
+    await response.read()

@@ -200,17 +200,34 @@ def _strip_our_metadata(fields: dict[str, Raw], metadata: dict[str, Any]) -> Non
             del fields["metadata"]
 
 
-def upstream_body(ask: ChatAsk, model_json: bytes, limit: int, limit_field: str) -> bytes:
-    """The request as the provider gets it: the model named, the output bounded, usage asked for in streams."""
+def upstream_body(
+    ask: ChatAsk,
+    model_json: bytes,
+    limit: int,
+    limit_field: str,
+    *,
+    only_limit_field: bool = False,
+    stream_options: bool = True,
+) -> bytes:
+    """The request as the provider gets it: the model named, the output bounded, usage asked for in streams.
+
+    Some providers know only one of the two fields that bound the output, and some no `stream_options`.
+    """
     fields = dict(ask.fields)
     fields["model"] = Raw(model_json)
-    if ask.max_tokens_field is not None:
+    if only_limit_field:
+        for name in ("max_tokens", "max_completion_tokens"):
+            fields.pop(name, None)
+        fields[limit_field] = Raw(b"%d" % limit)
+    elif ask.max_tokens_field is not None:
         if limit != ask.max_tokens or (ask.max_tokens_field != "max_tokens" and "max_tokens" in fields):
             fields.pop("max_tokens", None)
             fields[ask.max_tokens_field] = Raw(b"%d" % limit)
     else:
         fields[limit_field] = Raw(b"%d" % limit)
-    if ask.stream and not ask.include_usage:
+    if not stream_options:
+        fields.pop("stream_options", None)
+    elif ask.stream and not ask.include_usage:
         options = fields.get("stream_options")
         if options is None or bytes(options) == b"null":
             fields["stream_options"] = Raw(b'{"include_usage":true}')

@@ -37,8 +37,9 @@ class Translation(Protocol):
 class Adapter(Protocol):
     """Translates between OpenAI's wire and a provider's own. Pure: no I/O and no clock."""
 
-    event_stream: str
-    """The content type of its streams."""
+    @property
+    def event_stream(self) -> str:
+        """The content type of its streams."""
 
     def chat(self, fields: Mapping[str, msgspec.Raw], model: str, limit: int, *, stream: bool) -> Call:
         """A chat request's raw fields in the provider's words, its output bounded by `limit`.
@@ -46,10 +47,13 @@ class Adapter(Protocol):
         Raises Refusal `invalid_request` for what can't be said in them.
         """
 
-    def reply(self, body: bytes) -> bytes:
-        """A complete reply as a `chat.completion`, its usage included, or as OpenAI's error. Raises Unreadable."""
+    def reply(self, body: bytes, now: int) -> bytes:
+        """A complete reply as a `chat.completion`, its usage included, or as OpenAI's error. Raises Unreadable.
 
-    def stream(self) -> Translation:
+        `now`, in seconds, is when it was made where the provider doesn't say.
+        """
+
+    def stream(self, now: int) -> Translation:
         """What translates one stream, its usage and its end included."""
 
     def failure(self, body: bytes) -> bytes:
@@ -58,7 +62,7 @@ class Adapter(Protocol):
     def embeddings(self, fields: Mapping[str, msgspec.Raw], model: str) -> Call:
         """An embeddings request. Raises Refusal `invalid_request`."""
 
-    def embedded(self, body: bytes) -> bytes:
+    def embedded(self, body: bytes, *, as_base64: bool = False) -> bytes:
         """A reply to it as OpenAI's list of embeddings. Raises Unreadable."""
 
 

@@ -17,7 +17,11 @@ from urllib.parse import urlsplit
 
 from faucet.kit.secret import Secret
 from faucet.kit.upstream import Endpoint
+from faucet.providers.anthropic import Anthropic
 from faucet.providers.base import Adapter, Provider
+from faucet.providers.bedrock import Bedrock
+from faucet.providers.gemini import Gemini
+from faucet.providers.sigv4 import KeyPairSigner
 
 Wire = Literal["openai", "azure", "anthropic", "gemini", "bedrock"]
 _AZURE_DEPLOYMENT = "/openai/deployments/"
@@ -32,7 +36,7 @@ class Shown(Enum):
     X_API_KEY = "x-api-key: "
     GOOGLE = "x-goog-api-key: "
     AWS = ""
-    """A bearer, or the signature that a key pair makes; see `bedrock`."""
+    """A bearer, or the signature that a key pair makes; see `sigv4`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +130,6 @@ def provider_for(
     key = "" if secret is None else secret.reveal()
     if any(ord(c) < 33 or ord(c) > 126 for c in key):
         raise ValueError(f"the credential of {entry.name} has characters that no header can carry")
-    adapter, signer = _adapter(entry, endpoint, key)
     return Provider(
         name=entry.name,
         endpoint=endpoint,
@@ -136,8 +139,8 @@ def provider_for(
         limit_field=entry.limit_field,
         bills_after_cancel=entry.bills_after_cancel,
         name_json=b'"' + entry.name.encode() + b'"',
-        adapter=adapter,
-        signer=signer,
+        adapter=_adapter(entry),
+        signer=KeyPairSigner(key, endpoint) if entry.shown is Shown.AWS and ":" in key else None,
         embeddings_path=_path(entry, entry.embeddings_path, "/embeddings", base_url) if entry.embeddings_path else None,
         question=entry.question.encode() if entry.question else None,
         only_limit_field=entry.only_limit_field,
@@ -146,8 +149,14 @@ def provider_for(
     )
 
 
-def _adapter(entry: Entry, endpoint: Endpoint, key: str) -> tuple[Adapter | None, None]:
-    return None, None
+def _adapter(entry: Entry) -> Adapter | None:
+    """What translates the entry's wire; None where it is OpenAI's."""
+    path = entry.chat_path.encode()
+    if entry.wire == "anthropic":
+        return Anthropic(path)
+    if entry.wire == "gemini":
+        return Gemini(path, (entry.embeddings_path or "").encode())
+    return Bedrock(path) if entry.wire == "bedrock" else None
 
 
 def _path(entry: Entry, path: str, v1_path: str, base_url: str | None) -> bytes:
