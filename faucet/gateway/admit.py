@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from faucet.limits.bucket import Bucket, Verdict
 from faucet.rating.price import PricePlan
 from faucet.routing.policy import RoutePolicy
 from faucet.tenants.manifest import parse_policy
+from faucet.terms import Payer
 
 REMEMBERED_SECONDS = 5.0
 REFRESH_SECONDS = 2.0
@@ -52,6 +54,8 @@ class Feature(msgspec.Struct, frozen=True):
     key: str
     key_json: bytes
     policy: RoutePolicy
+    uses_keys: bool
+    """Whether a stored key may pay for its answers."""
     plan: PricePlan
     fit_to_wallet: bool
     max_output_tokens: int | None
@@ -243,6 +247,12 @@ class Admission:
             ) from error
 
 
+@lru_cache(maxsize=10_000)
+def _one_of_its_kind(policy: RoutePolicy) -> RoutePolicy:
+    """The same object for policies that say the same, so that routes are worked out once however often it is read."""
+    return policy
+
+
 def _compiled(rows: Sequence[dict[str, Any]]) -> dict[str, Feature]:
     """An app's features by key, without those whose stored manifest this process can't read."""
     features = {}
@@ -256,11 +266,13 @@ def _compiled(rows: Sequence[dict[str, Any]]) -> dict[str, Feature]:
 
 def _compile(row: dict[str, Any]) -> Feature:
     policy = parse_policy(row["policy"] or {})
+    routing = _one_of_its_kind(policy.routing)
     return Feature(
         id=fast_uuid(row["id"]),
         key=row["feature_key"],
         key_json=quoted(row["feature_key"]),
-        policy=policy.routing,
+        policy=routing,
+        uses_keys=Payer.BYOK in routing.payers or Payer.DEVELOPER in routing.payers,
         plan=PricePlan.parse_pricing(row["pricing"] or {}, default_share_bps=row["default_revenue_share_bps"]),
         fit_to_wallet=policy.fit_to_wallet,
         max_output_tokens=policy.max_output_tokens,

@@ -24,6 +24,7 @@ from faucet.gateway.replay import Claim
 from faucet.gateway.reserve import Held
 from faucet.gateway.settle import Rated, rated
 from faucet.gateway.wire import (
+    MODES_WIRE,
     ChatAsk,
     chat_reply,
     error_body,
@@ -67,8 +68,8 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
     world.limit(exchange, caller)
     ask = parse_chat(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
-    products = world.route(feature, ask.model)
-    await world.open_cost_accounts(caller.developer_id, products)
+    chosen = await world.choose(caller, feature, ask)
+    await world.open_cost_accounts(caller.developer_id, chosen.products)
 
     claim = None
     if exchange.idempotency_key is not None:
@@ -76,7 +77,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
         if claim is None:
             return
     try:
-        held = await world.reserver.reserve(exchange, caller, feature, products, ask)
+        held = await world.reserver.reserve(exchange, caller, feature, chosen, ask)
     except BaseException as failure:
         if claim is not None:
             await world.replays.give_up(exchange)
@@ -93,8 +94,10 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             world.call_rules,
             exchange,
             held.products,
-            lambda product: chat_call(ask, product, held.output_limit),
+            lambda product: chat_call(ask, product, held.limit_of(product)),
             stream=ask.stream,
+            circuits=world.circuits,
+            watch=world.keyring,
         )
     except BaseException as failure:
         _release(world, request, _reason(failure))
@@ -158,6 +161,7 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
 def _note(request: Request, product: Product, answer: Rated, price: bytes, balance_e8: int | None) -> bytes:
     return money_note(
         request_id=request.exchange.request_id,
+        mode=MODES_WIRE[product.payer],
         feature_json=request.feature.key_json,
         price=price,
         balance_e8=balance_e8,
@@ -274,7 +278,8 @@ async def _settle(
         request.caller,
         product,
         answer,
-        cost_account=world.cost_account(request.caller.developer_id, product.provider.name),
+        has_budgets=request.held.has_budgets,
+        cost_account=world.cost_account(request.caller, product),
         outcome=outcome,
         first_byte_ms=answering.first_byte_ms,
         duration_ms=round((time.monotonic() - request.began) * 1000),

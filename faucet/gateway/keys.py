@@ -141,7 +141,7 @@ class Keyring:
             self._asked.clear()
 
     async def refresh(self) -> None:
-        """Read in one go the keys of callers who keep asking. Raises Refusal `unavailable`; then nothing is extended."""
+        """Read at once the keys of callers who keep asking. Raises Refusal `unavailable`: then nothing is extended."""
         seen, self._seen = self._seen, set()
         callers = [keys.caller for end_user in seen if (keys := self._known.get(end_user)) is not None]
         if callers:

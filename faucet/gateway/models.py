@@ -9,6 +9,7 @@ from faucet.gateway.exchange import Exchange, bearer_of
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire
+from faucet.terms import Payer
 
 
 async def list_models(world: World, exchange: Exchange, wanted: str | None = None) -> None:
@@ -18,7 +19,7 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
     world.limit(exchange, caller)
     try:
         feature = await world.admission.feature(caller, None)
-        allowed = feature.policy.models if feature.policy.allows_platform else None
+        allowed = feature.policy.models if Payer.PLATFORM in feature.policy.payers else None
         markup_bps = feature.plan.markup_bps
     except Refusal as refusal:
         if refusal.code != "invalid_request":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -53,6 +53,8 @@ class HoldItem(NamedTuple):
     end_user_id: UUID
     session_id: UUID
     request_id: str | None
+    budgets: tuple[tuple[UUID, int], ...] = ()
+    """What it reserves on budgets besides: credentials, and the most that each may have to pay."""
 
 
 class SettleItem(NamedTuple):
@@ -81,6 +83,8 @@ class SettleItem(NamedTuple):
     provider: str
     model: str
     raw_usage: str | None
+    budget: tuple[UUID | None, int] | None = None
+    """Where the hold reserved on budgets: the credential that was asked with, and what it cost its owner."""
 
 
 class HoldAnswer(msgspec.Struct, frozen=True):
@@ -89,6 +93,8 @@ class HoldAnswer(msgspec.Struct, frozen=True):
     status: int
     room_e8: int
     busy_e8: int
+    spent: frozenset[UUID] = frozenset()
+    """Credentials whose budgets had no room; the hold stands without them."""
 
 
 _HOLD = (
@@ -125,6 +131,11 @@ GROUP_SQL = (
 )
 
 
+# What frees of budgets: $1; answers that take from them: $2-$4; holds that reserve on them: $5-$7.
+BUDGET_SQL = (
+    "select budget_group_v1($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::uuid[], $6::uuid[], $7::bigint[])"
+)
+
 _HELD = HoldAnswer(DONE, 0, 0)
 
 
@@ -156,6 +167,8 @@ class Lane:
         self._releases: deque[_Pending] = deque()
         self._renewals: list[UUID] = []
         self._replies: dict[UUID, bytes] = {}
+        self._budgeted: set[UUID] = set()
+        """Requests in flight that have to do with budgets; as a rule there are none."""
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection | None = None
@@ -201,6 +214,8 @@ class Lane:
             raise LedgerUnavailable("the ledger is not connected")
         if len(self._holds) >= QUEUE_MAX:
             raise LedgerUnavailable("too many requests wait for the ledger")
+        if item.budgets:
+            self._budgeted.add(item.id)
         return self._queue(self._holds, item)
 
     def settle(self, item: SettleItem, reply: bytes | None = None) -> asyncio.Future[int]:
@@ -211,6 +226,8 @@ class Lane:
         """
         if reply is not None:
             self._replies[item.id] = reply
+        if item.budget is not None:
+            self._budgeted.add(item.id)
         if not self.connected:
             self._warn((item,))
         return self._queue(self._settles, item)
@@ -287,45 +304,108 @@ class Lane:
         releases: Sequence[_Pending],
         renewals: Sequence[UUID],
     ) -> None:
-        assert self._connection is not None
-        keep = [(p.item.id, self._replies[p.item.id]) for p in settles if p.item.id in self._replies]
-        held: Sequence[Sequence[int]] = ()
-        settled: Sequence[Sequence[int]] = ()
-        released: Sequence[int] = ()
-        if holds and not (settles or releases or renewals):
-            held = await self._connection.fetchrow(
-                HOLD_SQL, *_columns(holds, 9), self._lease_seconds, timeout=STATEMENT_SECONDS
-            )
-        elif settles and not (holds or releases or renewals or keep):
-            settled = await self._connection.fetchrow(
-                SETTLE_SQL, *_columns(settles, len(_SETTLE_TYPES)), timeout=STATEMENT_SECONDS
-            )
+        connection = self._connection
+        assert connection is not None
+        spent: Mapping[UUID, frozenset[UUID]] = {}
+        if self._budgeted:
+            async with connection.transaction():
+                held, settled, released = await self._book(connection, holds, settles, releases, renewals)
+                spent = await self._book_budgets(connection, holds, held, settles, settled, releases)
         else:
-            row = await self._connection.fetchrow(
-                GROUP_SQL,
-                *_columns(holds, 9),
-                self._lease_seconds,
-                *_columns(settles, len(_SETTLE_TYPES)),
-                *_columns(releases, 3),
-                [k[0] for k in keep],
-                [k[1] for k in keep],
-                renewals,
-                timeout=STATEMENT_SECONDS,
-            )
-            held, settled, released = row[0:3], row[3:5], row[5]
+            held, settled, released = await self._book(connection, holds, settles, releases, renewals)
         if holds:
-            self._answer_holds(holds, held)
+            self._answer_holds(holds, held, spent)
         if settles:
             self._answer_settles(settles, settled)
         if releases:
-            for (_, answer), status in zip(releases, released, strict=True):
+            for (item, answer), status in zip(releases, released, strict=True):
+                self._budgeted.discard(item[0])
                 if not answer.done():
                     answer.set_result(status)
 
-    def _answer_holds(self, holds: Sequence[_Pending], columns: Sequence[Sequence[int]]) -> None:
+    async def _book(
+        self,
+        connection: asyncpg.Connection,
+        holds: Sequence[_Pending],
+        settles: Sequence[_Pending],
+        releases: Sequence[_Pending],
+        renewals: Sequence[UUID],
+    ) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]], Sequence[int]]:
+        """What the ledger says to holds, settlements and releases."""
+        keep = [(p.item.id, self._replies[p.item.id]) for p in settles if p.item.id in self._replies]
+        if holds and not (settles or releases or renewals):
+            held = await connection.fetchrow(
+                HOLD_SQL, *_columns(holds, 9), self._lease_seconds, timeout=STATEMENT_SECONDS
+            )
+            return held, (), ()
+        if settles and not (holds or releases or renewals or keep):
+            settled = await connection.fetchrow(
+                SETTLE_SQL, *_columns(settles, len(_SETTLE_TYPES)), timeout=STATEMENT_SECONDS
+            )
+            return (), settled, ()
+        row = await connection.fetchrow(
+            GROUP_SQL,
+            *_columns(holds, 9),
+            self._lease_seconds,
+            *_columns(settles, len(_SETTLE_TYPES)),
+            *_columns(releases, 3),
+            [k[0] for k in keep],
+            [k[1] for k in keep],
+            renewals,
+            timeout=STATEMENT_SECONDS,
+        )
+        return row[0:3], row[3:5], row[5]
+
+    async def _book_budgets(
+        self,
+        connection: asyncpg.Connection,
+        holds: Sequence[_Pending],
+        held: Sequence[Sequence[int]],
+        settles: Sequence[_Pending],
+        settled: Sequence[Sequence[int]],
+        releases: Sequence[_Pending],
+    ) -> Mapping[UUID, frozenset[UUID]]:
+        """The budgets' part of the same commit: for each hold, the credentials that have no room for it."""
+        booked = [
+            p.item
+            for p, status in zip(settles, settled[0] if settles else (), strict=True)
+            if status in (DONE, RESOLVED)
+        ]
+        freed = [item.id for item in booked] + [p.item[0] for p in releases]
+        taken = [(item.id, *item.budget) for item in booked if item.budget is not None and item.budget[0] is not None]
+        wanted = [
+            (p.item.id, credential, most_e8)
+            for p, status in zip(holds, held[0] if holds else (), strict=True)
+            if status == DONE
+            for credential, most_e8 in p.item.budgets
+        ]
+        granted = await connection.fetchval(
+            BUDGET_SQL,
+            [hold_id for hold_id in freed if hold_id in self._budgeted],
+            *(list(column) for column in (zip(*taken, strict=True) if taken else ((), (), ()))),
+            *(list(column) for column in (zip(*wanted, strict=True) if wanted else ((), (), ()))),
+            timeout=STATEMENT_SECONDS,
+        )
+        spent: dict[UUID, set[UUID]] = {}
+        for (hold_id, credential, _), has_room in zip(wanted, granted, strict=True):
+            if not has_room:
+                spent.setdefault(hold_id, set()).add(credential)
+        return {hold_id: frozenset(credentials) for hold_id, credentials in spent.items()}
+
+    def _answer_holds(
+        self,
+        holds: Sequence[_Pending],
+        columns: Sequence[Sequence[int]],
+        spent: Mapping[UUID, frozenset[UUID]],
+    ) -> None:
         for (item, answer), status, room, busy in zip(holds, *columns, strict=True):
+            if status != DONE and item.budgets:
+                self._budgeted.discard(item.id)
             if not answer.done():
-                answer.set_result(_HELD if status == DONE else HoldAnswer(status, room, busy))
+                if item.id in spent:
+                    answer.set_result(HoldAnswer(DONE, 0, 0, spent[item.id]))
+                else:
+                    answer.set_result(_HELD if status == DONE else HoldAnswer(status, room, busy))
             elif status == DONE:
                 # Whoever asked is gone; nobody else will give this hold back.
                 self.release(item.id, "nobody waited for the hold").add_done_callback(_forget)
@@ -333,6 +413,8 @@ class Lane:
     def _answer_settles(self, settles: Sequence[_Pending], columns: Sequence[Sequence[int]]) -> None:
         for (item, answer), status, balance in zip(settles, *columns, strict=True):
             self._replies.pop(item.id, None)
+            if item.budget is not None:
+                self._budgeted.discard(item.id)
             if item.id in self._at_risk:
                 self._at_risk.discard(item.id)
                 self._on_safe(item.id)
@@ -441,7 +523,8 @@ def _take(queue: deque[_Pending]) -> list[_Pending]:
 def _columns(group: Sequence[_Pending], width: int) -> Sequence[Sequence[Any]]:
     if not group:
         return ((),) * width
-    return list(zip(*[pending.item for pending in group], strict=True))
+    # What an item has beyond these is of budgets, which are booked apart.
+    return list(zip(*[pending.item for pending in group], strict=True))[:width]
 
 
 def _forget(future: asyncio.Future[int]) -> None:

@@ -41,10 +41,11 @@ class RoutePolicy:
     provider_fallback: bool = True
 
     def narrowed(self, payers: Sequence[Payer]) -> RoutePolicy:
-        """The policy with these payers only, in their order. Raises ValueError where it does not allow one."""
-        if not payers or any(payer not in self.payers for payer in payers):
+        """The policy with those of its payers that are named, in that order. Raises ValueError where it has none."""
+        allowed = tuple(payer for payer in payers if payer in self.payers)
+        if not allowed:
             raise ValueError(f"allowed are {', '.join(MODE_OF[payer] for payer in self.payers)}")
-        return replace(self, payers=tuple(payers))
+        return replace(self, payers=allowed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,8 @@ async def usable_of(tx: Tx, *, end_user_ids: Collection[UUID], developer_ids: Co
     cursor = await tx.execute(
         _USABLE
         + """
-         where (c.owner = 'end_user' and c.end_user_id = any(%s)) or (c.owner = 'developer' and c.developer_id = any(%s))
+         where (c.owner = 'end_user' and c.end_user_id = any(%s))
+            or (c.owner = 'developer' and c.developer_id = any(%s))
         """
         + _IN_ORDER,
         (list(end_user_ids), list(developer_ids)),
