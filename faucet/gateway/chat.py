@@ -19,6 +19,7 @@ from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.outbound import chat_call
+from faucet.gateway.payers import fee_note
 from faucet.gateway.relay import Relay, Streamed
 from faucet.gateway.replay import Claim
 from faucet.gateway.reserve import Held
@@ -168,6 +169,7 @@ def _note(request: Request, product: Product, answer: Rated, price: bytes, balan
         provider_json=product.provider.name_json,
         model_json=product.model_json,
         counted=answer.usage.source is UsageSource.COUNTED,
+        more=fee_note(product, request.feature),
     )
 
 

@@ -24,8 +24,8 @@ from faucet.kit.db import Tx, in_time, tx
 from faucet.kit.errors import Refusal
 from faucet.kit.log import logger
 from faucet.providers.base import Provider
-from faucet.providers.catalog import CATALOG, provider_for
-from faucet.providers.keyed import KEYED
+from faucet.providers.catalog import CATALOG
+from faucet.providers.keyed import MOCK, keyed_provider
 from faucet.providers.platform import stored_provider
 from faucet.routing.plan import Shelf
 from faucet.terms import Payer
@@ -244,17 +244,10 @@ class Keyring:
                 self._ring = Ring(keks_of(self._config))
             secret = await self._ring.reveal(sealed)
             if place.owner == "platform":
-                provider = stored_provider(self._config, CATALOG[place.provider], place.base_url, secret)
+                entry = MOCK if place.provider == MOCK.name else CATALOG[place.provider]
+                provider = stored_provider(self._config, entry, place.base_url, secret)
             else:
-                provider = provider_for(
-                    KEYED[place.provider],
-                    secret,
-                    base_url=place.base_url,
-                    trusted=False,
-                    extra_ports=self._config.tenant_upstream_ports,
-                    allow_http=self._config.tenant_upstream_http,
-                    auto_models=KEYED[place.provider].auto_models,
-                )
+                provider = keyed_provider(self._config, place.provider, place.base_url, secret)
         except (Unopenable, KekFailed, ValueError, KeyError) as error:
             # The text of none of these holds a secret; another address rule or provider list makes the last two.
             logger.error("key.unusable", credential=str(place.row_id), error=f"{type(error).__name__}: {error}")

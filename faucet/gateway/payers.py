@@ -16,6 +16,7 @@ from faucet.gateway.catalogue import Catalogue, Product, Route, Stock, unpriced
 from faucet.gateway.keys import Keys
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal
+from faucet.kit.money import to_wire_bytes
 from faucet.routing.plan import PassedOver, Shelf, Why
 from faucet.routing.policy import MODE_OF, Need, RoutePolicy
 from faucet.terms import Payer
@@ -144,3 +145,10 @@ def over_budget(products: list[Product], spent: frozenset[UUID]) -> tuple[list[P
         if product.account.credential in spent
     ]
     return left, passed
+
+
+def fee_note(product: Product, feature: Feature) -> bytes:
+    """What a reply says of the fee, where somebody else paid the provider: all that the answer costs here."""
+    if product.payer is not Payer.BYOK:
+        return b""
+    return b',"fee_usd":"%b"' % to_wire_bytes(feature.plan.gateway_fee_e8)

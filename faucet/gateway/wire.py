@@ -314,11 +314,13 @@ def money_note(
     provider_json: bytes,
     model_json: bytes,
     counted: bool,
+    more: bytes = b"",
 ) -> bytes:
-    """The `modelfaucet` object of a reply; `price` is what the answer cost as the wire shows it."""
+    """The `modelfaucet` object of a reply; `price` is what the answer cost as the wire shows it, `more` are further
+    members, each behind a comma."""
     return (
         b'{"request_id":"%b","route_mode":"%b",%b"estimated_price_usd":"%b","price_usd":"%b","provider":%b,'
-        b'"model":%b,"usage_source":"%b"%b}'
+        b'"model":%b,"usage_source":"%b"%b%b}'
         % (
             request_id.encode(),
             mode,
@@ -329,6 +331,7 @@ def money_note(
             model_json,
             b"counted" if counted else b"reported",
             b"" if balance_e8 is None else b',"wallet_balance_usd":"%b"' % to_wire_bytes(balance_e8),
+            more,
         )
     )
 

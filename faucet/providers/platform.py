@@ -6,16 +6,13 @@ Not here: what a provider is (`base`), what is known of each (`catalog`), and te
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from faucet.kit.config import Config
 from faucet.kit.secret import Secret
 from faucet.kit.upstream import Endpoint
 from faucet.providers.base import Provider
 from faucet.providers.catalog import CATALOG, Entry, provider_for
-
-MOCK_DEFAULTS = ("mock-small", "mock-large")
-_MOCK = replace(CATALOG["openai_compatible"], name="mock", auto_models=MOCK_DEFAULTS)
+from faucet.providers.keyed import MOCK
 
 
 def platform_providers(config: Config) -> list[Provider]:
@@ -26,7 +23,7 @@ def platform_providers(config: Config) -> list[Provider]:
     """
     found = [_provider(config, entry, *given) for entry in CATALOG.values() for given in _given(config, entry)]
     if config.mock_provider_url is not None:
-        found.append(_provider(config, _MOCK, config.mock_provider_url, config.mock_provider_api_key, ()))
+        found.append(_provider(config, MOCK, config.mock_provider_url, config.mock_provider_api_key, ()))
     return found
 
 

@@ -209,7 +209,8 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
     """Choices, logprobs or a provider's own fields would be lost; or a price be shown that isn't the one paid."""
     reply = b'{"id":"theirs","object":"chat.completion","model":"alias","choices":[{"x": 1.50}],"extra":{"a":1}}'
     note = money_note(
-        request_id="req_1", feature_json=b'"f"', price=b"0.00003958", balance_e8=5, provider_json=b'"p"',
+        request_id="req_1", mode=b"platform",
+        feature_json=b'"f"', price=b"0.00003958", balance_e8=5, provider_json=b'"p"',
         model_json=b'"m"', counted=True,
     )  # fmt: skip
     made = chat_reply(
@@ -235,11 +236,12 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
 def test_what_is_not_known_is_absent() -> None:
     """A client would read null where it expects a text."""
     note = money_note(
-        request_id="r", feature_json=None, price=b"0.00000000", balance_e8=None, provider_json=b'"p"',
-        model_json=quoted('m"'), counted=False,
+        request_id="r", mode=b"byok", feature_json=None, price=b"0.00000000", balance_e8=None, provider_json=b'"p"',
+        model_json=quoted('m"'), counted=False, more=b',"fee_usd":"0.00000000"',
     )  # fmt: skip
     told = json.loads(note)
     assert "feature_key" not in told and "wallet_balance_usd" not in told
+    assert (told["route_mode"], told["fee_usd"]) == ("byok", "0.00000000")
     assert told["model"] == 'm"' and told["usage_source"] == "reported"
 
 
