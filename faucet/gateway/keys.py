@@ -24,8 +24,7 @@ from faucet.kit.db import Tx, in_time, tx
 from faucet.kit.errors import Refusal
 from faucet.kit.log import logger
 from faucet.providers.base import Provider
-from faucet.providers.catalog import CATALOG
-from faucet.providers.keyed import MOCK, keyed_provider
+from faucet.providers.keyed import keyed_provider
 from faucet.providers.platform import stored_provider
 from faucet.routing.plan import Shelf
 from faucet.terms import Payer
@@ -244,8 +243,7 @@ class Keyring:
                 self._ring = Ring(keks_of(self._config))
             secret = await self._ring.reveal(sealed)
             if place.owner == "platform":
-                entry = MOCK if place.provider == MOCK.name else CATALOG[place.provider]
-                provider = stored_provider(self._config, entry, place.base_url, secret)
+                provider = stored_provider(self._config, place.provider, place.base_url, secret)
             else:
                 provider = keyed_provider(self._config, place.provider, place.base_url, secret)
         except (Unopenable, KekFailed, ValueError, KeyError) as error:

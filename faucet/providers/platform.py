@@ -50,9 +50,12 @@ def _provider(
     return provider_for(entry, key, base_url=base_url, trusted=trusted, auto_models=models or entry.auto_models)
 
 
-def stored_provider(config: Config, entry: Entry, base_url: str | None, key: Secret) -> Provider:
-    """A provider whose key the operator stored in the vault; its address is judged as those of the settings are.
+def stored_provider(config: Config, name: str, base_url: str | None, key: Secret) -> Provider:
+    """A provider whose key the operator stored in the vault; its address is judged as those of the settings are, and
+    where it has none, the settings' own is meant.
 
-    Raises ValueError on a bad address or key.
+    Raises ValueError on a bad address or key, KeyError for an unknown name.
     """
-    return _provider(config, entry, base_url, key, ())
+    if name == MOCK.name:
+        return _provider(config, MOCK, base_url or config.mock_provider_url, key, ())
+    return _provider(config, CATALOG[name], base_url or getattr(config, f"{name}_base_url", None), key, ())
