@@ -84,7 +84,9 @@ class ProviderKeyReply(Reply):
     provider: str
     base_url: str | None = None
     masked: str
-    status: str
+    status: Annotated[str, Field(examples=["active", "failing", "disabled"])]
+    last_error_code: Annotated[str | None, Field(examples=["http_401"])] = None
+    use_count: int
     models_allowed: list[str]
     priority: int
     budget_limit_usd: Usd | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from uuid import UUID
 
-from faucet.routing.health import Circuit, State
+from faucet.routing.health import Circuit
 
 ACCOUNTS_MAX = 20_000
 MODELS_MAX = 500
@@ -46,15 +46,10 @@ class Circuits:
         for circuit in self._by_account.get(account, {}).values():
             circuit.bar(now, BARRED_SECONDS, code)
 
-    def down(self, account: AccountName) -> dict[str, str]:
-        """The models of an account that are asked last now, and what they failed with."""
-        found = self._by_account.get(account, {})
-        return {
-            model: circuit.last_error or "unknown"
-            for model, circuit in found.items()
-            if circuit.state is not State.CLOSED
-        }
+    def forget(self, account: AccountName) -> None:
+        """Begin anew with an account."""
+        self._by_account.pop(account, None)
 
-    def answers(self, account: AccountName) -> list[Circuit]:
-        """An account's circuits, for what they say of its speed."""
-        return list(self._by_account.get(account, {}).values())
+    def models(self, account: AccountName) -> dict[str, Circuit]:
+        """What is known of an account's models."""
+        return self._by_account.get(account, {})

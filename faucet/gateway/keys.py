@@ -75,11 +75,17 @@ class Keyring:
     """The keys of one process's callers."""
 
     def __init__(
-        self, db: AsyncConnectionPool[Tx], config: Config, clock: Clock, switched_off: Callable[[], frozenset[str]]
+        self,
+        db: AsyncConnectionPool[Tx],
+        config: Config,
+        clock: Clock,
+        on_new_secret: Callable[[UUID], None],
+        switched_off: Callable[[], frozenset[str]],
     ) -> None:
         self._db = db
         self._config = config
         self._clock = clock
+        self._on_new_secret = on_new_secret
         self._switched_off = switched_off
         self._ring: Ring | None = None
         self._known: dict[UUID, Keys] = {}
@@ -250,6 +256,8 @@ class Keyring:
             # The text of none of these holds a secret; another address rule or provider list makes the last two.
             logger.error("key.unusable", credential=str(place.row_id), error=f"{type(error).__name__}: {error}")
             return None
+        if opened is not None:
+            self._on_new_secret(place.row_id)  # what the old one did says nothing of this one
         while len(self._opened) >= OPENED_MAX:
             del self._opened[next(iter(self._opened))]
         self._opened[place.row_id] = (sealed.sealed, provider)

@@ -13,7 +13,7 @@ from psycopg_pool import PoolTimeout
 
 from faucet.gateway.admit import REFRESH_SECONDS, Admission, Caller, Feature
 from faucet.gateway.attempt import CallRules
-from faucet.gateway.catalogue import Account, Catalogue, Product
+from faucet.gateway.catalogue import Account, Catalogue, Product, Stock
 from faucet.gateway.circuits import Circuits
 from faucet.gateway.exchange import Exchange
 from faucet.gateway.keys import NO_KEYS, Keyring
@@ -70,6 +70,8 @@ class World:
         self.circuits = Circuits()
         self.payers = Payers()
         self.catalogue = Catalogue((), PriceBook(()), self.clock.now(), self.circuits)
+        self.accounts: Sequence[Account] = ()
+        """The platform's own, those that are switched off among them."""
         self._switched_off = self.catalogue
         """What would be for sale, if the operator had not switched its providers off."""
         self._switches = Switches()
@@ -91,7 +93,7 @@ class World:
             on_at_risk=self.spool.keep,
             on_safe=self.spool.safe,
         )
-        self.keyring = Keyring(self.db, config, self.clock, lambda: self._switches.providers)
+        self.keyring = Keyring(self.db, config, self.clock, self.circuits.forget, lambda: self._switches.providers)
         try:
             await self.lane.start()
             await self._load_catalogue()
@@ -153,6 +155,12 @@ class World:
         if feature.uses_keys:
             keys = self.keyring.recall(caller) or await self.keyring.find(caller)
         return self.payers.choose(self.catalogue, self._switched_off, feature, ask, keys)
+
+    async def stock(self, caller: Caller, feature: Feature) -> Stock:
+        """What a caller can be answered with. Raises Refusal `unavailable`."""
+        if not feature.uses_keys:
+            return self.catalogue
+        return (self.keyring.recall(caller) or await self.keyring.find(caller)).stock_with(self.catalogue)
 
     async def open_cost_accounts(self, developer_id: UUID, products: Sequence[Product]) -> None:
         """Know the accounts that answers will be booked to before anything is held.
@@ -228,6 +236,7 @@ class World:
                 self.app_origins = await load_origins(connection)
         book, now = PriceBook(prices), self.clock.now()
         accounts = [*(Account(provider) for provider in self.providers), *stored]
+        self.accounts = accounts
         off = [account for account in accounts if account.provider.name in switches.providers]
         fresh = Catalogue([account for account in accounts if account not in off], book, now, self.circuits)
         if not fresh.is_like(self.catalogue):

@@ -213,7 +213,9 @@ async def answer_validation(tx: Tx, row_id: UUID, answer: str, *, now: datetime)
     await tx.execute(
         """
         update credential set validation_asked_at = null, validation_answer = %(answer)s,
-               last_validated_at = case when %(answer)s = 'accepted' then %(now)s else last_validated_at end
+               last_validated_at = case when %(answer)s = 'accepted' then %(now)s else last_validated_at end,
+               failing_since = case when %(answer)s = 'accepted' then null else failing_since end,
+               last_error_code = case when %(answer)s = 'accepted' then null else last_error_code end
          where id = %(id)s
         """,
         {"answer": answer, "now": now, "id": row_id},
