@@ -86,7 +86,8 @@ class ProviderKeyReply(Reply):
     masked: str
     status: Annotated[str, Field(examples=["active", "failing", "disabled"])]
     last_error_code: Annotated[str | None, Field(examples=["http_401"])] = None
-    use_count: int
+    use_count: int | None = None
+    """Absent until it was used; counted within seconds."""
     models_allowed: list[str]
     priority: int
     budget_limit_usd: Usd | None = None

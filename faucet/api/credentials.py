@@ -159,7 +159,7 @@ def reply_of(row: Credential) -> ProviderKeyReply:
         masked=row.mask,
         status="failing" if row.failing_since is not None else row.status,
         last_error_code=row.last_error_code,
-        use_count=row.use_count,
+        use_count=row.use_count or None,
         models_allowed=row.models_allowed,
         priority=row.priority,
         budget_limit_usd=row.budget_limit_e8,

@@ -290,3 +290,10 @@ def test_an_error_carries_its_details() -> None:
     """A form could not mark the field that is wrong."""
     told = json.loads(error_body(field_error("n", "must be less — 少"), "req_1"))["error"]
     assert told["param"] == "n" and told["details"]["fieldErrors"] == {"n": ["must be less — 少"]}
+
+
+@pytest.mark.parametrize("field", [{}, {"max_tokens": 9}, {"max_completion_tokens": 9}])
+def test_without_a_limit_the_callers_words_stay(field: dict[str, int]) -> None:
+    """Lost: a model that we don't know is asked for more tokens than it has, and refuses."""
+    sent = json.loads(upstream_body(parse_chat(body(**field)), b'"m"', None, "max_tokens"))
+    assert {name: sent[name] for name in ("max_tokens", "max_completion_tokens") if name in sent} == field
