@@ -17,6 +17,7 @@ from faucet.gateway.admit import Caller, Feature
 from faucet.gateway.attempt import Answering, first_answer
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
+from faucet.gateway.explain import is_entitled, reasons
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.outbound import chat_call
 from faucet.gateway.payers import fee_note
@@ -55,6 +56,7 @@ class Request(msgspec.Struct):
     held: Held
     claim: Claim | None
     began: float
+    explain: bool
 
     @property
     def chat_id(self) -> str:
@@ -69,7 +71,8 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
     world.limit(exchange, caller)
     ask = parse_chat(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
-    chosen = await world.choose(caller, feature, ask)
+    explain = exchange.debug is not None and await is_entitled(world.db, exchange, caller.developer_id)
+    chosen = await world.choose(caller, feature, ask, explain=explain)
     await world.open_cost_accounts(caller.developer_id, chosen.products)
 
     claim = None
@@ -86,7 +89,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             METRICS.refusals[failure.code] += 1
         raise
     world.settler.open[exchange.hold_id] = began
-    request = Request(exchange, caller, feature, ask, held, claim, began)
+    request = Request(exchange, caller, feature, ask, held, claim, began, explain)
     try:
         if claim is not None:
             claim.require()
@@ -151,7 +154,7 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     report_json = with_cost(report_json, price)
 
     def reply(balance_e8: int | None) -> bytes:
-        note = _note(request, product, answer, price, balance_e8)
+        note = _note(request, answering, answer, price, balance_e8)
         return chat_reply(fields, request.chat_id, product.model_json, report_json, note)
 
     sealed = None if request.claim is None else world.replays.seal_json(request.claim, reply(None))
@@ -159,7 +162,11 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     await exchange.reply(200, reply(balance_e8))
 
 
-def _note(request: Request, product: Product, answer: Rated, price: bytes, balance_e8: int | None) -> bytes:
+def _note(request: Request, answering: Answering, answer: Rated, price: bytes, balance_e8: int | None) -> bytes:
+    product = answering.product
+    more = fee_note(product, request.feature)
+    if request.explain and balance_e8 is not None:  # without a balance it is kept, and may be asked for by others
+        more += reasons(answering, request.held.passed_over)
     return money_note(
         request_id=request.exchange.request_id,
         mode=MODES_WIRE[product.payer],
@@ -169,7 +176,7 @@ def _note(request: Request, product: Product, answer: Rated, price: bytes, balan
         provider_json=product.provider.name_json,
         model_json=product.model_json,
         counted=answer.usage.source is UsageSource.COUNTED,
-        more=fee_note(product, request.feature),
+        more=more,
     )
 
 
@@ -241,7 +248,7 @@ def _tail(request: Request, answering: Answering, streamed: Streamed, answer: Ra
     if request.ask.include_usage:
         usage = answer.usage
         price = to_wire_bytes(answer.paid_e8)
-        note = _note(request, answering.product, answer, price, balance_e8)
+        note = _note(request, answering, answer, price, balance_e8)
         if usage.source is UsageSource.COUNTED or streamed.usage is None:
             usage_json = _usage_json(usage)
         else:

@@ -58,9 +58,16 @@ class Payers:
         self._narrowed: dict[tuple[int, tuple[Payer, ...]], tuple[RoutePolicy, RoutePolicy]] = {}
 
     def choose(
-        self, catalogue: Catalogue, switched_off: Catalogue, feature: Feature, ask: ChatAsk, keys: Keys
+        self,
+        catalogue: Catalogue,
+        switched_off: Catalogue,
+        feature: Feature,
+        ask: ChatAsk,
+        keys: Keys,
+        *,
+        explain: bool,
     ) -> Chosen:
-        """The products that may answer, best first.
+        """The products that may answer, best first; a refusal says what was passed over where it shall `explain`.
 
         Raises Refusal `not_found`, `no_available_route`, `forbidden`, and `disabled` where the operator has switched
         off what would have answered.
@@ -72,7 +79,10 @@ class Payers:
         if not route.products:
             route = _unpriced_route(catalogue, stock, policy, ask.model, keys) or route
         if not route.products:
-            raise _no_route(switched_off, stock, policy, ask.model, need, route)
+            refusal = _no_route(switched_off, stock, policy, ask.model, need, route)
+            if explain:
+                refusal.details = {"passed_over": [passed.to_wire() for passed in route.plan.passed_over]}
+            raise refusal
         if route.plan.takes_turns:
             return Chosen(route.dealt(random.getrandbits(128)), list(route.plan.passed_over))
         return Chosen(route.products, list(route.plan.passed_over))

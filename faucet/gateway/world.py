@@ -149,12 +149,12 @@ class World:
                 retry_after_seconds=max(1, math.ceil(verdict.retry_after_seconds)),
             )
 
-    async def choose(self, caller: Caller, feature: Feature, ask: ChatAsk) -> Chosen:
+    async def choose(self, caller: Caller, feature: Feature, ask: ChatAsk, *, explain: bool = False) -> Chosen:
         """The products that may answer, best first. Raises the refusals of `Payers.choose`, and `unavailable`."""
         keys = NO_KEYS
         if feature.uses_keys:
             keys = self.keyring.recall(caller) or await self.keyring.find(caller)
-        return self.payers.choose(self.catalogue, self._switched_off, feature, ask, keys)
+        return self.payers.choose(self.catalogue, self._switched_off, feature, ask, keys, explain=explain)
 
     async def stock(self, caller: Caller, feature: Feature) -> Stock:
         """What a caller can be answered with. Raises Refusal `unavailable`."""
