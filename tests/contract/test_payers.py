@@ -345,6 +345,21 @@ def test_a_key_that_does_not_open_keeps_others_from_paying(
         gateway.stop()
 
 
+@pytest.mark.parametrize(
+    "base_url", ["http://127.0.0.1:{port}/v1", "http://localhost:{port}/v1", "http://[::1]:{port}"]
+)
+def test_a_key_never_leads_to_a_private_address(opener: Gateway, keys: KeysWorld, mock: Mock, base_url: str) -> None:
+    """Lost: whoever can write a row makes the gateway ask inside of its own network."""
+    app = keys.app(routes="byok_first")
+    user = keys.end_user(app)
+    port = mock.url.rpartition(":")[2].removesuffix("/v1")
+    keys.key(user, provider="openai_compatible", base_url=base_url.format(port=port), models=("mock-small",))
+    before = mock.calls()
+    refused = ask(opener, user.bearer, chat())
+    assert (refused.status, refused.code) == (503, "no_available_route")
+    assert mock.calls() == before
+
+
 def test_the_books_add_up(keys: KeysWorld, world: World) -> None:
     """Lost: one of the above left money or a budget hanging."""
     world.books.assert_sound()
