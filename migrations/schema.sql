@@ -1317,16 +1317,18 @@ CREATE TABLE public.price (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     decided_at timestamp with time zone,
     decided_by text,
+    tiers jsonb DEFAULT '[]'::jsonb NOT NULL,
     CONSTRAINT price_cached_read_e8_per_m_check CHECK ((cached_read_e8_per_m >= 0)),
     CONSTRAINT price_cached_write_e8_per_m_check CHECK ((cached_write_e8_per_m >= 0)),
     CONSTRAINT price_context_window_check CHECK ((context_window > 0)),
     CONSTRAINT price_image_tokens_max_check CHECK ((image_tokens_max >= 0)),
     CONSTRAINT price_input_e8_per_m_check CHECK ((input_e8_per_m >= 0)),
-    CONSTRAINT price_max_output_tokens_check CHECK ((max_output_tokens > 0)),
+    CONSTRAINT price_max_output_tokens_check CHECK ((max_output_tokens >= 0)),
     CONSTRAINT price_output_e8_per_m_check CHECK ((output_e8_per_m >= 0)),
     CONSTRAINT price_reasoning_e8_per_m_check CHECK ((reasoning_e8_per_m >= 0)),
     CONSTRAINT price_request_e8_check CHECK ((request_e8 >= 0)),
     CONSTRAINT price_status_check CHECK ((status = ANY (ARRAY['draft'::text, 'confirmed'::text, 'rejected'::text]))),
+    CONSTRAINT price_tiers_check CHECK ((jsonb_typeof(tiers) = 'array'::text)),
     CONSTRAINT price_tokenizer_check CHECK ((tokenizer = ANY (ARRAY['o200k'::text, 'words'::text, 'bytes'::text])))
 );
 

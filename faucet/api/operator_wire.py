@@ -60,6 +60,21 @@ class AdjustmentReply(Reply):
 # ── prices ──
 
 
+class PriceTierItem(Reply):
+    """Prices that take the place of a version's own where all its conditions hold."""
+
+    above_input_tokens: int = 0
+    """For requests with more input tokens, cached ones included."""
+    from_minute: int | None = None
+    """In these minutes of the day, in UTC; `until_minute` is not included."""
+    until_minute: int | None = None
+    input_usd_per_m: Usd
+    cached_read_usd_per_m: Usd
+    cached_write_usd_per_m: Usd
+    output_usd_per_m: Usd
+    reasoning_usd_per_m: Usd | None = None
+
+
 class PriceItem(Reply):
     """Amounts are dollars per million tokens, where they are for tokens."""
 
@@ -77,6 +92,8 @@ class PriceItem(Reply):
     output_usd_per_m: Usd
     reasoning_usd_per_m: Usd | None = None
     request_usd: Usd
+    tiers: list[PriceTierItem] = []
+    """The last whose conditions hold counts."""
     effective_from: Moment
     source: str
     created_at: Moment

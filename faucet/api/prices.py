@@ -36,7 +36,10 @@ _RENAMED = {
 
 def price_item(row: PriceRow) -> PriceItem:
     """The wire's view of a version."""
-    return PriceItem.model_validate({name: getattr(row, _RENAMED.get(name, name)) for name in PriceItem.model_fields})
+    shown = {name: getattr(row, _RENAMED.get(name, name)) for name in PriceItem.model_fields}
+    ours = {column: name for name, column in _RENAMED.items()}
+    tiers = [{ours.get(name, name): value for name, value in tier.items()} for tier in row.tiers]
+    return PriceItem.model_validate(shown | {"tiers": tiers})
 
 
 @router.get("/v1/admin/prices", response_model=PageReply[PriceItem], response_model_exclude_none=True)

@@ -21,6 +21,7 @@ from faucet.cli.doctor import doctor
 from faucet.cli.features import features_app
 from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import limits_app, prices_app, reconcile
+from faucet.cli.price_sync import sync
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
 from faucet.cli.terminal import complain, examples, progress, write_line
@@ -62,6 +63,7 @@ serve_app = typer.Typer(
     name="serve", help="Run one process by itself, as in production.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(serve_app)
+prices_app.command("sync", epilog=examples("faucet prices sync --dry-run", "faucet prices sync anthropic gemini"))(sync)
 app.add_typer(prices_app)
 app.add_typer(limits_app)
 for group in (

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import typer
@@ -105,7 +105,7 @@ TargetArgument = Annotated[
 ]
 
 
-def _in_tx(
+def in_tx(
     data: Path | None,
     database_url: str | None,
     step: str,
@@ -137,18 +137,18 @@ def seed(
     database_url: DatabaseOption = None,
 ) -> None:
     """Import draft prices from the packaged catalogue. A draft counts only when you have confirmed it."""
+    from faucet.providers.catalog import CATALOG
     from faucet.rating.seed import SEED_EFFECTIVE_FROM, seed_rows
     from faucet.rating.store import insert_drafts
 
     async def work(tx: Tx, _: Config) -> str:
-        report = seed_rows(providers=provider or None, effective_from=SEED_EFFECTIVE_FROM)
-        # Where there is no output there is no chat: such models can't be sold yet.
-        rows = [row for row in report.rows if row.max_output_tokens > 0]
-        new = await insert_drafts(tx, rows)
-        left_out = len(report.skipped) + len(report.rows) - len(rows)
-        return f"{new} new drafts of {len(rows)} prices; {left_out} models are left out, not plainly priced."
+        names = {entry.prices: entry.name for entry in CATALOG.values() if entry.prices is not None}
+        report = seed_rows(providers=provider or None, effective_from=SEED_EFFECTIVE_FROM, names=names)
+        new = await insert_drafts(tx, report.rows)
+        left_out = len(report.skipped)
+        return f"{new} new drafts of {len(report.rows)} prices; {left_out} models are left out, not priced by tokens."
 
-    write_line(_in_tx(data, database_url, "Reading the catalogue", work))
+    write_line(in_tx(data, database_url, "Reading the catalogue", work))
 
 
 @prices_app.command("list", epilog=examples("faucet prices list", "faucet prices list openai --status draft"))
@@ -172,10 +172,9 @@ def list_versions(
             if len(page) < PAGE:
                 return rows
 
-    rows = _in_tx(data, database_url, "Reading prices", work)
+    rows = in_tx(data, database_url, "Reading prices", work)
     if as_json:
-        shown = [asdict(row) | {"effective_from": row.effective_from.isoformat()} for row in rows]
-        write_line(json.dumps({"items": shown}))
+        write_line(json.dumps({"items": [shown_price(row) for row in rows]}))
         return
     if not rows:
         write_line("There are none. `faucet prices seed` imports drafts; `faucet prices set` makes one of your own.")
@@ -192,13 +191,20 @@ def list_versions(
         table.add_row(
             row.provider,
             row.model,
-            usd(row.input_e8_per_m),
-            usd(row.output_e8_per_m),
+            usd(row.input_e8_per_m) + ("*" if row.tiers else ""),
+            usd(row.output_e8_per_m) + ("*" if row.tiers else ""),
             Text(row.status, style=colours[row.status]),
             f"{row.effective_from.astimezone(UTC):%Y-%m-%d}",
             row.source,
         )
     console().print(table)
+    if any(row.tiers for row in rows):
+        write_line("* In tiers, of size or of hours; --json shows them.")
+
+
+def shown_price(row: Price) -> dict[str, Any]:
+    """A price as one JSON object."""
+    return asdict(row) | {"effective_from": row.effective_from.isoformat()}
 
 
 @prices_app.command(
@@ -250,7 +256,7 @@ def _decide(
         await announce_change(tx)
         return sum(counts.values()), [name for name, count in counts.items() if count == 0]
 
-    count, without = _in_tx(data, database_url, "Deciding", work)
+    count, without = in_tx(data, database_url, "Deciding", work)
     write_line(f"{count} {'price' if count == 1 else 'prices'} {decision}.")
     if without:
         complain(
@@ -310,7 +316,7 @@ def set_price(
         await announce_change(tx)
         return new
 
-    new = _in_tx(data, database_url, "Setting the price", work)
+    new = in_tx(data, database_url, "Setting the price", work)
     figures = f"{usd(price.input_e8_per_m)} in, {usd(price.output_e8_per_m)} out per million tokens"
     write_line(f"{provider} {model}: {figures}{'' if new else ' (as before)'}.")
 
@@ -387,7 +393,7 @@ def _limit(
         found = await _find(tx, config, scope, target)
         await tx.execute("select spend_limit_set_v1(%s, %s, %s, %s)", (scope.value, found, period.value, limit_e8))
 
-    _in_tx(data, database_url, "Setting the limit", work)
+    in_tx(data, database_url, "Setting the limit", work)
 
 
 async def _find(tx: Tx, config: Config, scope: Scope, target: str) -> UUID:
@@ -439,7 +445,7 @@ def reconcile(as_json: JsonOption = False, data: DataOption = None, database_url
         await reconciliation.begin_snapshot(tx)
         return await reconciliation.reconcile(tx), await reconciliation.wallet_summary(tx)
 
-    findings, summary = _in_tx(data, database_url, "Comparing the books", work)
+    findings, summary = in_tx(data, database_url, "Comparing the books", work)
     if as_json:
         write_line(json.dumps({"ok": not findings, "summary": asdict(summary), "findings": [*map(asdict, findings)]}))
     else:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from faucet.gateway.chat import chat_completions
+from faucet.gateway.embeddings import embed
 from faucet.gateway.exchange import ClientGone, Exchange
 from faucet.gateway.health import ProviderHealth
 from faucet.gateway.metrics import METRICS, SERVICE
@@ -47,6 +48,7 @@ async def _metrics(world: World, exchange: Exchange) -> None:
 
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": chat_completions},
+    "/v1/embeddings": {"POST": embed},
     "/v1/models": {"GET": list_models},
     "/health": {"GET": _health},
     "/ready": {"GET": _ready},

@@ -139,6 +139,7 @@ async def first_answer(
     stream: bool,
     circuits: Circuits,
     watch: Watch,
+    answers: Callable[[Reply], bool] = is_answer,
 ) -> Answering:
     """The first product whose provider begins to answer. Raises Refusal when none does, ClientGone when nobody waits.
 
@@ -150,7 +151,9 @@ async def first_answer(
         for repeat in range(rules.max_retries + 1):
             left = []
             for product in group:
-                outcome = await _one_try(pool, rules, exchange, product, call_for, tries, circuits, watch, stream)
+                outcome = await _one_try(
+                    pool, rules, exchange, product, call_for, tries, circuits, watch, stream, answers
+                )
                 if isinstance(outcome, Answering):
                     if tries.attempts:
                         outcome.tries = tries.attempts
@@ -158,7 +161,7 @@ async def first_answer(
                     return outcome
                 if outcome is None:
                     continue  # another provider's wire may have words for it
-                if outcome.status in CALLER_STATUS:
+                if outcome.status in CALLER_STATUS and outcome.public is not None:
                     # The request itself is wrong: another provider would say so too.
                     raise tries.refusal()
                 if outcome.retryable:
@@ -204,6 +207,7 @@ async def _one_try(
     circuits: Circuits,
     watch: Watch,
     stream: bool,
+    answers: Callable[[Reply], bool],
 ) -> Answering | _Failure | None:
     """Ask one provider once, and remember how that went; None where its wire has no words for the request."""
     if exchange.gone:
@@ -214,7 +218,7 @@ async def _one_try(
         tries.unspoken = tries.unspoken or refusal
         return None
     began = time.monotonic()
-    outcome = await _call(pool, rules, exchange, product, call, stream, began)
+    outcome = await _call(pool, rules, exchange, product, call, stream, answers, began)
     account = product.account
     if isinstance(outcome, Answering):
         product.circuit.answered(began, outcome.first_byte_ms)
@@ -247,6 +251,7 @@ async def _call(
     product: Product,
     call: Call,
     stream: bool,
+    answers: Callable[[Reply], bool],
     began: float,
 ) -> Answering | _Failure:
     provider = product.provider
@@ -260,7 +265,7 @@ async def _call(
             request.close()
             raise ClientGone
         response = await _head(exchange, request, provider.bills_after_cancel)
-        response = inbound(response, provider.adapter, stream=stream)
+        response = inbound(response, provider.adapter, call, stream=stream)
         if response.status != 200:
             failure = await _read_failure(response)
         elif stream and _is_event_stream(response):
@@ -276,7 +281,7 @@ async def _call(
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 failure = _Failure(200, "unreadable_reply", True)
             else:
-                if is_answer(reply):
+                if answers(reply):
                     return Answering(product, response, whole, reply, _ms_since(began))
                 failure = _Failure(200, "error_in_reply", True)
     except UpstreamError as error:

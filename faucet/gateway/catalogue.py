@@ -140,7 +140,9 @@ class Catalogue(Stock):
                 offer, product = self.put(account, price)
                 products[offer] = product
                 by_model.setdefault(account.payer, {}).setdefault(price.model, []).append(offer)
-                if price.model in choosable or (not choosable and account.credential is not None):
+                if price.model in choosable or (
+                    not choosable and account.credential is not None and price.max_output_tokens > 0
+                ):
                     mocked = account.credential is None and account.provider.name == MOCK_PROVIDER
                     (stand_in if mocked else auto.setdefault(account.payer, [])).append(offer)
         # The mock provider answers `auto` only where nobody real does.

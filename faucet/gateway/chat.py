@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,10 +17,10 @@ from faucet.gateway.admit import Caller, Feature
 from faucet.gateway.attempt import Answering, first_answer
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
-from faucet.gateway.explain import is_entitled, reasons
+from faucet.gateway.explain import reasons
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.outbound import chat_call
-from faucet.gateway.payers import fee_note
+from faucet.gateway.payers import Chosen, fee_note
 from faucet.gateway.relay import Relay, Streamed
 from faucet.gateway.replay import Claim
 from faucet.gateway.reserve import Held
@@ -28,8 +28,10 @@ from faucet.gateway.settle import Rated, rated
 from faucet.gateway.wire import (
     MODES_WIRE,
     ChatAsk,
+    Reply,
     chat_reply,
     error_body,
+    is_answer,
     money_note,
     parse_chat,
     usage_of,
@@ -38,12 +40,27 @@ from faucet.gateway.wire import (
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire_bytes
-from faucet.kit.tokens import TOKENIZERS, count_chat_input, count_text
+from faucet.kit.tokens import TOKENIZERS, count_input, count_text
+from faucet.providers.base import Call
+from faucet.rating.images import image_counter
 from faucet.rating.usage import read_report
 from faucet.terms import Outcome, Usage, UsageSource
 
 LIKELY_TOKENIZER = "o200k"
 """What an answer is counted with whose model's own tokenizer nobody knows: the nearest guess, not the bound."""
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What differs between endpoints whose requests are held, called and settled alike."""
+
+    call: Callable[[ChatAsk, Product, int | None], Call]
+    """The call for a product, with the output limit that was held, where there is one."""
+    answers: Callable[[Reply], bool]
+    """Whether a JSON reply holds an answer."""
+    texts: Callable[[Reply], list[str]]
+    """The generated texts of a JSON reply, to be counted where no usage is reported."""
+    reply: Callable[[Reply, str, bytes, bytes, bytes], bytes]
+    """A JSON reply for the client: of its fields, our id, the model, the usage and the note of money."""
 
 
 class Request(msgspec.Struct):
@@ -56,6 +73,7 @@ class Request(msgspec.Struct):
     held: Held
     claim: Claim | None
     began: float
+    shape: Shape
     explain: bool
 
     @property
@@ -71,8 +89,21 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
     world.limit(exchange, caller)
     ask = parse_chat(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
-    explain = exchange.debug is not None and await is_entitled(world.db, exchange, caller.developer_id)
-    chosen = await world.choose(caller, feature, ask, explain=explain)
+    chosen = await world.choose(exchange, caller, feature, ask)
+    await fulfil(world, exchange, caller, feature, chosen, ask, CHAT, began)
+
+
+async def fulfil(
+    world: World,
+    exchange: Exchange,
+    caller: Caller,
+    feature: Feature,
+    chosen: Chosen,
+    ask: ChatAsk,
+    shape: Shape,
+    began: float,
+) -> None:
+    """Hold, call, relay, settle: from a planned request to its last byte. Raises as `chat_completions` does."""
     await world.open_cost_accounts(caller.developer_id, chosen.products)
 
     claim = None
@@ -89,7 +120,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             METRICS.refusals[failure.code] += 1
         raise
     world.settler.open[exchange.hold_id] = began
-    request = Request(exchange, caller, feature, ask, held, claim, began, explain)
+    request = Request(exchange, caller, feature, ask, held, claim, began, shape, chosen.explain)
     try:
         if claim is not None:
             claim.require()
@@ -98,10 +129,11 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             world.call_rules,
             exchange,
             held.products,
-            lambda product: chat_call(ask, product, held.limit_of(product)),
+            lambda product: shape.call(ask, product, held.limit_of(product)),
             stream=ask.stream,
             circuits=world.circuits,
             watch=world.keyring,
+            answers=shape.answers,
         )
     except BaseException as failure:
         _release(world, request, _reason(failure))
@@ -144,7 +176,7 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     report = usage_of(fields)
     usage, more = read_report(report)
     if usage is None or report is None:
-        usage = await _counted(request, answering.product, _texts_of(msgspec.json.decode(fields["choices"])))
+        usage = await _counted(request, answering.product, request.shape.texts(fields))
         report_json = _usage_json(usage)
     else:
         report_json = bytes(report)
@@ -155,7 +187,7 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
 
     def reply(balance_e8: int | None) -> bytes:
         note = _note(request, answering, answer, price, balance_e8)
-        return chat_reply(fields, request.chat_id, product.model_json, report_json, note)
+        return request.shape.reply(fields, request.chat_id, product.model_json, report_json, note)
 
     sealed = None if request.claim is None else world.replays.seal_json(request.claim, reply(None))
     balance_e8 = await _settle(world, request, answering, answer, more, Outcome.COMPLETE, sealed)
@@ -303,18 +335,19 @@ async def _counted(request: Request, product: Product, texts: list[str]) -> Usag
     tokenizer = own if own in TOKENIZERS else LIKELY_TOKENIZER
     known = request.held.input_tokens
     body = request.ask.body
+    images = image_counter(product.price)
 
     def count() -> tuple[int, int]:
-        asked = known if known is not None else count_chat_input(msgspec.json.decode(body), tokenizer)
+        asked = known if known is not None else count_input(msgspec.json.decode(body), tokenizer, images)
         return asked, sum(count_text(text, tokenizer) for text in texts)
 
     asked, given = await asyncio.to_thread(count)
     return Usage(input_tokens=asked, output_tokens=given, source=UsageSource.COUNTED)
 
 
-def _texts_of(choices: Any) -> list[str]:
+def _texts_of(fields: Reply) -> list[str]:
     texts = []
-    for choice in choices:
+    for choice in msgspec.json.decode(fields["choices"]):
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict):
             continue
@@ -327,6 +360,9 @@ def _texts_of(choices: Any) -> list[str]:
             if isinstance(function, dict):
                 texts += [v for v in (function.get("name"), function.get("arguments")) if isinstance(v, str)]
     return texts
+
+
+CHAT = Shape(chat_call, is_answer, _texts_of, chat_reply)
 
 
 def _usage_json(usage: Usage) -> bytes:

@@ -7,6 +7,7 @@ although we asked for none of that is opened here too. Not here: calling, retryi
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 
@@ -15,7 +16,6 @@ import msgspec
 from faucet.gateway.catalogue import Product
 from faucet.gateway.wire import ChatAsk, upstream_body
 from faucet.kit.errors import field_error
-from faucet.kit.events import EventTooLong
 from faucet.kit.upstream import Response, UpstreamError
 from faucet.providers.base import Adapter, Call, Unreadable, path_of
 
@@ -24,6 +24,8 @@ OPENED_BYTES_MAX = 64 << 20
 UNKNOWN_OUTPUT_TOKENS = 4096
 """The limit for a model that we don't know, where its provider wants one."""
 EVENT_STREAM = "text/event-stream"
+_AN_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
+"""A mark for a cache whose writes cost more than those that are rated; providers that pass it on exist."""
 _GZIP_OR_ZLIB = 47
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -39,6 +41,8 @@ def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
     if provider.adapter is not None:
         bound = UNKNOWN_OUTPUT_TOKENS if limit is None else limit
         return provider.adapter.chat(ask.fields, price.model, bound, stream=ask.stream)
+    if b'"cache_control"' in ask.body and _AN_HOUR.search(ask.body):
+        raise field_error("messages", "cache_control: only a cache of five minutes is offered here")
     body = upstream_body(
         ask,
         product.model_json,
@@ -53,10 +57,11 @@ def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
 class Inbound:
     """A response whose bytes aren't yet what OpenAI's wire has; reads like one whose bytes are."""
 
-    __slots__ = ("_adapter", "_coded", "_feed", "_opened", "_response", "status")
+    __slots__ = ("_adapter", "_coded", "_feed", "_opened", "_reads", "_response", "status")
 
-    def __init__(self, response: Response, adapter: Adapter | None) -> None:
+    def __init__(self, response: Response, adapter: Adapter | None, call: Call) -> None:
         self.status = response.status
+        self._reads = call.reads
         self._response = response
         self._adapter = adapter
         coding = response.headers.get("content-encoding", "identity").lower()
@@ -80,7 +85,9 @@ class Inbound:
                 body = self._opened.feed(body)
             if self._adapter is None:
                 return body
-            return self._adapter.reply(body, int(time.time())) if self.status == 200 else self._adapter.failure(body)
+            if self.status != 200:
+                return self._adapter.failure(body)
+            return (self._reads or self._adapter.reply)(body, int(time.time()))
         except Unreadable as problem:
             raise UpstreamError("protocol", True, str(problem)) from None
 
@@ -94,7 +101,7 @@ class Inbound:
                     data = self._feed(data)
                 if data:
                     return data
-        except (Unreadable, EventTooLong) as problem:
+        except Unreadable as problem:
             self._response.cancel()
             raise UpstreamError("protocol", True, str(problem)) from None
         return None
@@ -108,11 +115,11 @@ class Inbound:
         self._response.cancel()
 
 
-def inbound(response: Response, adapter: Adapter | None, *, stream: bool) -> Response | Inbound:
+def inbound(response: Response, adapter: Adapter | None, call: Call, *, stream: bool) -> Response | Inbound:
     """The response as it can be read here."""
     if adapter is None and not (stream and "content-encoding" in response.headers):
         return response
-    return Inbound(response, adapter)
+    return Inbound(response, adapter, call)
 
 
 def opened(body: bytes) -> bytes:

@@ -33,6 +33,8 @@ class Chosen(msgspec.Struct):
 
     products: list[Product]
     passed_over: list[PassedOver]
+    explain: bool = False
+    """Whether who asks may know why."""
 
 
 def need_of(ask: ChatAsk, feature: Feature) -> Need:
@@ -84,8 +86,8 @@ class Payers:
                 refusal.details = {"passed_over": [passed.to_wire() for passed in route.plan.passed_over]}
             raise refusal
         if route.plan.takes_turns:
-            return Chosen(route.dealt(random.getrandbits(128)), list(route.plan.passed_over))
-        return Chosen(route.products, list(route.plan.passed_over))
+            return Chosen(route.dealt(random.getrandbits(128)), list(route.plan.passed_over), explain)
+        return Chosen(route.products, list(route.plan.passed_over), explain)
 
     def _hinted(self, policy: RoutePolicy, payers: tuple[Payer, ...]) -> RoutePolicy:
         """The policy as the caller would like it. Raises Refusal `forbidden` for what it doesn't allow."""

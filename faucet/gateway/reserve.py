@@ -21,7 +21,7 @@ from faucet.gateway.payers import Chosen, over_budget
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.money import to_wire
-from faucet.kit.tokens import TOKENIZERS, count_chat_input
+from faucet.kit.tokens import TOKENIZERS, count_input
 from faucet.ledger import lane as ledger_lane
 from faucet.ledger import moves
 from faucet.ledger.lane import HoldAnswer, HoldItem, Lane, LedgerUnavailable
@@ -214,15 +214,15 @@ class _Bid:
             price, ask = product.price, self.ask
             limit = min(self.output_limit, price.max_output_tokens)
             bound = self._input_bound(product)
-            paid = -1
-            if self._cost_e8(product, bound, limit) <= left_e8:
-                paid = limit
-            elif self.feature.fit_to_wallet and not ask.extra_output_bytes and left_e8 > 0:
+            paid, least = limit, 0
+            if self._cost_e8(product, bound, limit) > left_e8:
+                paid, least = 0, SMALLEST_ANSWER_TOKENS
+            if least and self.feature.fit_to_wallet and not ask.extra_output_bytes and left_e8 > 0:
                 paid = afford_output_tokens(
                     price, AT_COST, Payer.PLATFORM, input_tokens=bound, n=ask.n, budget_e8=left_e8
                 )
                 paid = min(paid, limit)
-            if paid < SMALLEST_ANSWER_TOKENS:
+            if paid < least:
                 spent.add(credential)
                 continue
             if paid < limit:
@@ -291,7 +291,7 @@ class _Bid:
         if self.input_tokens is not None or self.ask.images or self.ask.opaque_parts or tokenizer not in TOKENIZERS:
             return
         body = self.ask.body
-        counted = await asyncio.to_thread(lambda: count_chat_input(msgspec.json.decode(body), tokenizer))
+        counted = await asyncio.to_thread(lambda: count_input(msgspec.json.decode(body), tokenizer))
         self.input_tokens = counted
         margin = 0 if tokenizer in EXACT_TOKENIZERS else counted // 20 + 16
         self._input_counted = counted + margin

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -46,7 +47,8 @@ class Rated(msgspec.Struct, frozen=True):
 
 def rated(product: Product, plan: PricePlan, usage: Usage, held_e8: int) -> Rated:
     """Rate an answer against its hold."""
-    charge = rate(product.price, plan, product.payer, usage)
+    at = datetime.now(UTC) if product.price.has_hours else None
+    charge = rate(product.price, plan, product.payer, usage, at)
     _, excess_e8 = capped(charge, held_e8)
     return Rated(usage, charge, charge.retail_e8 - excess_e8, excess_e8)
 

@@ -112,19 +112,7 @@ def parse_chat(body: bytes) -> ChatAsk:
     except (msgspec.DecodeError, RecursionError) as error:
         raise Refusal("invalid_request", f"the body is not valid JSON: {error}") from None
 
-    model, feature_key = _model(known.model)
-    payers = None
-    metadata = known.metadata
-    if metadata is not None:
-        if not isinstance(metadata, dict):
-            raise field_error("metadata", "must be an object")
-        named = metadata.get("feature_key")
-        if named is not None:
-            if not isinstance(named, str):
-                raise field_error("metadata.feature_key", "must be a string", param="metadata")
-            feature_key = feature_key or named
-        payers = _wanted_payers(metadata)
-        _strip_our_metadata(fields, metadata)
+    model, feature_key, payers = named(fields, known.model, known.metadata)
     if not known.messages:
         raise field_error("messages", "must be an array of at least one message")
     stream = _boolean(known.stream, "stream")
@@ -190,6 +178,24 @@ def _refuse_unrated(known: _Known) -> None:
         raise field_error("web_search_options", "the provider's own web search is not offered here")
     if known.modalities is not None and known.modalities != ["text"]:
         raise field_error("modalities", 'only ["text"] is offered here')
+
+
+def named(fields: dict[str, Raw], model: Any, metadata: Any) -> tuple[str | None, str | None, tuple[Payer, ...] | None]:
+    """The model and the feature that a request names, and whom it would like to pay. Words that are for us are taken
+    out of its metadata."""
+    concrete, feature_key = _model(model)
+    payers = None
+    if metadata is not None:
+        if not isinstance(metadata, dict):
+            raise field_error("metadata", "must be an object")
+        feature = metadata.get("feature_key")
+        if feature is not None:
+            if not isinstance(feature, str):
+                raise field_error("metadata.feature_key", "must be a string", param="metadata")
+            feature_key = feature_key or feature
+        payers = _wanted_payers(metadata)
+        _strip_our_metadata(fields, metadata)
+    return concrete, feature_key, payers
 
 
 def _model(model: Any) -> tuple[str | None, str | None]:

@@ -16,6 +16,7 @@ from faucet.gateway.attempt import CallRules
 from faucet.gateway.catalogue import Account, Catalogue, Product, Stock
 from faucet.gateway.circuits import Circuits
 from faucet.gateway.exchange import Exchange
+from faucet.gateway.explain import is_entitled
 from faucet.gateway.keys import NO_KEYS, Keyring
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.origins import load_origins
@@ -149,8 +150,10 @@ class World:
                 retry_after_seconds=max(1, math.ceil(verdict.retry_after_seconds)),
             )
 
-    async def choose(self, caller: Caller, feature: Feature, ask: ChatAsk, *, explain: bool = False) -> Chosen:
-        """The products that may answer, best first. Raises the refusals of `Payers.choose`, and `unavailable`."""
+    async def choose(self, exchange: Exchange, caller: Caller, feature: Feature, ask: ChatAsk) -> Chosen:
+        """The products that may answer, best first. Raises the refusals of `Payers.choose` and of `is_entitled`, and
+        `unavailable`."""
+        explain = exchange.debug is not None and await is_entitled(self.db, exchange, caller.developer_id)
         keys = NO_KEYS
         if feature.uses_keys:
             keys = self.keyring.recall(caller) or await self.keyring.find(caller)

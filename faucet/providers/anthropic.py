@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
-from faucet.kit.events import EventSplitter, payload
+from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.providers.base import Call, Unreadable
 from faucet.providers.chat_words import (
     DONE,
+    UNREADABLE,
     Chunks,
     Fields,
     blob_of,
@@ -53,6 +54,8 @@ BUDGETS = {"low": 1024, "medium": 4096, "high": 16_384, "xhigh": 32_768, "max": 
 """Tokens of thinking for models that want a number."""
 BUDGET_LEAST = 1024
 _NAMED = re.compile(r"claude-(?:(\d+)(?:-(\d{1,2}))?-[a-z]+|[a-z]+-(\d+)(?:-(\d{1,2}))?)(?![0-9])")
+_SAYS_UNPAID = b"credit balance is too low"
+"""How an account without money is told, under status 400."""
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
 
@@ -123,7 +126,9 @@ class Anthropic:
         return Stream(now)
 
     def failure(self, body: bytes) -> bytes:
-        """An error's message and kind, nothing else of it."""
+        """An error's message and kind, nothing else of it; nothing at all where it is about our account."""
+        if _SAYS_UNPAID in body:
+            return b'{"error":{"type":"billing_error"}}'
         kind, text = "api_error", "the provider failed"
         try:
             error = decode(body)["error"]
@@ -135,9 +140,6 @@ class Anthropic:
     def embeddings(self, fields: Fields, model: str) -> Call:
         """Refused: there are none."""
         raise wrong("model", "this provider has no embeddings")
-
-    def embedded(self, body: bytes, *, as_base64: bool = False) -> bytes:
-        raise Unreadable("this provider has no embeddings")
 
 
 # ── the request ──
@@ -365,12 +367,18 @@ def _why_refused(told: dict[str, Any]) -> str:
     return why if isinstance(why, str) else "the model declined to answer"
 
 
+def _place(told: dict[str, Any]) -> int:
+    index = told.get("index")
+    return index if isinstance(index, int) else 0
+
+
 class Stream:
     """One stream of the Messages API, event by event."""
 
     def __init__(self, now: int) -> None:
         self._splitter = EventSplitter()
         self._chunks = Chunks(now)
+        self._is_broken = False
         self._report: dict[str, Any] = {}
         self._is_final = False
         """Whether the output was counted at its end; what `message_start` says of it is only a beginning."""
@@ -382,8 +390,17 @@ class Stream:
         """A block of thinking under way, for its signature."""
 
     def feed(self, data: bytes) -> bytes:
-        """The chunks of the events that are complete now. Raises Unreadable."""
-        return b"".join(self._event(event) for event in self._splitter.feed(data))
+        """The chunks of the events that are complete now."""
+        if self._is_broken:
+            return b""
+        out: list[bytes] = []
+        try:
+            for event in self._splitter.feed(data):
+                out.append(self._event(event))
+        except (Unreadable, EventTooLong):
+            self._is_broken = True
+            out.append(UNREADABLE)
+        return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
         body = payload(event)
@@ -415,9 +432,9 @@ class Stream:
 
     def _follow(self, kind: str, told: dict[str, Any]) -> bytes:
         if kind == "content_block_start":
-            return self._begin(told.get("index"), told.get("content_block"))
+            return self._begin(_place(told), told.get("content_block"))
         if kind == "content_block_delta":
-            return self._delta(told.get("index"), told.get("delta"))
+            return self._delta(_place(told), told.get("delta"))
         if kind == "content_block_stop" and self._block is not None:
             block, self._block = self._block, None
             return self._chunks.delta({"thinking_blocks": [block]})
@@ -425,7 +442,7 @@ class Stream:
             return self._end(told)
         return DONE if kind == "message_stop" else b""
 
-    def _begin(self, index: Any, block: Any) -> bytes:
+    def _begin(self, index: int, block: Any) -> bytes:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "tool_use":
             place = self._calls[index] = len(self._calls)
@@ -438,7 +455,7 @@ class Stream:
             self._block = dict(block)
         return b""
 
-    def _delta(self, index: Any, delta: Any) -> bytes:
+    def _delta(self, index: int, delta: Any) -> bytes:
         kind = delta.get("type") if isinstance(delta, dict) else None
         if kind == "text_delta":
             text = str(delta.get("text") or "")

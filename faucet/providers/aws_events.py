@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from faucet.providers.base import Unreadable
@@ -36,10 +37,9 @@ class MessageCutter:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, data: bytes) -> list[Message]:
-        """The messages that are complete now. Raises Unreadable for one that is damaged or too long."""
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """The messages that are complete now, to be read to the last. Raises Unreadable for one that is damaged."""
         data = self._rest + data if self._rest else data
-        found: list[Message] = []
         start = 0
         while len(data) - start >= _PRELUDE.size:
             total, headers, crc = _PRELUDE.unpack_from(data, start)
@@ -53,10 +53,9 @@ class MessageCutter:
             if zlib.crc32(data[start : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
                 raise Unreadable("a damaged message")
             begin = start + _PRELUDE.size
-            found.append(Message(_headers(data[begin : begin + headers]), data[begin + headers : end - 4]))
+            yield Message(_headers(data[begin : begin + headers]), data[begin + headers : end - 4])
             start = end
         self._rest = data[start:]
-        return found
 
 
 def _headers(data: bytes) -> dict[str, str]:

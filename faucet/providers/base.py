@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -18,6 +18,8 @@ class Call(msgspec.Struct, frozen=True):
 
     path: bytes
     body: bytes
+    reads: Callable[[bytes, int], bytes] | None = None
+    """What reads the whole reply to it, where that isn't `Adapter.reply`."""
 
 
 class Unreadable(Exception):
@@ -30,7 +32,7 @@ class Translation(Protocol):
     def feed(self, data: bytes) -> bytes:
         """The events that are complete now. However the bytes are cut, the events are the same.
 
-        Raises Unreadable.
+        What makes no sense becomes an error event, after which there are no others.
         """
 
 
@@ -60,10 +62,7 @@ class Adapter(Protocol):
         """An error's body as OpenAI's: what it says about the request, and nothing else of it."""
 
     def embeddings(self, fields: Mapping[str, msgspec.Raw], model: str) -> Call:
-        """An embeddings request. Raises Refusal `invalid_request`."""
-
-    def embedded(self, body: bytes, *, as_base64: bool = False) -> bytes:
-        """A reply to it as OpenAI's list of embeddings. Raises Unreadable."""
+        """An embeddings request, whose reply is read as OpenAI's list. Raises Refusal `invalid_request`."""
 
 
 class Signer(Protocol):

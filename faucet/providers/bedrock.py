@@ -15,6 +15,7 @@ from faucet.providers.aws_events import Message, MessageCutter
 from faucet.providers.base import Call, Unreadable, path_of
 from faucet.providers.chat_words import (
     DONE,
+    UNREADABLE,
     Chunks,
     Fields,
     blob_of,
@@ -118,9 +119,6 @@ class Bedrock:
     def embeddings(self, fields: Fields, model: str) -> Call:
         """Refused: Converse has none."""
         raise wrong("model", "this provider's embeddings are not offered here")
-
-    def embedded(self, body: bytes, *, as_base64: bool = False) -> bytes:
-        raise Unreadable("Converse has no embeddings")
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -295,12 +293,18 @@ def _thought(reasoning: dict[str, Any]) -> dict[str, Any]:
     return {"type": "redacted_thinking", "data": reasoning.get("redactedContent")}
 
 
+def _place(told: dict[str, Any]) -> int:
+    index = told.get("contentBlockIndex")
+    return index if isinstance(index, int) else 0
+
+
 class Stream:
     """One stream of `ConverseStream`, message by message."""
 
     def __init__(self, now: int) -> None:
         self._cutter = MessageCutter()
         self._chunks = Chunks(now)
+        self._is_broken = False
         self._chunks.id, self._chunks.model = "chatcmpl-bedrock", "bedrock"
         self._role = b""
         """The first chunk, kept until something follows that isn't an error."""
@@ -308,8 +312,17 @@ class Stream:
         self._thought: dict[str, Any] | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """The chunks of the messages that are complete now. Raises Unreadable."""
-        return b"".join(self._message(message) for message in self._cutter.feed(data))
+        """The chunks of the messages that are complete now."""
+        if self._is_broken:
+            return b""
+        out: list[bytes] = []
+        try:
+            for message in self._cutter.feed(data):
+                out.append(self._message(message))
+        except Unreadable:
+            self._is_broken = True
+            out.append(UNREADABLE)
+        return b"".join(out)
 
     def _message(self, message: Message) -> bytes:
         headers = message.headers
@@ -330,10 +343,10 @@ class Stream:
             start = told.get("start")
             use = start.get("toolUse") if isinstance(start, dict) else None
             if isinstance(use, dict):
-                place = self._calls[told.get("contentBlockIndex", 0)] = len(self._calls)
+                place = self._calls[_place(told)] = len(self._calls)
                 return self._chunks.call(place, function_call(str(use.get("toolUseId")), str(use.get("name")), ""))
         elif kind == "contentBlockDelta":
-            return self._delta(told.get("contentBlockIndex", 0), told.get("delta"))
+            return self._delta(_place(told), told.get("delta"))
         elif kind == "contentBlockStop" and self._thought is not None:
             thought, self._thought = self._thought, None
             return self._chunks.delta({"thinking_blocks": [thought]})
@@ -344,7 +357,7 @@ class Stream:
             return DONE if usage is None else self._chunks.usage(usage) + DONE
         return b""
 
-    def _delta(self, index: Any, delta: Any) -> bytes:
+    def _delta(self, index: int, delta: Any) -> bytes:
         if not isinstance(delta, dict):
             return b""
         if isinstance(text := delta.get("text"), str):

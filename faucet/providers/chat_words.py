@@ -65,6 +65,15 @@ class ToolCall:
     arguments: dict[str, Any]
 
 
+def array(value: Any, where: str) -> list[Any]:
+    """A field's array, empty where it is left out. Raises Refusal."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise wrong(where, "must be an array")
+    return value
+
+
 def refuse_unspoken(fields: Fields, *, one_choice: bool) -> None:
     """Refuse what bears on an answer and what no wire but OpenAI's has. Raises Refusal."""
     n = word(fields, "n")
@@ -136,7 +145,7 @@ def blob_of(part: dict[str, Any], where: str) -> Blob:
 def calls_of(message: dict[str, Any], where: str) -> list[ToolCall]:
     """The calls that an assistant's message made. Raises Refusal."""
     found = []
-    for index, call in enumerate(message.get("tool_calls") or ()):
+    for index, call in enumerate(array(message.get("tool_calls"), f"{where}.tool_calls")):
         here = f"{where}.tool_calls.{index}"
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -144,7 +153,7 @@ def calls_of(message: dict[str, Any], where: str) -> list[ToolCall]:
         arguments = function.get("arguments") or "{}"
         try:
             decoded = decode(arguments) if isinstance(arguments, str) else None
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             decoded = None
         if not isinstance(decoded, dict):
             raise wrong(f"{here}.function.arguments", "must be a JSON object in a string")
@@ -155,7 +164,7 @@ def calls_of(message: dict[str, Any], where: str) -> list[ToolCall]:
 def tools_of(fields: Fields) -> list[Tool]:
     """The functions that may be called. Raises Refusal for tools of another kind."""
     found = []
-    for index, tool in enumerate(word(fields, "tools") or ()):
+    for index, tool in enumerate(array(word(fields, "tools"), "tools")):
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise wrong(f"tools.{index}", "only functions are offered for this model")
@@ -184,9 +193,12 @@ def tool_choice_of(fields: Fields) -> str | tuple[str, str] | None:
 
 
 def stops_of(fields: Fields) -> list[str]:
-    """The texts at which the answer stops."""
+    """The texts at which the answer stops. Raises Refusal."""
     stop = word(fields, "stop")
-    return [stop] if isinstance(stop, str) else [each for each in stop or () if isinstance(each, str)]
+    stops = [stop] if isinstance(stop, str) else array(stop, "stop")
+    if not all(isinstance(each, str) for each in stops):
+        raise wrong("stop", "must be a string or an array of strings")
+    return stops
 
 
 def schema_of(fields: Fields) -> tuple[str, dict[str, Any] | None]:
@@ -262,6 +274,10 @@ def completion(
 def error_object(message: str, kind: str) -> bytes:
     """An error as OpenAI's wire has it."""
     return encode({"error": {"message": message, "type": kind, "param": None, "code": None}})
+
+
+UNREADABLE = b"data: " + error_object("the provider's stream can't be read", "api_error") + b"\n\n"
+"""Takes the place of what a provider's wire does not allow, and of all that follows it."""
 
 
 class Chunks:

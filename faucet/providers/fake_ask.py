@@ -73,6 +73,7 @@ class Controls(Struct, forbid_unknown_fields=True):
     chunk_delay_ms: _Millis | None = None
     chunks: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     cached_tokens: _Tokens | None = None
+    cache_write_tokens: _Tokens | None = None
     reasoning_tokens: _Tokens | None = None
     fail_times: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
 

@@ -4,6 +4,8 @@
 `fake`, connections are `fake_http`'s; here are the routes, the bearer, the cache and the counters:
 
     POST /v1/chat/completions                     GET /requests/count   {"chat", "hung_up", "bytes_sent"}
+    POST /v1/messages                             POST /v1beta/models/{model}:generateContent and its kin
+    POST /v1/embeddings
     GET  /v1/models, /v1/models/{model}, /health  GET /requests/last    the last bodies and headers
     POST /sick?percent=50                         answers 500 to that share of chat requests, until told otherwise
 
@@ -34,6 +36,7 @@ import uvloop
 from faucet.providers import fake
 from faucet.providers.fake import Answer
 from faucet.providers.fake_ask import FAILURES, MODELS, Problem
+from faucet.providers.fake_faces import EMBEDDERS, face_of
 from faucet.providers.fake_http import CHAT_PATH, Connection, Headers, Ready, Request, prepared
 
 PORT = 4010
@@ -48,7 +51,8 @@ _KEYS = {
     b"-broken-": (500, "The server had an error.", "server_error"),
 }
 _SICK = Problem(500, "The server had an error.", kind="server_error")
-_SECRET_HEADERS = {"authorization", "api-key", "x-api-key"}
+_SECRET_HEADERS = {"authorization", "api-key", "x-api-key", "x-goog-api-key"}
+_KEY_HEADERS = (b"x-api-key", b"x-goog-api-key", b"api-key")
 
 
 class MockProvider:
@@ -116,7 +120,14 @@ class MockProvider:
 
     def answer(self, request: Request) -> Ready:
         """The answer to a request. Raises Problem (400, 401, 404, 405)."""
-        return self._chat(request) if request.is_chat else prepared(self._other(request))
+        if request.is_chat:
+            return self._chat(request)
+        face = face_of(request.path) if request.method == b"POST" else None
+        if face is None:
+            return prepared(self._other(request))
+        self._check_bearer(request.headers)
+        self._saw(request)
+        return prepared(face(request.path, request.body))
 
     def _chat(self, request: Request) -> Ready:
         """The answer to a chat request, counted and recorded. Raises Problem (400, 401, 403, 404, 429, 500)."""
@@ -129,11 +140,7 @@ class MockProvider:
                 if len(self._cache) >= CACHE_LIMIT:
                     del self._cache[next(iter(self._cache))]
                 self._cache[body] = ready
-        self.chat += 1
-        self._last.append((request.headers, body))
-        self._last_bytes += len(body)
-        while len(self._last) > LAST_LIMIT or (self._last_bytes > LAST_BYTES_LIMIT and len(self._last) > 1):
-            self._last_bytes -= len(self._last.popleft()[1])
+        self._saw(request)
         if self.sick_percent:
             self._sickness += self.sick_percent
             if self._sickness >= 100:
@@ -142,6 +149,13 @@ class MockProvider:
         if ready.answer.fail_times and self._fails_once_more(body, ready.answer.fail_times):
             return prepared(fake.FLAKY)
         return ready
+
+    def _saw(self, request: Request) -> None:
+        self.chat += 1
+        self._last.append((request.headers, request.body))
+        self._last_bytes += len(request.body)
+        while len(self._last) > LAST_LIMIT or (self._last_bytes > LAST_BYTES_LIMIT and len(self._last) > 1):
+            self._last_bytes -= len(self._last.popleft()[1])
 
     def _fails_once_more(self, body: bytes, times: int) -> bool:
         key = sha256(body).digest()
@@ -162,7 +176,9 @@ class MockProvider:
                     raise Problem(status, message, code=code)
         if self.api_key is None:
             return
-        scheme, _, key = given.partition(b" ")
+        shown = {name.lower(): value for name, value in headers}
+        given = next((b"bearer " + shown[name] for name in _KEY_HEADERS if name in shown), b"")
+        scheme, _, key = shown.get(b"authorization", given).partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self.api_key.encode()):
             raise Problem(401, "Incorrect API key provided.", code="invalid_api_key")
 
@@ -178,7 +194,7 @@ class MockProvider:
             "/requests/last": self._last_seen,
             "/v1/models": lambda: fake.models(self._started),
         }
-        if name in MODELS or name in FAILURES:
+        if name in MODELS or name in FAILURES or name in EMBEDDERS:
             pages[path] = lambda: fake.model(name, self._started)
         if request.path == CHAT_PATH:
             raise Problem(405, "Only POST is allowed here.", headers=(("allow", "POST"),))

@@ -10,13 +10,15 @@ from __future__ import annotations
 import base64
 import re
 import struct
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from faucet.kit.events import EventSplitter, payload
+from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.providers.base import Call, Unreadable, path_of
 from faucet.providers.chat_words import (
+    UNREADABLE,
     Chunks,
     Fields,
     blob_of,
@@ -112,9 +114,10 @@ class Gemini:
         more = {} if size is None else {"outputDimensionality": size}
         name = f"models/{model}"
         requests = [{"model": name, "content": {"parts": [{"text": text}]}, **more} for text in texts]
-        return Call(path_of(self._embeddings_path, model), encode({"requests": requests}))
+        reads = partial(self._embedded, as_base64=word(fields, "encoding_format") == "base64")
+        return Call(path_of(self._embeddings_path, model), encode({"requests": requests}), reads)
 
-    def embedded(self, body: bytes, *, as_base64: bool = False) -> bytes:
+    def _embedded(self, body: bytes, now: int, *, as_base64: bool) -> bytes:
         """The vectors as OpenAI's list. Raises Unreadable."""
         told = _object(body)
         if "error" in told:
@@ -127,7 +130,11 @@ class Gemini:
             values = each.get("values") if isinstance(each, dict) else None
             if not isinstance(values, list):
                 raise Unreadable("an embedding without values")
-            shown = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode() if as_base64 else values
+            try:
+                packed = struct.pack(f"<{len(values)}f", *values)
+            except (struct.error, OverflowError):
+                raise Unreadable("an embedding that is not of numbers") from None
+            shown = base64.b64encode(packed).decode() if as_base64 else values
             rows.append({"object": "embedding", "index": index, "embedding": shown})
         reply: dict[str, Any] = {"object": "list", "data": rows}
         report = told.get("usageMetadata")
@@ -199,15 +206,14 @@ def _tool_result(message: dict[str, Any], where: str, names: dict[str, str]) -> 
     text = texts_of(message, where)
     try:
         said = decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         said = text
     return {"functionResponse": {"name": name, "response": said if isinstance(said, dict) else {"result": said}}}
 
 
 def _said(message: dict[str, Any], where: str, names: dict[str, str]) -> list[dict[str, Any]]:
     parts = [_part(part, f"{where}.content.{i}") for i, part in _numbered(message, where) if part.get("text") != ""]
-    given = message.get("tool_calls") or ()
-    for raw, call in zip(given, calls_of(message, where), strict=True):
+    for raw, call in zip(message.get("tool_calls") or (), calls_of(message, where), strict=True):
         names[call.id] = call.name
         part: dict[str, Any] = {"functionCall": {"name": call.name, "args": call.arguments}}
         extra = raw.get("extra_content")
@@ -357,14 +363,24 @@ class Stream:
     def __init__(self, now: int) -> None:
         self._splitter = EventSplitter()
         self._chunks = Chunks(now)
+        self._is_broken = False
         self._calls: dict[int, int] = {}
         """How many calls each choice has made."""
         self._begun: set[int] = set()
         self._is_ending = False
 
     def feed(self, data: bytes) -> bytes:
-        """The chunks of the events that are complete now. Raises Unreadable."""
-        return b"".join(self._event(event) for event in self._splitter.feed(data))
+        """The chunks of the events that are complete now."""
+        if self._is_broken:
+            return b""
+        out: list[bytes] = []
+        try:
+            for event in self._splitter.feed(data):
+                out.append(self._event(event))
+        except (Unreadable, EventTooLong):
+            self._is_broken = True
+            out.append(UNREADABLE)
+        return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
         body = payload(event)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, Self
 
 from faucet.kit.money import E8_PER_USD, from_wire
@@ -33,6 +33,64 @@ _STATUSES = frozenset(("draft", "confirmed", "rejected"))
 _PERCENT = re.compile(r"(0|[1-9][0-9]{0,3})(?:\.([0-9]{1,2}))?")
 PRICING_WORDS = ("mode", "markup_percent", "channel_share_bps", "explicit_gateway_fee_usd")
 """Every word of a feature's `pricing`."""
+
+
+MINUTES_A_DAY = 24 * 60
+TIERS_MAX = 32
+
+
+def _check_per_million(prices: Price | Tier) -> None:
+    per_million = [prices.input_e8_per_m, prices.cached_read_e8_per_m, prices.cached_write_e8_per_m]
+    per_million += [prices.output_e8_per_m, prices.output_e8_per_m if prices.reasoning_e8_per_m is None else 0]
+    per_million.append(prices.reasoning_e8_per_m or 0)
+    if min(per_million) < 0 or max(per_million) > PRICE_E8_PER_M_MAX:
+        raise ValueError(f"a price per million tokens is 0 to {PRICE_E8_PER_M_MAX} e8")
+
+
+def _worst(prices: Price | Tier) -> tuple[int, int]:
+    """The dearest kind of input, and the dearer kind of output."""
+    reasoning = prices.output_e8_per_m if prices.reasoning_e8_per_m is None else prices.reasoning_e8_per_m
+    return (
+        max(prices.input_e8_per_m, prices.cached_read_e8_per_m, prices.cached_write_e8_per_m),
+        max(prices.output_e8_per_m, reasoning),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Prices that take the place of a version's own, all of them, where its conditions hold.
+
+    Raises ValueError out of bounds.
+    """
+
+    above_input_tokens: int = 0
+    """Holds for requests with more input tokens, cached ones included: then for every token of them."""
+    from_minute: int | None = None
+    until_minute: int | None = None
+    """Holds in these minutes of the day in UTC, the last one not included; over midnight where it is the smaller."""
+    input_e8_per_m: int
+    cached_read_e8_per_m: int
+    cached_write_e8_per_m: int
+    output_e8_per_m: int
+    reasoning_e8_per_m: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.above_input_tokens <= MODEL_TOKENS_MAX:
+            raise ValueError("a tier begins at a number of tokens")
+        minutes = (self.from_minute, self.until_minute)
+        if minutes != (None, None) and not all(m is not None and 0 <= m < MINUTES_A_DAY for m in minutes):
+            raise ValueError(f"a tier's hours are two minutes of the day, 0 to {MINUTES_A_DAY - 1}")
+        _check_per_million(self)
+
+    def holds(self, input_tokens: int, minute: int) -> bool:
+        """Whether a request of this size, rated in this minute of the day, has these prices."""
+        if self.above_input_tokens and input_tokens <= self.above_input_tokens:
+            return False
+        if self.from_minute is None or self.until_minute is None:
+            return True
+        if self.from_minute <= self.until_minute:
+            return self.from_minute <= minute < self.until_minute
+        return minute >= self.from_minute or minute < self.until_minute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +117,15 @@ class Price:
     """A fixed part of every request."""
     image_tokens_max: int
     """The most input tokens that the provider bills for one image."""
+    tiers: tuple[Tier, ...] = ()
+    """Other prices under conditions; the last whose conditions hold counts."""
     effective_from: datetime
     source: str
     status: PriceStatus
     input_worst_e8_per_m: int = field(init=False, repr=False, compare=False)
-    """The dearest kind of input."""
+    """The dearest kind of input, tiers left out; with them: `worst`."""
     output_worst_e8_per_m: int = field(init=False, repr=False, compare=False)
-    """The dearer kind of output."""
+    """The dearer kind of output, as above."""
 
     def __post_init__(self) -> None:
         if not self.provider or not self.model:
@@ -74,15 +134,7 @@ class Price:
             raise ValueError("a price has a known tokenizer and status")
         if self.effective_from.tzinfo is None:
             raise ValueError("effective_from has a time zone")
-        per_million = (
-            self.input_e8_per_m,
-            self.cached_read_e8_per_m,
-            self.cached_write_e8_per_m,
-            self.output_e8_per_m,
-            self.output_e8_per_m if self.reasoning_e8_per_m is None else self.reasoning_e8_per_m,
-        )
-        if min(per_million) < 0 or max(per_million) > PRICE_E8_PER_M_MAX:
-            raise ValueError(f"a price per million tokens is 0 to {PRICE_E8_PER_M_MAX} e8")
+        _check_per_million(self)
         if not 0 <= self.request_e8 <= REQUEST_E8_MAX:
             raise ValueError(f"a price per request is 0 to {REQUEST_E8_MAX} e8")
         if not 1 <= self.context_window <= MODEL_TOKENS_MAX:
@@ -91,9 +143,34 @@ class Price:
             raise ValueError("an output limit is not negative")
         if not 0 <= self.image_tokens_max <= MODEL_TOKENS_MAX:
             raise ValueError("a bound of tokens per image is not negative")
+        if len(self.tiers) > TIERS_MAX:
+            raise ValueError(f"a price has at most {TIERS_MAX} tiers")
         set_once = object.__setattr__  # worked out once: every request asks
-        set_once(self, "input_worst_e8_per_m", max(per_million[:3]))
-        set_once(self, "output_worst_e8_per_m", max(per_million[3:]))
+        input_worst, output_worst = _worst(self)
+        set_once(self, "input_worst_e8_per_m", input_worst)
+        set_once(self, "output_worst_e8_per_m", output_worst)
+
+    @property
+    def has_hours(self) -> bool:
+        """Whether the time of the day bears on it."""
+        return any(tier.from_minute is not None for tier in self.tiers)
+
+    def of(self, input_tokens: int, at: datetime | None) -> Price | Tier:
+        """The prices of a request of this size, rated at this time. Raises ValueError where the time is needed."""
+        if at is None and self.has_hours:
+            raise ValueError("this price depends on the time of the day")
+        utc = None if at is None else at.astimezone(UTC)
+        minute = 0 if utc is None else utc.hour * 60 + utc.minute
+        for tier in reversed(self.tiers):
+            if tier.holds(input_tokens, minute):
+                return tier
+        return self
+
+    def worst(self, input_tokens_max: int) -> tuple[int, int]:
+        """The dearest input and the dearest output that a request up to this size can have, at any time."""
+        worst = [(self.input_worst_e8_per_m, self.output_worst_e8_per_m)]
+        worst += [_worst(tier) for tier in self.tiers if tier.above_input_tokens < max(input_tokens_max, 1)]
+        return max(each[0] for each in worst), max(each[1] for each in worst)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,8 +71,7 @@ async def _price_mock(tx: Tx) -> None:
 async def _price_openai(dsn: str, config: Config, note: Say) -> None:
     async with office(dsn) as tx:
         rows = [row for row in seed_rows(providers=("openai",)).rows if row.provider == "openai"]
-        # A model without output is no chat model, and nothing here sells it.
-        await _confirm(tx, [row for row in rows if row.max_output_tokens > 0])
+        await _confirm(tx, rows)
         await _price_unknown(tx, "openai", config.openai_models, note)
 
 

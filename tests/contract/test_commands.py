@@ -71,6 +71,35 @@ def test_a_person_decides_over_prices(faucet: Faucet, db: psycopg.Connection[Any
     assert "gpt-4.1-mini" in faucet("prices", "list", "openai", "--status", "confirmed").stdout
 
 
+def test_a_sync_shows_what_differs_and_drafts_it_once(faucet: Faucet, db: psycopg.Connection[Any]) -> None:
+    """Lost: a provider's new prices are noticed on its invoice; or a person is asked twice about the same figures."""
+
+    def sync(*arguments: str) -> dict[str, Any]:
+        done = faucet("prices", "sync", *arguments, "--json")
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    dry = sync("gemini", "--dry-run")
+    assert dry["drafts"] == 0 and prices(db, "gemini") == {}
+    added = {item["model"]: item for item in dry["items"]}
+    assert {item["kind"] for item in dry["items"]} == {"added"}
+    (tier,) = added["gemini-2.5-pro"]["after"]["tiers"]
+    assert (tier["above_input_tokens"], tier["input_e8_per_m"]) == (200_000, 250_000_000)
+
+    assert sync("gemini")["drafts"] >= len(added)
+    assert sync("gemini") == {"drafts": 0, "items": []}
+    assert faucet("prices", "set", "gemini", "gemini-2.5-pro", "--input", "9", "--output", "9").exit_code == 0
+    assert faucet("prices", "set", "gemini", "gemini-old", "--input", "1", "--output", "1").exit_code == 0
+    changed, removed = sync("gemini", "--dry-run")["items"]
+    assert (changed["kind"], changed["model"]) == ("changed", "gemini-2.5-pro")
+    assert {"input_e8_per_m", "tiers"} <= set(changed["differs_in"])
+    assert (removed["kind"], removed["model"]) == ("removed", "gemini-old")
+    shown = faucet("prices", "sync", "gemini", "--dry-run").stdout
+    assert "1 changed, 1 removed" in shown and "Nothing was written" in shown
+    assert faucet("prices", "sync", "nobody").exit_code == 2
+
+
 def test_an_operator_sets_a_price(faucet: Faucet, db: psycopg.Connection[Any]) -> None:
     """Lost: an operator's own model can't be sold, or its price is rounded on the way."""
     command = ("prices", "set", "litellm", "mine", "--input", "0.15", "--output", "0.00000001")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from math import floor
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from faucet.rating.price import (
     GATEWAY_FEE_E8_MAX,
     MARKUP_BPS_MAX,
+    MINUTES_A_DAY,
     PRICE_E8_PER_M_MAX,
     REQUEST_E8_MAX,
     SHARE_BPS_MAX,
     TOKENS_MAX,
     Price,
     PricePlan,
+    Tier,
 )
 from faucet.rating.rate import afford_output_tokens, ceiling, ceiling_e8, input_bound_tokens, rate
 from faucet.rating.seed import seed_rows
@@ -32,6 +35,19 @@ token_counts = st.one_of(st.integers(0, 50), st.integers(0, 300_000), st.integer
 costing_payers = st.sampled_from((Payer.PLATFORM, Payer.DEVELOPER))
 free_payers = st.sampled_from((Payer.BYOK, Payer.LOCAL))
 payers = st.sampled_from(Payer)
+
+minutes = st.none() | st.tuples(st.integers(0, MINUTES_A_DAY - 1), st.integers(0, MINUTES_A_DAY - 1))
+tiers = st.builds(
+    lambda hours, **rest: Tier(from_minute=hours and hours[0], until_minute=hours and hours[1], **rest),
+    minutes,
+    above_input_tokens=st.one_of(st.integers(0, 50), st.integers(0, 300_000)),
+    input_e8_per_m=per_million,
+    cached_read_e8_per_m=per_million,
+    cached_write_e8_per_m=per_million,
+    output_e8_per_m=per_million,
+    reasoning_e8_per_m=st.none() | per_million,
+)
+times = st.datetimes(min_value=datetime(2026, 1, 1), timezones=st.just(UTC))
 
 prices = st.builds(
     Price,
@@ -52,6 +68,7 @@ prices = st.builds(
     source=st.just("test"),
     status=st.just("confirmed"),
 )
+tiered = st.builds(lambda price, more: replace(price, tiers=tuple(more)), prices, st.lists(tiers, max_size=4))
 plans = st.builds(
     PricePlan,
     markup_bps=st.integers(0, MARKUP_BPS_MAX),
@@ -182,6 +199,43 @@ def test_usage_within_its_bounds_never_rates_above_the_ceiling(
     assert capped(charge, most.retail_e8) == (charge, 0)
 
 
+@given(tiered, plans, payers, usages(), times, st.integers(1, 8), st.integers(0, 5_000), st.integers(0, 5_000))
+def test_no_tier_rates_above_the_ceiling(
+    price: Price, plan: PricePlan, payer: Payer, usage: Usage, at: datetime, n: int, more_input: int, more_output: int
+) -> None:
+    """A price that rises with the size of a request, or at noon, is not covered by what was held."""
+    bounds = {
+        "input_tokens_max": usage.total_input_tokens + more_input,
+        "output_tokens_max": -(-usage.output_tokens // n) + more_output,
+        "n": n,
+    }
+    most = ceiling(price, plan, payer, **bounds)
+    assert no_part_is_larger(rate(price, plan, payer, usage, at), most)
+    assert ceiling_e8(price, plan, payer, **bounds) == most.retail_e8
+
+
+@given(tiered, plans, costing_payers, usages(), times)
+def test_a_tier_rates_as_a_price_of_its_own(
+    price: Price, plan: PricePlan, payer: Payer, usage: Usage, at: datetime
+) -> None:
+    """Crossing a border changes the price of every token, exactly, and of nothing else."""
+    minute = at.hour * 60 + at.minute
+    holding = [tier for tier in price.tiers if tier.holds(usage.total_input_tokens, minute)]
+    names = ("input", "cached_read", "cached_write", "output", "reasoning")
+    same: Price | Tier = holding[-1] if holding else price
+    flat = replace(price, tiers=(), **{f"{name}_e8_per_m": getattr(same, f"{name}_e8_per_m") for name in names})
+    assert rate(price, plan, payer, usage, at) == rate(flat, plan, payer, usage)
+
+
+@given(tiered, st.integers(0, 400_000))
+def test_the_worst_is_reached_by_what_can_hold(price: Price, size: int) -> None:
+    """A ceiling with tiers that a request can't reach refuses requests that the wallet could pay."""
+    reachable = [price, *(tier for tier in price.tiers if any(tier.holds(size, m) for m in range(0, MINUTES_A_DAY)))]
+    never = [tier for tier in price.tiers if tier.above_input_tokens >= max(size, 1)]
+    assert not any(tier in reachable for tier in never if tier.above_input_tokens)
+    assert price.worst(size)[0] >= max(each.input_e8_per_m for each in reachable)
+
+
 @given(prices, plans, free_payers, usages())
 def test_a_request_that_somebody_else_paid_for_is_never_marked_up(
     price: Price, plan: PricePlan, payer: Payer, usage: Usage
@@ -199,7 +253,7 @@ def test_a_developers_key_costs_the_user_what_the_platforms_does(price: Price, p
     assert rate(price, plan, Payer.DEVELOPER, usage) == rate(price, plan, Payer.PLATFORM, usage)
 
 
-@given(prices, plans, payers, st.integers(0, 1_000_000), st.integers(1, 8), st.data())
+@given(prices | tiered, plans, payers, st.integers(0, 1_000_000), st.integers(1, 8), st.data())
 def test_the_affordable_output_is_the_largest_that_fits(
     price: Price, plan: PricePlan, payer: Payer, input_tokens: int, n: int, data: st.DataObject
 ) -> None:
