@@ -120,6 +120,30 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request_id text) RETURNS TABLE(id uuid, request_id text, state text, reason text, feature_key text, payer smallint, provider text, model text, input_tokens integer, cached_read_tokens integer, cached_write_tokens integer, output_tokens integer, reasoning_tokens integer, usage_source smallint, outcome smallint, first_byte_ms integer, duration_ms integer, held_e8 bigint, retail_e8 bigint, created_at timestamp with time zone)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+    select u.id, u.request_id, 'settled', null::text, f.feature_key, u.payer, u.provider, u.model, u.input_tokens,
+        u.cached_read_tokens, u.cached_write_tokens, u.output_tokens, u.reasoning_tokens, u.usage_source, u.outcome,
+        u.first_byte_ms, u.duration_ms, u.held_e8, u.retail_e8, u.created_at
+    from (
+        select * from usage_event e where e.id = p_id and e.end_user_id = p_end_user
+        union all
+        (select * from usage_event e where e.end_user_id = p_end_user and e.request_id = p_request_id
+            order by e.id desc limit 1)
+    ) u left join feature f on f.id = u.feature_id
+    union all
+    select h.id, h.request_id, 'running', null, f.feature_key, null, null, null, null, null, null, null, null, null,
+        null, null, null, h.amount_e8, null, h.created_at
+    from hold h left join feature f on f.id = h.feature_id where h.id = p_id and h.end_user_id = p_end_user
+    union all
+    select r.id, r.request_id, r.state, r.reason, f.feature_key, null, null, null, null, null, null, null, null, null,
+        null, null, null, r.amount_e8, 0, r.held_at
+    from hold_resolution r left join feature f on f.id = r.feature_id
+    where r.id = p_id and r.end_user_id = p_end_user and r.settled_late_at is null
+$$;
+
 CREATE FUNCTION public.group_v1(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -1858,6 +1882,9 @@ GRANT ALL ON FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope tex
 
 REVOKE ALL ON FUNCTION public.expire_holds_v1(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.expire_holds_v1(p_limit integer) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request_id text) TO faucet_gateway;
 
 REVOKE ALL ON FUNCTION public.group_v1(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.group_v1(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) TO faucet_gateway;

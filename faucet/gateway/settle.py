@@ -57,7 +57,8 @@ def _taken_of_budget(product: Product, usage: Usage) -> tuple[UUID | None, int]:
     """The credential whose budget the answer takes from, and what it cost its owner at the provider."""
     if product.account.budget_left_e8 is None:
         return None, 0
-    return product.account.credential, rate(product.price, AT_COST, Payer.PLATFORM, usage).cost_e8
+    at = datetime.now(UTC) if product.price.has_hours else None
+    return product.account.credential, rate(product.price, AT_COST, Payer.PLATFORM, usage, at).cost_e8
 
 
 def _in_columns(usage: Usage) -> Usage:

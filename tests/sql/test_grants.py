@@ -62,7 +62,7 @@ _FUNCTIONS = {
     "faucet_gateway": {
         "group_v1", "hold_v1", "settle_v1", "release_v1", "renew_v1", "reply_claim_v1", "reply_keep_v1",
         "reply_unclaim_v1", "session_resolve_v1", "session_alive_v1", "provider_cost_account_v1", "budget_group_v1",
-        "developer_token_holder_v1",
+        "developer_token_holder_v1", "generation_v1",
     },
     "faucet_api": {
         "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "local_usage_v1",
