@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from faucet.gateway.sse import DONE, EventSplitter, payload
+from faucet.gateway.sse import DONE
 from faucet.kit.errors import Refusal, field_error
+from faucet.kit.events import EventSplitter, payload
 
 Fields = dict[str, Any]
 
