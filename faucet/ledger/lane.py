@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
+from faucet.kit.db import REPEATABLE, is_lost
 from faucet.kit.errors import FaucetError, InvariantBroken
 from faucet.kit.log import logger
+from faucet.ledger import budgets
+from faucet.ledger.budgets import Spent, Taken, Wanted
 
 GROUP_MAX = 512
 QUEUE_MAX = 20_000
@@ -53,8 +56,7 @@ class HoldItem(NamedTuple):
     end_user_id: UUID
     session_id: UUID
     request_id: str | None
-    budgets: tuple[tuple[UUID, int], ...] = ()
-    """What it reserves on budgets besides: credentials, and the most that each may have to pay."""
+    budgets: tuple[tuple[UUID, int], ...] = ()  # reserved besides: credentials, and the most that each may have to pay
 
 
 class SettleItem(NamedTuple):
@@ -83,8 +85,7 @@ class SettleItem(NamedTuple):
     provider: str
     model: str
     raw_usage: str | None
-    budget: tuple[UUID | None, int] | None = None
-    """Where the hold reserved on budgets: the credential that was asked with, and what it cost its owner."""
+    budget: tuple[UUID | None, int] | None = None  # where the hold reserved on some: whose, and what it cost them
 
 
 class HoldAnswer(msgspec.Struct, frozen=True):
@@ -93,8 +94,7 @@ class HoldAnswer(msgspec.Struct, frozen=True):
     status: int
     room_e8: int
     busy_e8: int
-    spent: frozenset[UUID] = frozenset()
-    """Credentials whose budgets had no room; the hold stands without them."""
+    spent: frozenset[UUID] = frozenset()  # credentials whose budgets had no room; the hold stands without them
 
 
 _HOLD = (
@@ -131,11 +131,6 @@ GROUP_SQL = (
 )
 
 
-# What frees of budgets: $1; answers that take from them: $2-$4; holds that reserve on them: $5-$7.
-BUDGET_SQL = (
-    "select budget_group_v1($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::uuid[], $6::uuid[], $7::bigint[])"
-)
-
 _HELD = HoldAnswer(DONE, 0, 0)
 
 
@@ -167,8 +162,7 @@ class Lane:
         self._releases: deque[_Pending] = deque()
         self._renewals: list[UUID] = []
         self._replies: dict[UUID, bytes] = {}
-        self._budgeted: set[UUID] = set()
-        """Requests in flight that have to do with budgets; as a rule there are none."""
+        self._budgeted: set[UUID] = set()  # requests in flight that have to do with budgets; as a rule none
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection | None = None
@@ -289,9 +283,9 @@ class Lane:
             try:
                 await self._commit(holds, settles, releases, renewals)
             except Exception as error:  # whatever it is, the lane lives on and every waiter hears of it
-                if isinstance(error, _REPEATABLE):
+                if isinstance(error, REPEATABLE):
                     self._put_back(holds, settles, releases)
-                elif _is_lost(error):
+                elif is_lost(error):
                     await self._lost(holds, settles, releases, error)
                 else:
                     await self._one_by_one(holds, settles, releases, error)
@@ -306,7 +300,7 @@ class Lane:
     ) -> None:
         connection = self._connection
         assert connection is not None
-        spent: Mapping[UUID, frozenset[UUID]] = {}
+        spent: Spent = {}
         if self._budgeted:
             async with connection.transaction():
                 held, settled, released = await self._book(connection, holds, settles, releases, renewals)
@@ -364,48 +358,31 @@ class Lane:
         settles: Sequence[_Pending],
         settled: Sequence[Sequence[int]],
         releases: Sequence[_Pending],
-    ) -> Mapping[UUID, frozenset[UUID]]:
-        """The budgets' part of the same commit: for each hold, the credentials that have no room for it."""
-        booked = [
-            p.item
-            for p, status in zip(settles, settled[0] if settles else (), strict=True)
-            if status in (DONE, RESOLVED)
-        ]
-        freed = [item.id for item in booked] + [p.item[0] for p in releases]
-        taken = [(item.id, *item.budget) for item in booked if item.budget is not None and item.budget[0] is not None]
-        wanted = [
-            (p.item.id, credential, most_e8)
-            for p, status in zip(holds, held[0] if holds else (), strict=True)
-            if status == DONE
-            for credential, most_e8 in p.item.budgets
-        ]
-        granted = await connection.fetchval(
-            BUDGET_SQL,
-            [hold_id for hold_id in freed if hold_id in self._budgeted],
-            *(list(column) for column in (zip(*taken, strict=True) if taken else ((), (), ()))),
-            *(list(column) for column in (zip(*wanted, strict=True) if wanted else ((), (), ()))),
-            timeout=STATEMENT_SECONDS,
+    ) -> Spent:
+        """The budgets' part of the same commit."""
+        settle_status, hold_status = settled[0] if settles else (), held[0] if holds else ()
+        booked = [p.item for p, status in zip(settles, settle_status, strict=True) if status in (DONE, RESOLVED)]
+        ended = [item.id for item in booked] + [p.item[0] for p in releases]
+        return await budgets.book(
+            connection,
+            freed=[hold_id for hold_id in ended if hold_id in self._budgeted],
+            taken=[Taken(item.id, *item.budget) for item in booked if item.budget and item.budget[0] is not None],
+            wanted=[
+                Wanted(p.item.id, credential, most_e8)
+                for p, status in zip(holds, hold_status, strict=True)
+                if status == DONE
+                for credential, most_e8 in p.item.budgets
+            ],
+            timeout_seconds=STATEMENT_SECONDS,
         )
-        spent: dict[UUID, set[UUID]] = {}
-        for (hold_id, credential, _), has_room in zip(wanted, granted, strict=True):
-            if not has_room:
-                spent.setdefault(hold_id, set()).add(credential)
-        return {hold_id: frozenset(credentials) for hold_id, credentials in spent.items()}
 
-    def _answer_holds(
-        self,
-        holds: Sequence[_Pending],
-        columns: Sequence[Sequence[int]],
-        spent: Mapping[UUID, frozenset[UUID]],
-    ) -> None:
+    def _answer_holds(self, holds: Sequence[_Pending], columns: Sequence[Sequence[int]], spent: Spent) -> None:
         for (item, answer), status, room, busy in zip(holds, *columns, strict=True):
             if status != DONE and item.budgets:
                 self._budgeted.discard(item.id)
             if not answer.done():
-                if item.id in spent:
-                    answer.set_result(HoldAnswer(DONE, 0, 0, spent[item.id]))
-                else:
-                    answer.set_result(_HELD if status == DONE else HoldAnswer(status, room, busy))
+                held = HoldAnswer(DONE, 0, 0, spent[item.id]) if item.id in spent else _HELD
+                answer.set_result(held if status == DONE else HoldAnswer(status, room, busy))
             elif status == DONE:
                 # Whoever asked is gone; nobody else will give this hold back.
                 self.release(item.id, "nobody waited for the hold").add_done_callback(_forget)
@@ -487,29 +464,17 @@ class Lane:
             try:
                 await self._commit(*parts, [])
             except Exception as failure:
-                if _is_lost(failure) or isinstance(failure, _REPEATABLE):
+                if is_lost(failure) or isinstance(failure, REPEATABLE):
                     rest = alone[position:]
                     self._put_back(
                         [p for h, _, _ in rest for p in h],
                         [p for _, s, _ in rest for p in s],
                         [p for _, _, r in rest for p in r],
                     )
-                    if _is_lost(failure):
+                    if is_lost(failure):
                         await self._lost((), (), (), failure)
                     return
                 await self._one_by_one(*parts, failure)
-
-
-_REPEATABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
-
-
-def _is_lost(error: Exception) -> bool:
-    """Whether the connection, rather than the statement, failed."""
-    if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        return state.startswith(("08", "57", "53", "58"))
-    # The driver's internal errors are those of a connection that died while it was in use.
-    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 def _take(queue: deque[_Pending]) -> list[_Pending]:

@@ -19,7 +19,7 @@ PURE = (
     "faucet/terms.py",
 )
 MAY_IMPORT = frozenset(
-    "__future__ collections.abc dataclasses datetime enum math msgspec re typing uuid"
+    "__future__ collections collections.abc dataclasses datetime enum itertools math msgspec re typing uuid"
     " faucet.terms faucet.kit.money faucet.kit.errors".split()
 )
 """Besides each other: parts of the standard library that only compute, msgspec's structs, and the ground's values."""
