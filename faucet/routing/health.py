@@ -81,9 +81,7 @@ class Circuit:
         if self.state is State.OPEN:
             if now < self._until:
                 return True
-            self.state = State.HALF_OPEN
-            self._trials_left = self._rules.trials
-            self._trial_until = 0.0
+            self._begin_trials()
         if now < self._trial_until:
             return True
         self._trial_until = now + self._rules.trial_seconds
@@ -99,7 +97,9 @@ class Circuit:
             self._answered += 1
             return
         if self.state is State.OPEN:
-            return  # asked last, because nobody else answered: that is no trial
+            if now < self._until:
+                return  # asked all the same, because nobody else answered: that is no trial
+            self._begin_trials()
         self._trial_until = 0.0
         self._trials_left -= 1
         if self._trials_left <= 0:
@@ -151,6 +151,11 @@ class Circuit:
         self.state = State.OPEN
         self._until = now + seconds
         self._in_a_row = 0
+
+    def _begin_trials(self) -> None:
+        self.state = State.HALF_OPEN
+        self._trials_left = self._rules.trials
+        self._trial_until = 0.0
 
     def _turn(self, now: float) -> None:
         """Half a window is over: what was counted in it becomes the half before."""

@@ -117,6 +117,16 @@ def test_an_answer_of_the_last_resort_is_no_trial() -> None:
     assert circuit.is_down(59.0) and circuit.last_error == "http_401"
 
 
+def test_the_only_one_recovers_without_being_asked_whether_it_is_down() -> None:
+    """Lost: where there is no other upstream, one that failed once is shown as cooling for ever."""
+    circuit = Circuit()
+    failed(circuit, RULES.in_a_row)
+    for _ in range(RULES.trials):
+        assert circuit.state is not State.CLOSED
+        circuit.answered(RULES.open_seconds, 10)
+    assert circuit.state is State.CLOSED
+
+
 @given(st.lists(st.integers(1, 100_000), max_size=200), st.integers(0, 100))
 def test_percentiles_are_observed_times(times: list[int], percent: int) -> None:
     """Lost: a latency that nobody had."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from faucet.rating.price import PricePlan
-from faucet.routing.policy import RoutePolicy
+from faucet.routing.policy import Choice, RoutePolicy
 from faucet.tenants.manifest import PAYER_OF, Policy, Route, parse_manifest, parse_policy
 from faucet.terms import Payer
 
@@ -62,9 +62,13 @@ def test_models_and_bounds() -> None:
             "provider_fallback": False,
             "fit_to_wallet": False,
             "max_output_tokens": 9,
+            "model_policy": "quality_first",
+            "quality_tier": 3,
         }
     )
-    assert policy.routing == RoutePolicy(models=("gpt-4o-mini", "gpt-4o"), provider_fallback=False)
+    assert policy.routing == RoutePolicy(
+        models=("gpt-4o-mini", "gpt-4o"), choice=Choice.QUALITY, quality_tier=3, provider_fallback=False
+    )
     assert (policy.fit_to_wallet, policy.max_output_tokens) == (False, 9)
 
 
@@ -74,6 +78,8 @@ def test_models_and_bounds() -> None:
         (None, "policy"),
         ([], "policy"),
         ({"surprise": 1}, "policy.surprise"),
+        ({"quality_tier": 6}, "policy.quality_tier"),
+        ({"quality_tier": True}, "policy.quality_tier"),
         ({"route_preference": "fastest"}, "policy.route_preference"),
         ({"route_preference": []}, "policy.route_preference"),
         ({"route_preference": ["local", "local"]}, "policy.route_preference"),
