@@ -53,7 +53,8 @@ async def _holder(db: AsyncConnectionPool[Tx], token_hash: bytes) -> Any:
 
 def reasons(answering: Answering, passed_over: Sequence[PassedOver]) -> bytes:
     """The members of a reply's `modelfaucet` that say how it came to be."""
-    attempts = [attempt.to_wire() for attempt in answering.tries] + [answered_wire(answering)]
+    attempts = [attempt.to_wire() | {"model": attempt.model} for attempt in answering.tries]
+    attempts.append(answered_wire(answering))
     return b',"attempts":%b,"passed_over":%b' % (
         msgspec.json.encode(attempts),
         msgspec.json.encode([passed.to_wire() for passed in passed_over]),

@@ -126,7 +126,6 @@ class Attempt:
         shown: dict[str, object] = {
             "attempt": self.attempt,
             "provider": self.provider,
-            "model": self.model,
             "route_mode": self.route_mode,
         }
         if self.status_code is not None:
