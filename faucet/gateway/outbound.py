@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 import zlib
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,7 @@ from faucet.gateway.catalogue import Product
 from faucet.gateway.wire import ChatAsk, upstream_body
 from faucet.kit.errors import field_error
 from faucet.kit.upstream import Response, UpstreamError
-from faucet.providers.base import Adapter, Call, Unreadable, path_of
+from faucet.providers.base import Adapter, Call, Provider, Unreadable, path_of
 
 OPENED_BYTES_MAX = 64 << 20
 """A compressed answer may not unfold to more."""
@@ -41,6 +42,7 @@ def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
     if provider.adapter is not None:
         bound = UNKNOWN_OUTPUT_TOKENS if limit is None else limit
         return provider.adapter.chat(ask.fields, price.model, bound, stream=ask.stream)
+    _refuse_billed_apart(ask, provider)
     if b'"cache_control"' in ask.body and _AN_HOUR.search(ask.body):
         raise field_error("messages", "cache_control: only a cache of five minutes is offered here")
     body = upstream_body(
@@ -52,6 +54,30 @@ def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
         stream_options=provider.stream_options,
     )
     return Call(path_of(provider.chat_path, price.model), body)
+
+
+class _Tool(msgspec.Struct):
+    type: Any = "function"
+
+
+_tools = msgspec.json.Decoder(list[_Tool] | None)
+_OUR_CALLERS_TOOLS = ("function", "custom")
+"""Tools that the caller runs. All others are the provider's own, and billed beside the tokens."""
+
+
+def _refuse_billed_apart(ask: ChatAsk, provider: Provider) -> None:
+    """What this provider would bill beyond the tokens that we rate can't be asked for. Raises Refusal."""
+    for name in provider.bills_apart:
+        if name in ask.fields:
+            raise field_error(name, "is not offered for this model")
+    if "tools" in ask.fields:
+        try:
+            tools = _tools.decode(ask.fields["tools"])
+        except msgspec.MsgspecError:
+            raise field_error("tools", "must be an array of tools") from None
+        for index, tool in enumerate(tools or ()):
+            if tool.type not in _OUR_CALLERS_TOOLS:
+                raise field_error(f"tools.{index}", "only functions are offered here", param="tools")
 
 
 class Inbound:

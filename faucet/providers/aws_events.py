@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from faucet.providers.base import Unreadable
 
-MESSAGE_BYTES_MAX = 24 << 20
+MESSAGE_BYTES_MAX = 4 << 20
 """No honest message is longer."""
 _PRELUDE = struct.Struct(">III")
 _AROUND = _PRELUDE.size + 4

@@ -66,6 +66,8 @@ class Entry:
     """Whether it understands that field; one that doesn't reports usage unasked."""
     one_choice: bool = False
     """Whether it gives one choice only, whatever `n` says."""
+    bills_apart: tuple[str, ...] = ()
+    """Fields that it bills for beside tokens, or by which another model may answer: they can't be asked for."""
     bills_after_cancel: bool = False
     """Whether closing the connection fails to stop the bill."""
     operator_only: bool = False
@@ -146,6 +148,7 @@ def provider_for(
         only_limit_field=entry.only_limit_field,
         stream_options=entry.stream_options,
         one_choice=entry.one_choice,
+        bills_apart=entry.bills_apart,
     )
 
 
@@ -192,7 +195,7 @@ def _entries(tables: Mapping[str, Any]) -> Iterator[Entry]:
             words["question"] = None
         words["shown"] = Shown[words.get("shown", "bearer").upper()]
         words["headers"] = tuple(words.get("headers", {}).items())
-        for word in ("aliases", "auto_models"):
+        for word in ("aliases", "auto_models", "bills_apart"):
             words[word] = tuple(words.get(word, ()))
         yield Entry(name=name, **words)
 

@@ -134,15 +134,16 @@ def test_what_is_booked_is_the_truth(
     assert not {"authorization", "x-api-key", "x-goog-api-key", "api-key"} - {header} & set(seen.headers)
 
 
-@pytest.mark.parametrize("playing", ["bytes", "crlf", "gzip"])
+@pytest.mark.parametrize("playing", ["bytes", "crlf", "lines", "gzip"])
 @pytest.mark.parametrize("case", STREAMED, ids=named)
 def test_how_a_stream_comes_changes_nothing(
     case: Case, playing: str, world: World, replayer: Gateway, recorded: RecordedProvider, rich: EndUser
 ) -> None:
     """Lost: an answer, or its usage, where a provider cuts, ends its lines or compresses in another way."""
-    if playing == "crlf" and case.provider == "bedrock":
+    if playing in ("crlf", "lines") and case.provider == "bedrock":
         return  # binary: there are no lines
     how = {"bytes": Playing(case, piece=3), "crlf": Playing(case, piece=50, crlf=True)}
+    how["lines"] = Playing(case, piece=40, lines=True, crlf=True)
     recorded.play(how.get(playing, Playing(case, piece=20, coding="gzip")))
     reply = ask(replayer, rich.bearer, asked(case))
     assert reply.status == 200, reply.body
@@ -270,6 +271,10 @@ def test_what_a_provider_is_sent(model: str, replayer: Gateway, recorded: Record
         ("gemini-plain", {"reasoning_effort": "loud"}, "reasoning_effort"),
         ("bedrock-plain", {"tool_choice": 5}, "tool_choice"),
         ("deepseek-cached", {"n": 2}, "n"),
+        ("openai-cached", {"tools": [{"type": "web_search"}]}, "tools"),
+        ("moonshot-cached", {"tools": [{"type": "builtin_function", "function": {"name": "$web_search"}}]}, "tools"),
+        ("openai-cached", {"tools": {"type": "function"}}, "tools"),
+        ("xai-thinking", {"search_parameters": {"mode": "on"}}, "search_parameters"),
     ],
 )
 def test_what_a_wire_has_no_words_for_is_refused(

@@ -187,6 +187,18 @@ def test_a_model_that_nobody_priced_gets_an_announced_price(
     assert prices(db, "openai") == found
 
 
+def test_a_provider_of_the_catalogue_is_priced_under_our_name(
+    dsn: str, db: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    """Lost: a key of another provider is set, and nothing of it is for sale."""
+    env = {"GEMINI_API_KEY": "key-0123456789", "GEMINI_MODELS": "gemini-2.5-pro"}
+    real, notes = seed(dsn, settings(tmp_path, **env))
+    assert real is not None and (real.name, real.model, notes) == ("gemini", "auto", [])
+    assert real.address == "https://generativelanguage.googleapis.com/v1beta"
+    assert prices(db, "gemini")["gemini-2.5-pro"][:2] == ("confirmed", 125_000_000)
+    assert prices(db, "google") == {}
+
+
 async def test_what_a_litellm_proxy_lists_is_priced(dsn: str, tmp_path: Path) -> None:
     """Lost: whoever has a LiteLLM proxy can't see the demo with it."""
     notes: list[str] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socketserver
 import struct
 import threading
@@ -104,6 +105,8 @@ class Playing:
     case: Case
     piece: int = 1 << 20
     crlf: bool = False
+    lines: bool = False
+    """Each event's data on two lines."""
     coding: str | None = None
 
 
@@ -155,6 +158,8 @@ class _Player:
             self.wfile.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}")
             return True
         case, body = playing.case, playing.case.wire
+        if playing.lines:
+            body = two_lines(body)
         if playing.crlf:
             body = body.replace(b"\n", b"\r\n")
         coded = ""
@@ -217,6 +222,11 @@ class RecordedProvider:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+
+
+def two_lines(body: bytes) -> bytes:
+    """A stream whose events have their data on two lines each, broken between two fields."""
+    return re.sub(rb'(?m)^(data: \{[^\n]*?),"', rb'\1,\ndata: "', body)
 
 
 def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:

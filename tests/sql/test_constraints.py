@@ -224,7 +224,7 @@ CASES = [
     *_checks(
         "price", context_window=0, max_output_tokens=-1, input_e8_per_m=-1, cached_read_e8_per_m=-1,
         cached_write_e8_per_m=-1, output_e8_per_m=-1, reasoning_e8_per_m=-1, request_e8=-1,
-        image_tokens_max=-1, status="gone", tokenizer="runes",
+        image_tokens_max=-1, status="gone", tokenizer="runes", tiers="{}",
     ),
     Case("price_pkey", "price", beside=("id",)),
     Case("price_provider_model_effective_from_key", "price", beside=("model",)),

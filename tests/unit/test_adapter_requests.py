@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faucet.kit.errors import Refusal
@@ -345,6 +345,7 @@ FIELDS = (
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["anthropic", "gemini", "bedrock"]), messages, st.dictionaries(st.sampled_from(FIELDS), json_values)
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faucet.kit.image_size import image_size
@@ -43,6 +43,7 @@ def webp(width: int, height: int, kind: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I4s4sI", 30, b"WEBP", kind, len(body)) + body
 
 
+@settings(deadline=None)
 @given(st.integers(1, 16_383), st.integers(1, 16_383))
 def test_the_size_is_read_from_each_format(width: int, height: int) -> None:
     """Lost: images of one format are counted as if nothing were known of them."""
@@ -51,6 +52,7 @@ def test_the_size_is_read_from_each_format(width: int, height: int) -> None:
     assert [image_size(each) for each in made] == [(width, height)] * 6
 
 
+@settings(deadline=None)
 @given(st.sampled_from([png(3, 4), jpeg(3, 4), gif(3, 4), webp(3, 4, b"VP8X")]), st.integers(0, 400), st.binary())
 def test_no_bytes_are_a_fault(image: bytes, cut: int, noise: bytes) -> None:
     """Lost: a broken image ends a request without its settlement."""
@@ -87,6 +89,7 @@ def test_published_examples(provider: str, model: str, width: int, height: int, 
     assert image_tokens(provider, model, width, height) == tokens
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["gpt-4o", "gpt-4o-mini", "gpt-5", "gpt-4.1-mini", "o3", "o4-mini", "gpt-5-nano"]), SIDES, SIDES)
 def test_what_is_counted_is_never_above_what_was_held(model: str, width: int, height: int) -> None:
     """Lost: an image costs more than its hold, and the platform pays the rest."""
