@@ -59,6 +59,8 @@ class Feature(msgspec.Struct, frozen=True):
     plan: PricePlan
     fit_to_wallet: bool
     max_output_tokens: int | None
+    privacy: str = "none"
+    """The policy's word: what may leave for a provider in the cloud (`redaction`)."""
 
 
 class Caller(msgspec.Struct):
@@ -276,6 +278,7 @@ def _compile(row: dict[str, Any]) -> Feature:
         plan=PricePlan.parse_pricing(row["pricing"] or {}, default_share_bps=row["default_revenue_share_bps"]),
         fit_to_wallet=policy.fit_to_wallet,
         max_output_tokens=policy.max_output_tokens,
+        privacy=policy.privacy,
     )
 
 

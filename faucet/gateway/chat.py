@@ -21,7 +21,8 @@ from faucet.gateway.explain import reasons
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.outbound import chat_call
 from faucet.gateway.payers import Chosen, fee_note
-from faucet.gateway.relay import Relay, Streamed
+from faucet.gateway.redaction import let_out, redactions_note, relay_for, restored
+from faucet.gateway.relay import Streamed
 from faucet.gateway.replay import Claim
 from faucet.gateway.reserve import Held
 from faucet.gateway.settle import Rated, rated
@@ -41,6 +42,7 @@ from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire_bytes
 from faucet.kit.tokens import TOKENIZERS, count_input, count_text
+from faucet.privacy.redact import Redactor
 from faucet.providers.base import Call
 from faucet.rating.images import image_counter
 from faucet.rating.usage import read_report
@@ -75,6 +77,8 @@ class Request(msgspec.Struct):
     began: float
     shape: Shape
     explain: bool
+    redactor: Redactor | None
+    """Where the feature's policy redacts: what brings the values back into the answer."""
 
     @property
     def chat_id(self) -> str:
@@ -106,12 +110,14 @@ async def fulfil(
     """Hold, call, relay, settle: from a planned request to its last byte. Raises as `chat_completions` does."""
     await world.open_cost_accounts(caller.developer_id, chosen.products)
 
-    claim = None
+    claim = redactor = None
     if exchange.idempotency_key is not None:
         claim = await world.replays.claim(exchange, caller.end_user_id, ask.body)
         if claim is None:
             return
     try:
+        if feature.privacy != "none":
+            ask, redactor = await let_out(feature, ask, exchange.request_id)
         held = await world.reserver.reserve(exchange, caller, feature, chosen, ask)
     except BaseException as failure:
         if claim is not None:
@@ -120,7 +126,7 @@ async def fulfil(
             METRICS.refusals[failure.code] += 1
         raise
     world.settler.open[exchange.hold_id] = began
-    request = Request(exchange, caller, feature, ask, held, claim, began, shape, chosen.explain)
+    request = Request(exchange, caller, feature, ask, held, claim, began, shape, chosen.explain, redactor)
     try:
         if claim is not None:
             claim.require()
@@ -184,6 +190,8 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     answer = rated(product, request.feature.plan, usage, request.held.amount_e8)
     price = to_wire_bytes(answer.paid_e8)
     report_json = with_cost(report_json, price)
+    if request.redactor is not None and "choices" in fields:
+        fields["choices"] = restored(request.redactor, fields["choices"])
 
     def reply(balance_e8: int | None) -> bytes:
         note = _note(request, answering, answer, price, balance_e8)
@@ -196,7 +204,7 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
 
 def _note(request: Request, answering: Answering, answer: Rated, price: bytes, balance_e8: int | None) -> bytes:
     product = answering.product
-    more = fee_note(product, request.feature)
+    more = fee_note(product, request.feature) + redactions_note(request.redactor)
     if request.explain and balance_e8 is not None:  # without a balance it is kept, and may be asked for by others
         more += reasons(answering, request.held.passed_over)
     return money_note(
@@ -215,7 +223,7 @@ def _note(request: Request, answering: Answering, answer: Rated, price: bytes, b
 async def _answer_stream(world: World, request: Request, answering: Answering) -> None:
     """Relay a stream, settle it however it ended, and only then let its last events go."""
     exchange = request.exchange
-    relay = Relay(exchange, answering, request.chat_id, record=request.claim is not None)
+    relay = relay_for(request.redactor, exchange, answering, request.chat_id, record=request.claim is not None)
     try:
         streamed = await relay.run()
     except BaseException:

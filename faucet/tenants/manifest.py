@@ -45,7 +45,7 @@ _PREFERENCES: Mapping[str, tuple[Route, ...]] = {
     "privacy_first": (Route.LOCAL, Route.BYOK),
     "local_only": (Route.LOCAL,),
 }
-_PRIVACY = ("none", "redact_pii_before_cloud", "local_only")
+_PRIVACY = ("none", "redact_pii_before_cloud", "block", "local_only")
 _MODEL_POLICIES = tuple(Choice)
 
 

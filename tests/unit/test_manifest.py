@@ -29,6 +29,12 @@ def test_the_demo_s_policy() -> None:
     assert policy.routing == RoutePolicy((Payer.LOCAL, Payer.BYOK, Payer.DEVELOPER, Payer.PLATFORM))
 
 
+@pytest.mark.parametrize("word", ["none", "redact_pii_before_cloud", "block"])
+def test_privacy_is_no_matter_of_routes(word: str) -> None:
+    """What may leave is said beside who answers: only `local_only` is both."""
+    assert parse_policy({"privacy": word}) == Policy(routes=(Route.PLATFORM,), privacy=word)
+
+
 @pytest.mark.parametrize(
     ("policy", "routes"),
     [
