@@ -54,12 +54,12 @@ class Feature(msgspec.Struct, frozen=True):
     key: str
     key_json: bytes
     policy: RoutePolicy
-    uses_keys: bool
-    """Whether a stored key may pay for its answers."""
     plan: PricePlan
     fit_to_wallet: bool
     max_output_tokens: int | None
     privacy: str = "none"
+    uses_keys: bool = False
+    """Whether a stored key may pay for its answers."""
     """The policy's word: what may leave for a provider in the cloud (`redaction`)."""
 
 

@@ -74,7 +74,7 @@ def product_of(price: Price, payer: Payer, number: int = 1) -> Product:
 
 
 def feature_of(plan: PricePlan) -> Feature:
-    return Feature(UUID(int=1), "f", b'"f"', RoutePolicy(), True, plan, True, None, "none")
+    return Feature(UUID(int=1), "f", b'"f"', RoutePolicy(), plan, True, None)
 
 
 @given(prices, prices, plans, plans, usages, usages)
