@@ -58,9 +58,9 @@ class Feature(msgspec.Struct, frozen=True):
     fit_to_wallet: bool
     max_output_tokens: int | None
     privacy: str = "none"
+    """The policy's word: what may leave for a provider in the cloud (`redaction`)."""
     uses_keys: bool = False
     """Whether a stored key may pay for its answers."""
-    """The policy's word: what may leave for a provider in the cloud (`redaction`)."""
 
 
 class Caller(msgspec.Struct):
