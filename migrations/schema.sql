@@ -82,6 +82,63 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.budget_group_v1(p_freed uuid[], p_charged uuid[], p_charged_credential uuid[], p_cost bigint[], p_hold uuid[], p_credential uuid[], p_amount bigint[], OUT granted boolean[]) RETURNS boolean[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_limit bigint;
+    v_taken bigint;
+    i integer;
+begin
+    granted := array_fill(false, array[cardinality(p_hold)]);
+    insert into credential_budget (credential_id)
+    select c.id from credential c where c.id = any (p_charged_credential || p_credential) order by c.id
+    on conflict do nothing;
+    perform from credential_budget where credential_id in (
+        select unnest(p_charged_credential || p_credential)
+        union select b.credential_id from budget_hold b where b.hold_id = any (p_freed)
+    ) order by credential_id for update;
+    with gone as (
+        delete from budget_hold b where b.hold_id = any (p_freed) returning b.credential_id, b.held_e8
+    ), charged as (
+        insert into budget_charge (event_id, credential_id, cost_e8)
+        select u.id, u.credential, u.cost from unnest(p_charged, p_charged_credential, p_cost) u (id, credential, cost)
+        order by u.id
+        on conflict (event_id) do nothing returning credential_id, cost_e8
+    )
+    update credential_budget c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.spent
+    from (
+        select s.credential_id, sum(s.held)::bigint as held, sum(s.spent)::bigint as spent from (
+            select g.credential_id, g.held_e8 as held, 0 as spent from gone g
+            union all select h.credential_id, 0, h.cost_e8 from charged h
+        ) s group by s.credential_id
+    ) d
+    where c.credential_id = d.credential_id;
+    for i in 1..cardinality(p_hold) loop
+        select c.budget_limit_e8, b.spent_e8 + b.held_e8 into v_limit, v_taken
+        from credential c join credential_budget b on b.credential_id = c.id
+        where c.id = p_credential[i] and c.status = 'active';
+        continue when not found or p_amount[i] < 0 or v_taken + p_amount[i] > v_limit;
+        granted[i] := true;
+        insert into budget_hold (hold_id, credential_id, held_e8) values (p_hold[i], p_credential[i], p_amount[i])
+        on conflict do nothing;
+        if found then
+            update credential_budget set held_e8 = held_e8 + p_amount[i] where credential_id = p_credential[i];
+        end if;
+    end loop;
+end
+$$;
+
+CREATE FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope text) RETURNS uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+    select t.developer_id from developer_token t join developer d on d.id = t.developer_id and d.status = 'active'
+    where t.token_hash = p_hash and t.revoked_at is null and (t.expires_at is null or t.expires_at > now())
+        and p_scope = any (t.scopes)
+$$;
+
 CREATE FUNCTION public.expire_holds_v1(p_limit integer) RETURNS TABLE(id uuid, amount_e8 bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -102,6 +159,9 @@ begin
     end if;
     perform release_v1(v_id, array_fill('expired'::text, array[cardinality(v_id)]),
         array_fill('lease ran out'::text, array[cardinality(v_id)]));
+    if exists (select from budget_hold b where b.hold_id = any (v_id)) then
+        perform budget_group_v1(v_id, '{}', '{}', '{}', '{}', '{}', '{}');
+    end if;
     return query select r.id, r.amount_e8 from hold_resolution r where r.id = any (v_id);
 end
 $$;
@@ -364,6 +424,41 @@ CREATE FUNCTION public.ledger_refuse_v1() RETURNS trigger
     AS $$
 begin
     raise exception '% is immutable: % refused', tg_table_name, lower(tg_op) using errcode = 'restrict_violation';
+end
+$$;
+
+CREATE FUNCTION public.local_usage_v1(p_session uuid, p_event uuid[], p_request_id text[], p_fingerprint bytea[], p_feature uuid[], p_provider text[], p_model text[], p_input integer[], p_output integer[], p_duration_ms integer[], p_happened timestamp with time zone[], OUT status smallint[]) RETURNS smallint[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_session session%rowtype;
+    v_wallet bigint;
+    i integer;
+begin
+    status := array_fill(0::smallint, array[cardinality(p_event)]);
+    select * into strict v_session from session where id = p_session;
+    select a.id into strict v_wallet from account a where a.kind = 'wallet' and a.developer_id = v_session.developer_id
+        and a.owner_id = v_session.end_user_id and a.label = '' and a.currency = 'USD';
+    for i in 1..cardinality(p_event) loop
+        insert into local_usage_report (end_user_id, request_id, developer_id, event_id, fingerprint, happened_at)
+        values (v_session.end_user_id, p_request_id[i], v_session.developer_id, p_event[i], p_fingerprint[i],
+            p_happened[i])
+        on conflict (end_user_id, request_id) do nothing;
+        if not found then
+            status[i] := case when exists (select from local_usage_report r
+                where r.end_user_id = v_session.end_user_id and r.request_id = p_request_id[i]
+                    and r.fingerprint = p_fingerprint[i]) then 4 else 5 end;
+            continue;
+        end if;
+        insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
+            cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
+            cached_write_tokens, output_tokens, reasoning_tokens, duration_ms, payer, usage_source, outcome, provider,
+            model, request_id)
+        values (p_event[i], v_session.developer_id, v_session.app_id, p_feature[i], v_session.end_user_id, p_session,
+            v_wallet, 0, 0, 0, 0, 0, 0, 0, p_input[i], 0, 0, p_output[i], 0, p_duration_ms[i], 3, 2, 0, p_provider[i],
+            p_model[i], p_request_id[i]);
+    end loop;
 end
 $$;
 
@@ -1047,6 +1142,21 @@ CREATE TABLE public.audit_log (
     after jsonb
 );
 
+CREATE TABLE public.budget_charge (
+    event_id uuid NOT NULL,
+    credential_id uuid NOT NULL,
+    cost_e8 bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT budget_charge_cost_e8_check CHECK ((cost_e8 >= 0))
+);
+
+CREATE TABLE public.budget_hold (
+    hold_id uuid NOT NULL,
+    credential_id uuid NOT NULL,
+    held_e8 bigint NOT NULL,
+    CONSTRAINT budget_hold_held_e8_check CHECK ((held_e8 >= 0))
+);
+
 CREATE TABLE public.credential (
     id uuid NOT NULL,
     owner text NOT NULL,
@@ -1070,6 +1180,9 @@ CREATE TABLE public.credential (
     validation_answer text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    use_count bigint DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    last_error_code text,
     CONSTRAINT active_is_sealed CHECK ((((status = 'active'::text) = (sealed IS NOT NULL)) AND ((sealed IS NULL) = (key_id IS NULL)))),
     CONSTRAINT credential_base_url_check CHECK (((length(base_url) >= 1) AND (length(base_url) <= 2048))),
     CONSTRAINT credential_budget_limit_e8_check CHECK ((budget_limit_e8 >= 0)),
@@ -1089,6 +1202,15 @@ CASE owner
     ELSE ((developer_id IS NOT NULL) AND (app_id IS NOT NULL) AND (end_user_id IS NOT NULL))
 END)
 );
+
+CREATE TABLE public.credential_budget (
+    credential_id uuid NOT NULL,
+    spent_e8 bigint DEFAULT 0 NOT NULL,
+    held_e8 bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT credential_budget_held_e8_check CHECK ((held_e8 >= 0)),
+    CONSTRAINT credential_budget_spent_e8_check CHECK ((spent_e8 >= 0))
+)
+WITH (fillfactor='25');
 
 CREATE TABLE public.developer (
     id uuid NOT NULL,
@@ -1256,6 +1378,18 @@ CREATE TABLE public.local_endpoint (
     CONSTRAINT local_endpoint_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100)))
 );
 
+CREATE TABLE public.local_usage_report (
+    end_user_id uuid NOT NULL,
+    request_id text NOT NULL,
+    developer_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    fingerprint bytea NOT NULL,
+    happened_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT local_usage_report_fingerprint_check CHECK ((length(fingerprint) = 32)),
+    CONSTRAINT local_usage_report_request_id_check CHECK (((length(request_id) >= 1) AND (length(request_id) <= 128)))
+);
+
 CREATE TABLE public.move (
     code smallint NOT NULL,
     name text NOT NULL,
@@ -1366,7 +1500,7 @@ CREATE TABLE public.usage_event (
     request_id text,
     raw_usage text,
     feature_version integer,
-    CONSTRAINT known_codes CHECK (((LEAST(payer, usage_source, outcome) >= 0) AND (payer <= 3) AND (usage_source <= 1) AND (outcome <= 2))),
+    CONSTRAINT known_codes CHECK (((LEAST(payer, usage_source, outcome) >= 0) AND (payer <= 3) AND (usage_source <= 2) AND (outcome <= 2))),
     CONSTRAINT never_above_the_hold CHECK ((retail_e8 <= held_e8)),
     CONSTRAINT no_negative_tokens CHECK ((LEAST(input_tokens, cached_read_tokens, cached_write_tokens, output_tokens, reasoning_tokens) >= 0)),
     CONSTRAINT nothing_negative CHECK ((LEAST(cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8) >= 0)),
@@ -1503,6 +1637,15 @@ ALTER TABLE ONLY public.app_signing_key
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.budget_charge
+    ADD CONSTRAINT budget_charge_pkey PRIMARY KEY (event_id);
+
+ALTER TABLE ONLY public.budget_hold
+    ADD CONSTRAINT budget_hold_pkey PRIMARY KEY (hold_id, credential_id);
+
+ALTER TABLE ONLY public.credential_budget
+    ADD CONSTRAINT credential_budget_pkey PRIMARY KEY (credential_id);
+
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_pkey PRIMARY KEY (id);
 
@@ -1557,6 +1700,12 @@ ALTER TABLE ONLY public.local_endpoint
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.local_usage_report
+    ADD CONSTRAINT local_usage_report_event_id_key UNIQUE (event_id);
+
+ALTER TABLE ONLY public.local_usage_report
+    ADD CONSTRAINT local_usage_report_pkey PRIMARY KEY (end_user_id, request_id);
+
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
 
@@ -1609,6 +1758,8 @@ CREATE INDEX audit_log_list_idx ON public.audit_log USING btree (created_at DESC
 
 CREATE INDEX audit_log_resource_idx ON public.audit_log USING btree (resource_type, resource_id, created_at DESC);
 
+CREATE INDEX budget_charge_credential_idx ON public.budget_charge USING btree (credential_id);
+
 CREATE INDEX credential_developer_idx ON public.credential USING btree (developer_id, created_at DESC, id DESC) WHERE (owner = 'developer'::text);
 
 CREATE INDEX credential_end_user_idx ON public.credential USING btree (end_user_id, created_at DESC, id DESC) WHERE (end_user_id IS NOT NULL);
@@ -1627,6 +1778,8 @@ CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree 
 
 CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
 
+CREATE INDEX local_usage_report_developer_idx ON public.local_usage_report USING btree (developer_id, created_at DESC);
+
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
 
 CREATE INDEX session_list_idx ON public.session USING btree (app_id, created_at DESC, id DESC);
@@ -1644,6 +1797,10 @@ CREATE INDEX usage_event_end_user_idx ON public.usage_event USING btree (end_use
 CREATE TRIGGER audit_log_is_immutable BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER audit_log_is_kept BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER budget_charge_is_immutable BEFORE DELETE OR UPDATE ON public.budget_charge FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER budget_charge_is_kept BEFORE TRUNCATE ON public.budget_charge FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER feature_version_is_history BEFORE DELETE OR UPDATE ON public.feature_version FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -1674,6 +1831,9 @@ ALTER TABLE ONLY public.app_signing_key
 
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.credential_budget
+    ADD CONSTRAINT credential_budget_credential_id_fkey FOREIGN KEY (credential_id) REFERENCES public.credential(id);
 
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
@@ -1707,6 +1867,9 @@ ALTER TABLE ONLY public.local_endpoint
 
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.local_usage_report
+    ADD CONSTRAINT local_usage_report_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
 
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
@@ -1782,6 +1945,8 @@ ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.local_usage_report ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.session ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON public.account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
@@ -1814,6 +1979,8 @@ CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_se
 
 CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.local_usage_report TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
@@ -1831,6 +1998,12 @@ GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.acc
 
 REVOKE ALL ON FUNCTION public.allowance_open_v1(p_feature uuid, p_end_user uuid, p_account uuid, p_event uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.allowance_open_v1(p_feature uuid, p_end_user uuid, p_account uuid, p_event uuid) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.budget_group_v1(p_freed uuid[], p_charged uuid[], p_charged_credential uuid[], p_cost bigint[], p_hold uuid[], p_credential uuid[], p_amount bigint[], OUT granted boolean[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.budget_group_v1(p_freed uuid[], p_charged uuid[], p_charged_credential uuid[], p_cost bigint[], p_hold uuid[], p_credential uuid[], p_amount bigint[], OUT granted boolean[]) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope text) TO faucet_gateway;
 
 REVOKE ALL ON FUNCTION public.expire_holds_v1(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.expire_holds_v1(p_limit integer) TO faucet_jobs;
@@ -1852,6 +2025,9 @@ GRANT ALL ON FUNCTION public.hold_v1(p_id uuid[], p_wallet bigint[], p_amount bi
 REVOKE ALL ON FUNCTION public.ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.ledger_refuse_v1() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.local_usage_v1(p_session uuid, p_event uuid[], p_request_id text[], p_fingerprint bytea[], p_feature uuid[], p_provider text[], p_model text[], p_input integer[], p_output integer[], p_duration_ms integer[], p_happened timestamp with time zone[], OUT status smallint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.local_usage_v1(p_session uuid, p_event uuid[], p_request_id text[], p_fingerprint bytea[], p_feature uuid[], p_provider text[], p_model text[], p_input integer[], p_output integer[], p_duration_ms integer[], p_happened timestamp with time zone[], OUT status smallint[]) TO faucet_api;
 
 REVOKE ALL ON FUNCTION public.price_refuse_change_v1() FROM PUBLIC;
 
@@ -1926,6 +2102,12 @@ GRANT UPDATE(revoked_at) ON TABLE public.app_signing_key TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_jobs;
 
+GRANT SELECT ON TABLE public.budget_charge TO faucet_jobs;
+GRANT SELECT ON TABLE public.budget_charge TO faucet_api;
+
+GRANT SELECT ON TABLE public.budget_hold TO faucet_jobs;
+GRANT SELECT ON TABLE public.budget_hold TO faucet_api;
+
 GRANT SELECT ON TABLE public.credential TO faucet_gateway;
 GRANT INSERT ON TABLE public.credential TO faucet_api;
 
@@ -1977,6 +2159,19 @@ GRANT SELECT(created_at) ON TABLE public.credential TO faucet_api;
 
 GRANT SELECT(updated_at),UPDATE(updated_at) ON TABLE public.credential TO faucet_api;
 
+GRANT SELECT(use_count) ON TABLE public.credential TO faucet_api;
+GRANT UPDATE(use_count) ON TABLE public.credential TO faucet_gateway;
+
+GRANT SELECT(failing_since),UPDATE(failing_since) ON TABLE public.credential TO faucet_api;
+GRANT UPDATE(failing_since) ON TABLE public.credential TO faucet_gateway;
+
+GRANT SELECT(last_error_code),UPDATE(last_error_code) ON TABLE public.credential TO faucet_api;
+GRANT UPDATE(last_error_code) ON TABLE public.credential TO faucet_gateway;
+
+GRANT SELECT ON TABLE public.credential_budget TO faucet_gateway;
+GRANT SELECT ON TABLE public.credential_budget TO faucet_api;
+GRANT SELECT ON TABLE public.credential_budget TO faucet_jobs;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE public.developer TO faucet_api;
 GRANT SELECT ON TABLE public.developer TO faucet_gateway;
 GRANT SELECT ON TABLE public.developer TO faucet_jobs;
@@ -2023,6 +2218,8 @@ GRANT SELECT ON TABLE public.kill_switch TO faucet_gateway;
 GRANT SELECT ON TABLE public.kill_switch TO faucet_jobs;
 
 GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
+
+GRANT SELECT ON TABLE public.local_usage_report TO faucet_api;
 
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;

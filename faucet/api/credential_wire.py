@@ -9,13 +9,13 @@ from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from faucet.api.wire import Ask, Identifier, Moment, Reply, Usd
 from faucet.kit.money import E8_PER_USD, from_wire
-from faucet.providers.keyed import KEYED
+from faucet.providers.keyed import KEYED, NAMES
 
 BUDGET_E8_MAX = 1_000_000 * E8_PER_USD
 
 
 def _provider(value: object) -> str:
-    if not isinstance(value, str) or value not in KEYED:
+    if not isinstance(value, str) or value not in NAMES:
         raise ValueError(f"must be one of {', '.join(KEYED)}")
     return value
 
@@ -88,7 +88,10 @@ class ProviderKeyReply(Reply):
     provider: str
     base_url: str | None = None
     masked: str
-    status: str
+    status: Annotated[str, Field(examples=["active", "failing", "disabled"])]
+    last_error_code: Annotated[str | None, Field(examples=["http_401"])] = None
+    use_count: int | None = None
+    """Absent until it was used; counted within seconds."""
     models_allowed: list[str]
     priority: int
     budget_limit_usd: Usd | None = None

@@ -23,7 +23,7 @@ from faucet.tenants.local_endpoints import LocalEndpoint
 
 router = APIRouter(tags=["end user"])
 
-_SOURCES = ("reported", "counted")
+_SOURCES = ("reported", "counted", "self_reported")
 _OUTCOMES = ("complete", "client_hung_up", "provider_failed")
 
 

@@ -26,10 +26,13 @@ from faucet.gateway.wire import quoted
 from faucet.kit.db import Tx, in_time
 from faucet.kit.errors import Refusal
 from faucet.kit.ids import fast_uuid
+from faucet.kit.log import logger
 from faucet.limits.bucket import Bucket, Verdict
 from faucet.rating.price import PricePlan
-from faucet.routing.plan import RoutePolicy
+from faucet.routing.policy import RoutePolicy
+from faucet.tenants.manifest import parse_policy
 from faucet.tenants.parts import Parts, parse_parts
+from faucet.terms import Payer
 
 REMEMBERED_SECONDS = 5.0
 REFRESH_SECONDS = 2.0
@@ -61,6 +64,8 @@ class Feature(msgspec.Struct, frozen=True):
     parts_json: str
     privacy: str = "none"
     """The policy's word: what may leave for a provider in the cloud (`redaction`)."""
+    uses_keys: bool = False
+    """Whether a stored key may pay for its answers."""
 
     @property
     def parts(self) -> Parts:
@@ -217,8 +222,7 @@ class Admission:
         known = self._features.get(caller.app_id)
         if known is None or known[0] < time.monotonic():
             rows = await self._query(_FEATURES, (caller.app_id,))
-            features = {row["feature_key"]: _compile(row) for row in rows}
-            known = (time.monotonic() + REMEMBERED_SECONDS, features)
+            known = (time.monotonic() + REMEMBERED_SECONDS, _compiled(rows))
             if len(self._features) >= REMEMBERED_MAX:
                 self._features.clear()
             self._features[caller.app_id] = known
@@ -260,28 +264,38 @@ class Admission:
             ) from error
 
 
+@lru_cache(maxsize=10_000)
+def _one_of_its_kind(policy: RoutePolicy) -> RoutePolicy:
+    """The same object for policies that say the same, so that routes are worked out once however often it is read."""
+    return policy
+
+
+def _compiled(rows: Sequence[dict[str, Any]]) -> dict[str, Feature]:
+    """An app's features by key, without those whose stored manifest this process can't read."""
+    features = {}
+    for row in rows:
+        try:
+            features[row["feature_key"]] = _compile(row)
+        except ValueError as error:  # written by a newer server: one such must not stop its neighbours
+            logger.error("feature.unreadable", feature_id=str(row["id"]), error=str(error))
+    return features
+
+
 def _compile(row: dict[str, Any]) -> Feature:
-    policy = row["policy"] or {}
-    preference = policy.get("route_preference", "platform_pool")
-    order = policy.get("model_policy")
-    allows_platform = preference not in ("local_only", "privacy_first") and (
-        isinstance(preference, str) or "platform_pool" in preference
-    )
+    policy = parse_policy(row["policy"] or {})
+    routing = _one_of_its_kind(policy.routing)
     return Feature(
         id=fast_uuid(row["id"]),
         key=row["feature_key"],
         key_json=quoted(row["feature_key"]),
-        policy=RoutePolicy(
-            models=tuple(policy.get("models") or (order.get("candidates", ()) if isinstance(order, dict) else ())),
-            allows_platform=allows_platform and policy.get("privacy") != "local_only",
-            provider_fallback=policy.get("provider_fallback", True) is not False,
-        ),
+        policy=routing,
+        uses_keys=Payer.BYOK in routing.payers or Payer.DEVELOPER in routing.payers,
         plan=PricePlan.parse_pricing(row["pricing"] or {}, default_share_bps=row["default_revenue_share_bps"]),
-        fit_to_wallet=policy.get("fit_to_wallet", True) is not False,
-        max_output_tokens=policy.get("max_output_tokens"),
+        fit_to_wallet=policy.fit_to_wallet,
+        max_output_tokens=policy.max_output_tokens,
         version=row["version"],
         parts_json=row["parts_json"],
-        privacy=policy.get("privacy", "none"),
+        privacy=policy.privacy,
     )
 
 

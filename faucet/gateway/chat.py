@@ -18,8 +18,10 @@ from faucet.gateway.admit import Caller, Feature
 from faucet.gateway.attempt import Answering, first_answer
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
+from faucet.gateway.explain import reasons
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.outbound import chat_call
+from faucet.gateway.payers import fee_note
 from faucet.gateway.prompt import chat_ask
 from faucet.gateway.redaction import let_out, redactions_note, relay_for, restored
 from faucet.gateway.relay import Streamed
@@ -27,6 +29,7 @@ from faucet.gateway.replay import Claim
 from faucet.gateway.reserve import Held
 from faucet.gateway.settle import Rated, rated
 from faucet.gateway.wire import (
+    MODES_WIRE,
     ChatAsk,
     Reply,
     chat_fields,
@@ -64,6 +67,7 @@ class Request(msgspec.Struct):
     held: Held
     claim: Claim | None
     began: float
+    explain: bool
     redactor: Redactor | None
     """Where the feature's policy redacts: what brings the values back into the answer."""
 
@@ -77,8 +81,9 @@ class Kind(msgspec.Struct, frozen=True):
 
     products: Callable[[Sequence[Product]], Sequence[Product]]
     """Those of the planned products that can answer. Raises Refusal where none can."""
-    call: Callable[[ChatAsk, Product, int], Call]
-    """The call for a product, with the output limit that was held. Raises Refusal `invalid_request`."""
+    call: Callable[[ChatAsk, Product, int | None], Call]
+    """The call for a product, with the output limit that was held, where there is one. Raises Refusal
+    `invalid_request`."""
     answers: Callable[[Reply], bool]
     """Whether a JSON reply holds an answer."""
     texts: Callable[[Reply], list[str]]
@@ -132,8 +137,10 @@ async def answer(
     """What follows once it is known who asks what of which feature. Raises as `chat_completions`."""
     kind = kind or CHATS
     world.feature_rates.count(caller, feature)
-    products = kind.products(world.route(feature, ask.model))
-    await world.open_cost_accounts(caller.developer_id, products)
+    chosen = await world.choose(exchange, caller, feature, ask)
+    if kind is not CHATS:
+        chosen = msgspec.structs.replace(chosen, products=kind.products(chosen.products))
+    await world.open_cost_accounts(caller.developer_id, chosen.products)
 
     claim = redactor = None
     if exchange.idempotency_key is not None:
@@ -143,7 +150,7 @@ async def answer(
     try:
         if feature.privacy != "none":
             ask, redactor = await let_out(feature, ask, exchange.request_id)
-        held = await world.reserver.reserve(exchange, caller, feature, products, ask)
+        held = await world.reserver.reserve(exchange, caller, feature, chosen, ask)
     except BaseException as failure:
         if claim is not None:
             await world.replays.give_up(exchange)
@@ -151,7 +158,7 @@ async def answer(
             METRICS.refusals[failure.code] += 1
         raise
     world.settler.open[exchange.hold_id] = began
-    request = Request(exchange, caller, feature, ask, shape, kind, held, claim, began, redactor)
+    request = Request(exchange, caller, feature, ask, shape, kind, held, claim, began, chosen.explain, redactor)
     try:
         if claim is not None:
             claim.require()
@@ -160,8 +167,10 @@ async def answer(
             world.call_rules,
             exchange,
             held.products,
-            lambda product: kind.call(ask, product, held.output_limit),
+            lambda product: kind.call(ask, product, held.limit_of(product)),
             stream=ask.stream,
+            circuits=world.circuits,
+            watch=world.keyring,
             answers=kind.answers,
         )
     except BaseException as failure:
@@ -217,7 +226,7 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     shown = await request.shape.reply(request, fields, product, with_cost(report_json, price))
 
     def reply(balance_e8: int | None) -> bytes:
-        return with_note(shown, _note(request, product, answer, price, balance_e8))
+        return with_note(shown, _note(request, answering, answer, price, balance_e8))
 
     sealed = None if request.claim is None else world.replays.seal_json(request.claim, reply(None))
     balance_e8 = await _settle(world, request, answering, answer, more, Outcome.COMPLETE, sealed)
@@ -225,10 +234,15 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
 
 
 def _note(
-    request: Request, product: Product, answer: Rated, price: bytes, balance_e8: int | None, more: bytes = b""
+    request: Request, answering: Answering, answer: Rated, price: bytes, balance_e8: int | None, more: bytes = b""
 ) -> bytes:
+    product = answering.product
+    more = fee_note(product, request.feature) + redactions_note(request.redactor) + more
+    if request.explain and balance_e8 is not None:  # without a balance it is kept, and may be asked for by others
+        more += reasons(answering, request.held.passed_over)
     return money_note(
         request_id=request.exchange.request_id,
+        mode=MODES_WIRE[product.payer],
         feature_json=request.feature.key_json,
         feature_version=request.feature.version,
         price=price,
@@ -237,7 +251,7 @@ def _note(
         provider_json=product.provider.name_json,
         model_json=product.model_json,
         counted=answer.usage.source is UsageSource.COUNTED,
-        more=redactions_note(request.redactor) + more,
+        more=more,
     )
 
 
@@ -313,7 +327,7 @@ async def _tail(
         usage = answer.usage
         price = to_wire_bytes(answer.paid_e8)
         more = await request.shape.note(request, streamed)
-        note = _note(request, answering.product, answer, price, balance_e8, more)
+        note = _note(request, answering, answer, price, balance_e8, more)
         if usage.source is UsageSource.COUNTED or streamed.usage is None:
             usage_json = _usage_json(usage)
         else:
@@ -354,7 +368,8 @@ async def _settle(
         answer,
         wallet_id=request.held.wallet_id,
         feature_version=request.feature.version,
-        cost_account=world.cost_account(request.caller.developer_id, product.provider.name),
+        has_budgets=request.held.has_budgets,
+        cost_account=world.cost_account(request.caller, product),
         outcome=outcome,
         first_byte_ms=answering.first_byte_ms,
         duration_ms=round((time.monotonic() - request.began) * 1000),

@@ -65,7 +65,7 @@ def parse_embeddings(body: bytes) -> ChatAsk:
         raise Refusal("invalid_request", "the body must be a JSON object") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Refusal("invalid_request", f"the body is not valid JSON: {error}") from None
-    model, feature_key = named(fields, known.model, known.metadata)
+    model, feature_key, payers = named(fields, known.model, known.metadata)
     _check_input(known.input)
     if known.encoding_format not in (None, "float", "base64"):
         raise field_error("encoding_format", "must be float or base64")
@@ -86,6 +86,7 @@ def parse_embeddings(body: bytes) -> ChatAsk:
         opaque_parts=False,
         extra_output_bytes=0,
         body=body,
+        payers=payers,
     )
 
 
@@ -110,7 +111,7 @@ def _is_tokens(given: Any) -> bool:
     return isinstance(given, list) and not isinstance(given[0], str)
 
 
-def _call(ask: ChatAsk, product: Product, output_limit: int) -> Call:
+def _call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
     provider, model = product.provider, product.price.model
     if provider.adapter is not None:
         return provider.adapter.embeddings(ask.fields, model)

@@ -71,6 +71,7 @@ class Exchange:
         "body",
         "client_request_id",
         "content_length",
+        "debug",
         "expects_continue",
         "extra",
         "face",
@@ -98,6 +99,7 @@ class Exchange:
         self.authorization: bytes | None = None
         self.client_request_id: str | None = None
         self.content_length = 0
+        self.debug: bytes | None = None
         self.expects_continue = False
         self.idempotency_key: bytes | None = None
         self.origin: bytes | None = None
@@ -113,6 +115,8 @@ class Exchange:
                 self.idempotency_key = value
             elif name == b"origin":
                 self.origin = value
+            elif name == b"x-modelfaucet-debug":
+                self.debug = value
             elif name == b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
         self.hold_id = uuid7()

@@ -22,6 +22,8 @@ from faucet.providers.base import Adapter, Call, Provider, Unreadable, path_of
 
 OPENED_BYTES_MAX = 64 << 20
 """A compressed answer may not unfold to more."""
+UNKNOWN_OUTPUT_TOKENS = 4096
+"""The limit for a model that we don't know, where its provider wants one."""
 EVENT_STREAM = "text/event-stream"
 _AN_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 """A mark for a cache whose writes cost more than those that are rated; providers that pass it on exist."""
@@ -29,14 +31,17 @@ _GZIP_OR_ZLIB = 47
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def chat_call(ask: ChatAsk, product: Product, output_limit: int) -> Call:
-    """The call for a product. Raises Refusal `invalid_request` for what its provider can't be asked."""
+def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
+    """The call for a product, its output bounded where there is a limit.
+
+    Raises Refusal `invalid_request` for what its provider can't be asked.
+    """
     provider, price = product.provider, product.price
-    limit = min(output_limit, price.max_output_tokens)
     if provider.one_choice and ask.n != 1:
         raise field_error("n", "this model gives one choice")
     if provider.adapter is not None:
-        return provider.adapter.chat(ask.fields, price.model, limit, stream=ask.stream)
+        bound = UNKNOWN_OUTPUT_TOKENS if limit is None else limit
+        return provider.adapter.chat(ask.fields, price.model, bound, stream=ask.stream)
     _refuse_billed_apart(ask, provider)
     if b'"cache_control"' in ask.body and _AN_HOUR.search(ask.body):
         raise field_error("messages", "cache_control: only a cache of five minutes is offered here")

@@ -17,6 +17,7 @@ import msgspec
 from faucet.gateway.admit import Caller
 from faucet.gateway.catalogue import Product
 from faucet.gateway.metrics import METRICS
+from faucet.gateway.reserve import AT_COST
 from faucet.gateway.spool import Spool
 from faucet.kit.errors import Refusal
 from faucet.kit.log import logger
@@ -31,6 +32,10 @@ from faucet.terms import Charge, Outcome, Payer, Usage
 _INT_MAX = 2**31 - 1
 
 
+PAYER_CODES = {payer: code for code, payer in enumerate(Payer)}
+"""What usage events call a payer."""
+
+
 class Rated(msgspec.Struct, frozen=True):
     """An answer's usage with its charge: what the wallet pays of it, and what its hold doesn't cover."""
 
@@ -43,9 +48,17 @@ class Rated(msgspec.Struct, frozen=True):
 def rated(product: Product, plan: PricePlan, usage: Usage, held_e8: int, *, whole: bool = True) -> Rated:
     """Rate an answer against its hold; one that its provider broke off is not `whole`."""
     at = datetime.now(UTC) if product.price.has_hours else None
-    charge = rate(product.price, plan, Payer.PLATFORM, usage, at, whole=whole)
+    charge = rate(product.price, plan, product.payer, usage, at, whole=whole)
     _, excess_e8 = capped(charge, held_e8)
     return Rated(usage, charge, charge.retail_e8 - excess_e8, excess_e8)
+
+
+def _taken_of_budget(product: Product, usage: Usage) -> tuple[UUID | None, int]:
+    """The credential whose budget the answer takes from, and what it cost its owner at the provider."""
+    if product.account.budget_left_e8 is None:
+        return None, 0
+    at = datetime.now(UTC) if product.price.has_hours else None
+    return product.account.credential, rate(product.price, AT_COST, Payer.PLATFORM, usage, at).cost_e8
 
 
 def _in_columns(usage: Usage) -> Usage:
@@ -81,6 +94,7 @@ class Settler:
         *,
         wallet_id: int,
         feature_version: int,
+        has_budgets: bool,
         cost_account: int,
         outcome: Outcome,
         first_byte_ms: int,
@@ -120,13 +134,14 @@ class Settler:
             usage.reasoning_tokens,
             first_byte_ms,
             duration_ms,
-            0,
+            PAYER_CODES[product.payer],
             usage.source,
             outcome,
             product.provider.name,
             product.price.model,
             raw_usage,
             feature_version,
+            budget=_taken_of_budget(product, usage) if has_budgets else None,
         )
         self.open.pop(hold_id, None)
         try:

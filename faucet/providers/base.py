@@ -117,13 +117,19 @@ class Attempt:
 
     attempt: int
     provider: str
+    model: str
+    route_mode: str
     status_code: int | None
     error_code: str
     retryable: bool
     duration_ms: int
 
     def to_wire(self) -> dict[str, object]:
-        shown: dict[str, object] = {"attempt": self.attempt, "provider": self.provider}
+        shown: dict[str, object] = {
+            "attempt": self.attempt,
+            "provider": self.provider,
+            "route_mode": self.route_mode,
+        }
         if self.status_code is not None:
             shown["statusCode"] = self.status_code
         return shown | {
@@ -134,5 +140,7 @@ class Attempt:
 
 
 RETRYABLE_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+KEY_STATUS = frozenset({401, 402, 403})
+"""Statuses that speak about the account: its key is wrong, barred or out of credit."""
 CALLER_STATUS = frozenset({400, 404, 413, 415, 422})
 """Statuses that speak about the request itself: the caller can act on them."""

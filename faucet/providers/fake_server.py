@@ -7,6 +7,9 @@
     POST /v1/messages                             POST /v1beta/models/{model}:generateContent and its kin
     POST /v1/embeddings
     GET  /v1/models, /v1/models/{model}, /health  GET /requests/last    the last bodies and headers
+    POST /sick?percent=50                         answers 500 to that share of chat requests, until told otherwise
+
+A key with one of these words in it is treated so: `-wrong-` 401, `-barred-` 403, `-limited-` 429, `-broken-` 500.
 
 `python -m faucet.providers.fake_server --port 0` prints one JSON line {"url": …} when it listens.
 """
@@ -41,6 +44,13 @@ LAST_LIMIT = 100
 LAST_BYTES_LIMIT = 32 << 20
 CACHE_LIMIT = 512
 CACHED_BODY_LIMIT = 64 << 10
+_KEYS = {
+    b"-wrong-": (401, "Incorrect API key provided.", "invalid_api_key"),
+    b"-barred-": (403, "This key may not do that.", "forbidden"),
+    b"-limited-": (429, "Rate limit reached.", "rate_limit_exceeded"),
+    b"-broken-": (500, "The server had an error.", "server_error"),
+}
+_SICK = Problem(500, "The server had an error.", kind="server_error")
 _SECRET_HEADERS = {"authorization", "api-key", "x-api-key", "x-goog-api-key"}
 _KEY_HEADERS = (b"x-api-key", b"x-goog-api-key", b"api-key")
 
@@ -62,6 +72,8 @@ class MockProvider:
         self.api_key = api_key
         self.delay_ms = delay_ms
         self.chunk_delay_ms = chunk_delay_ms
+        self.sick_percent = 0
+        self._sickness = 0
         self.chat = 0
         self.hung_up = 0
         self.bytes_sent = 0
@@ -118,7 +130,7 @@ class MockProvider:
         return prepared(face(request.path, request.body))
 
     def _chat(self, request: Request) -> Ready:
-        """The answer to a chat request, counted and recorded. Raises Problem (400, 401, 404)."""
+        """The answer to a chat request, counted and recorded. Raises Problem (400, 401, 403, 404, 429, 500)."""
         self._check_bearer(request.headers)
         body = request.body
         ready = self._cache.get(body)
@@ -129,6 +141,11 @@ class MockProvider:
                     del self._cache[next(iter(self._cache))]
                 self._cache[body] = ready
         self._saw(request)
+        if self.sick_percent:
+            self._sickness += self.sick_percent
+            if self._sickness >= 100:
+                self._sickness -= 100
+                raise _SICK
         if ready.answer.fail_times and self._fails_once_more(body, ready.answer.fail_times):
             return prepared(fake.FLAKY)
         return ready
@@ -151,7 +168,12 @@ class MockProvider:
         return True
 
     def _check_bearer(self, headers: Headers) -> None:
-        """Raises Problem (401) where a key is set and the request doesn't carry it."""
+        """Raises Problem (401) where a key is set and the request doesn't carry it, and what a key's words say."""
+        given = next((value for name, value in headers if name.lower() == b"authorization"), b"")
+        if b"-" in given:
+            for word, (status, message, code) in _KEYS.items():
+                if word in given:
+                    raise Problem(status, message, code=code)
         if self.api_key is None:
             return
         shown = {name.lower(): value for name, value in headers}
@@ -163,6 +185,8 @@ class MockProvider:
     def _other(self, request: Request) -> Answer:
         """The answer to anything but a chat request. Raises Problem (401, 404, 405)."""
         path = request.path.partition(b"?")[0].decode("latin-1")
+        if path == "/sick":
+            return self._fall_sick(request)
         name = path.removeprefix("/v1/models/")
         pages: dict[str, Callable[[], dict[str, Any]]] = {
             "/health": lambda: {"ok": True, "service": "mock-provider"},
@@ -181,6 +205,16 @@ class MockProvider:
         if path.startswith("/v1/"):
             self._check_bearer(request.headers)
         return Answer(200, (msgspec.json.encode(pages[path]()),))
+
+    def _fall_sick(self, request: Request) -> Answer:
+        """Fail a share of chat requests from now on. Raises Problem (400, 405)."""
+        if request.method != b"POST":
+            raise Problem(405, "Only POST is allowed here.", headers=(("allow", "POST"),))
+        percent = request.path.partition(b"percent=")[2]
+        if not percent.isdigit() or int(percent) > 100:
+            raise Problem(400, "percent must be 0 to 100.", param="percent")
+        self.sick_percent = int(percent)
+        return Answer(200, (msgspec.json.encode({"percent": self.sick_percent}),))
 
     def _counters(self) -> dict[str, Any]:
         return {"chat": self.chat, "hung_up": self.hung_up, "bytes_sent": self.bytes_sent}

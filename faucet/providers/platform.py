@@ -6,16 +6,13 @@ Not here: what a provider is (`base`), what is known of each (`catalog`), and te
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from faucet.kit.config import Config
 from faucet.kit.secret import Secret
 from faucet.kit.upstream import Endpoint
 from faucet.providers.base import Provider
 from faucet.providers.catalog import CATALOG, Entry, provider_for
-
-MOCK_DEFAULTS = ("mock-small", "mock-large")
-_MOCK = replace(CATALOG["openai_compatible"], name="mock", auto_models=MOCK_DEFAULTS)
+from faucet.providers.keyed import MOCK
 
 
 def platform_providers(config: Config) -> list[Provider]:
@@ -26,7 +23,7 @@ def platform_providers(config: Config) -> list[Provider]:
     """
     found = [_provider(config, entry, *given) for entry in CATALOG.values() for given in _given(config, entry)]
     if config.mock_provider_url is not None:
-        found.append(_provider(config, _MOCK, config.mock_provider_url, config.mock_provider_api_key, ()))
+        found.append(_provider(config, MOCK, config.mock_provider_url, config.mock_provider_api_key, ()))
     return found
 
 
@@ -51,3 +48,14 @@ def _provider(
     probe = Endpoint.parse(address, trusted=True)
     trusted = not config.is_production or f"{probe.host}:{probe.port}" in config.trusted_upstreams
     return provider_for(entry, key, base_url=base_url, trusted=trusted, auto_models=models or entry.auto_models)
+
+
+def stored_provider(config: Config, name: str, base_url: str | None, key: Secret) -> Provider:
+    """A provider whose key the operator stored in the vault; its address is judged as those of the settings are, and
+    where it has none, the settings' own is meant.
+
+    Raises ValueError on a bad address or key, KeyError for an unknown name.
+    """
+    if name == MOCK.name:
+        return _provider(config, MOCK, base_url or config.mock_provider_url, key, ())
+    return _provider(config, CATALOG[name], base_url or getattr(config, f"{name}_base_url", None), key, ())

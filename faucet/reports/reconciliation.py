@@ -190,6 +190,24 @@ select 'allowance_left', 'wallet ' || public_id, 0, posted_e8
    and posted_e8 > 0 and held_e8 = 0
 limit %(limit)s
 """
+# Budgets of keys: a counter is the sum of what answers took and of what open holds reserve.
+_BUDGETS: LiteralString = """
+with taken as (
+    select credential_id, sum(cost_e8)::bigint as spent from budget_charge group by credential_id
+), reserved as (
+    select credential_id, sum(held_e8)::bigint as held from budget_hold group by credential_id
+)
+select 'budget_spent' as check, 'credential ' || b.credential_id as subject, coalesce(t.spent, 0) as expected,
+       b.spent_e8 as actual
+  from credential_budget b left join taken t using (credential_id) where b.spent_e8 <> coalesce(t.spent, 0)
+union all
+select 'budget_held', 'credential ' || b.credential_id, coalesce(r.held, 0), b.held_e8
+  from credential_budget b left join reserved r using (credential_id) where b.held_e8 <> coalesce(r.held, 0)
+union all
+select 'budget_without_hold', r.hold_id::text, 0, r.held_e8
+  from budget_hold r where not exists (select from hold h where h.id = r.hold_id)
+limit %(limit)s
+"""
 _CHECKS = (
     _ALLOWANCES,
     _ACCOUNT_BALANCES,
@@ -200,6 +218,7 @@ _CHECKS = (
     _USAGE_TRANSFERS,
     _RESOLUTIONS,
     _COUNTERS,
+    _BUDGETS,
 )
 _BEGINNING = UUID(int=0)
 

@@ -25,7 +25,7 @@ from faucet.ledger import moves, statement
 from faucet.tenants import identity, store
 from faucet.tenants.manifest import parse_policy
 from faucet.tenants.tenancy import see_only
-from faucet.vault import store as vault
+from faucet.vault.store import keys_of_app
 
 BEARER_PREFIX = "mf_sess_"
 
@@ -139,8 +139,10 @@ async def mint(tx: Tx, app: store.App, ask: Ask, *, rules: Rules, now: datetime)
         limits.append(rules.open_session_limit_e8)
     if limits:
         await store.limit_session(tx, session_id, min(limits))
-    keys = await _keys(tx, app, end_user_id)
-    modes = _modes([feature] if feature is not None else features, keys)
+    has_byok, has_developer_key = await keys_of_app(tx, app_id=app.id, end_user_id=end_user_id)
+    modes = _modes(
+        [feature] if feature is not None else features, has_byok=has_byok, has_developer_key=has_developer_key
+    )
     return Minted(bearer, session_id, end_user_id, modes, wallet.posted_e8)
 
 
@@ -159,22 +161,15 @@ async def find_app(tx: Tx, ask: Ask) -> store.App:
     return app
 
 
-async def _keys(tx: Tx, app: store.App, end_user_id: UUID) -> Keys:
-    return Keys(
-        byok=await vault.has_active(tx, end_user_id=end_user_id),
-        developer=await vault.has_active(tx, developer_id=app.developer_id, app_id=app.id),
-    )
-
-
-def _modes(features: list[store.Feature], keys: Keys) -> list[str]:
-    """What these features and the stored keys allow, each mode once, in order of preference."""
+def _modes(features: list[store.Feature], *, has_byok: bool, has_developer_key: bool) -> list[str]:
+    """What these features and the keys that there are allow, each mode once, in order of preference."""
     modes: dict[str, None] = {}
     for feature in features:
         try:
             policy = parse_policy(feature.policy)
         except ValueError as error:
             raise InvariantBroken(f"feature {feature.id} is stored with a bad manifest: {error}") from error
-        modes |= dict.fromkeys(policy.modes(has_byok=keys.byok, has_developer_key=keys.developer))
+        modes |= dict.fromkeys(policy.modes(has_byok=has_byok, has_developer_key=has_developer_key))
     return list(modes)
 
 

@@ -42,6 +42,9 @@ class Credential:
     budget_limit_e8: int | None
     fallback_to_platform: bool
     status: str
+    use_count: int
+    failing_since: datetime | None
+    last_error_code: str | None
     last_used_at: datetime | None
     last_validated_at: datetime | None
     validation_asked_at: datetime | None
@@ -85,8 +88,9 @@ class Sealing:
 
 _READ: LiteralString = """
 select c.id, c.owner, c.developer_id, c.app_id, c.end_user_id, c.provider, c.base_url, c.mask, c.models_allowed,
-       c.priority, c.weight, c.budget_limit_e8, c.fallback_to_platform, c.status, c.last_used_at, c.last_validated_at,
-       c.validation_asked_at, c.validation_answer, c.created_at, c.updated_at
+       c.priority, c.weight, c.budget_limit_e8, c.fallback_to_platform, c.status, c.use_count, c.failing_since,
+       c.last_error_code, c.last_used_at, c.last_validated_at, c.validation_asked_at, c.validation_answer,
+       c.created_at, c.updated_at
   from credential c
 """
 _AFTER: LiteralString = """
@@ -197,24 +201,21 @@ async def find(tx: Tx, row_id: UUID, *, end_user_id: UUID | None, owner: str | N
         return await cursor.fetchone()
 
 
-async def has_active(
-    tx: Tx, *, end_user_id: UUID | None = None, developer_id: UUID | None = None, app_id: UUID | None = None
-) -> bool:
-    """Whether this end user, or this developer for this app, has a key that may be used."""
-    if end_user_id is not None:
-        cursor = await tx.execute(
-            "select exists (select from credential where owner = 'end_user' and end_user_id = %s"
-            " and status = 'active')",
-            (end_user_id,),
-        )
-    else:
-        cursor = await tx.execute(
-            "select exists (select from credential where owner = 'developer' and developer_id = %s"
-            " and (app_id is null or app_id = %s) and status = 'active')",
-            (developer_id, app_id),
-        )
+async def keys_of_app(tx: Tx, *, app_id: UUID, end_user_id: UUID) -> tuple[bool, bool]:
+    """Whether an app's end user has an active credential, and whether its developer has one for the app."""
+    cursor = await tx.execute(
+        """
+        select exists (select from credential c
+                        where c.owner = 'end_user' and c.end_user_id = %(end_user)s and c.status = 'active'),
+               exists (select from credential c join app a on a.developer_id = c.developer_id
+                        where a.id = %(app)s and c.owner = 'developer' and c.status = 'active'
+                          and (c.app_id is null or c.app_id = a.id))
+        """,
+        {"end_user": end_user_id, "app": app_id},
+    )
     row = await cursor.fetchone()
-    return row is not None and bool(row[0])
+    assert row is not None
+    return row[0], row[1]
 
 
 async def change_terms(tx: Tx, row_id: UUID, terms: Terms, *, now: datetime) -> None:
@@ -241,7 +242,8 @@ async def replace(tx: Tx, row_id: UUID, sealing: Sealing, *, now: datetime, vali
     """Put another secret in the place of an active credential's, and say whether there was one."""
     cursor = await tx.execute(
         """
-        update credential set sealed = %s, key_id = %s, mask = %s, last_validated_at = %s, updated_at = %s
+        update credential set sealed = %s, key_id = %s, mask = %s, last_validated_at = %s, updated_at = %s,
+               failing_since = null, last_error_code = null
          where id = %s and status = 'active'
         """,
         (sealing.sealed, sealing.key_id, sealing.mask, now if validated else None, now, row_id),
@@ -254,7 +256,7 @@ async def disable(tx: Tx, row_id: UUID, *, now: datetime) -> bool:
     cursor = await tx.execute(
         """
         update credential set status = 'disabled', sealed = null, key_id = null, validation_asked_at = null,
-               updated_at = %s
+               failing_since = null, updated_at = %s
          where id = %s and status = 'active'
         """,
         (now, row_id),

@@ -3,7 +3,7 @@
 from faucet.kit.migrate import run_sql_file
 
 revision = "0017_pre_generations"
-down_revision = "0011_pre_manifest"
+down_revision = "0012_pre_routing"
 branch_labels = None
 depends_on = None
 

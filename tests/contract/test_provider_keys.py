@@ -538,3 +538,14 @@ def test_who_acts_for_all_names_an_app(client: httpx2.Client, operator: dict[str
     own = added(client, me)
     refused(client.delete(f"{DEVELOPER_KEYS}/{own['id']}", headers=operator), 404, "not_found")
     assert client.get(DEVELOPER_KEYS, headers=operator).json() == {"items": []}
+
+
+@pytest.mark.parametrize("base_url", [None, "https://llm.example.com/v1"])
+def test_the_mock_provider_takes_keys_only_where_the_operator_runs_one(
+    client: httpx2.Client, me: dict[str, str], base_url: str | None
+) -> None:
+    """Lost: by the mock provider's name a key is sent where a tenant likes, or somewhere that isn't there."""
+    ask = {"provider": "mock", "api_key": GOOD} | ({} if base_url is None else {"base_url": base_url})
+    reply = client.post(KEYS, json=ask, headers=me)
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "no_available_route"
+    assert "mock" not in str(client.get("/openapi.json").json()["components"]["schemas"]["ProviderKeyAsk"])

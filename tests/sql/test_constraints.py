@@ -26,6 +26,10 @@ def _local_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
             "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user,
             "name": str(uuid7()), "kind": "ollama", "base_url": "http://127.0.0.1:11434",
         },
+        "local_usage_report": lambda: {
+            "end_user_id": t.end_user, "request_id": str(uuid7()), "developer_id": t.developer, "event_id": uuid7(),
+            "fingerprint": HASH, "happened_at": "2026-01-01",
+        },
     }  # fmt: skip
 
 
@@ -68,6 +72,9 @@ def _vault_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
             "id": uuid7(), "owner": "developer", "developer_id": t.developer, "app_id": t.app, "provider": "openai",
             "sealed": os.urandom(60), "mask": "sk-...1234",
         },
+        "credential_budget": dict,
+        "budget_hold": lambda: {"hold_id": uuid7(), "credential_id": uuid7(), "held_e8": 1},
+        "budget_charge": lambda: {"event_id": uuid7(), "credential_id": uuid7(), "cost_e8": 1},
     }  # fmt: skip
 
 
@@ -192,7 +199,7 @@ CASES = [
     Case("hold_resolution_pkey", "hold_resolution", beside=("id",)),
     *_tokens(),
     *[Case("known_codes", "usage_event", {c: v}) for c in ("usage_source", "outcome") for v in (-1, 3)],
-    Case("known_codes", "usage_event", {"usage_source": 2}),
+    Case("known_codes", "usage_event", {"usage_source": 3}),
     Case("known_codes", "usage_event", {"payer": -1, "retail_e8": 5}),
     Case("known_codes", "usage_event", {"payer": 4, "retail_e8": 5}),
     Case("nothing_negative", "usage_event", {"cost_e8": -1, "payer": 2, "retail_e8": 5}),
@@ -270,6 +277,17 @@ CASES = [
     Case("credential_end_user_id_fkey", "credential", {"owner": "end_user", "end_user_id": uuid7()}),
     Case("credential_key_id_fkey", "credential", {"key_id": uuid7()}),
     Case("credential_pkey", "credential", beside=("id",)),
+    *_checks("credential_budget", spent_e8=-1, held_e8=-1),
+    Case("credential_budget_credential_id_fkey", "credential_budget", {"credential_id": uuid7()}),
+    Case("credential_budget_pkey", "credential_budget", beside=("credential_id",)),
+    *_checks("budget_hold", held_e8=-1),
+    Case("budget_hold_pkey", "budget_hold", beside=("hold_id", "credential_id")),
+    *_checks("budget_charge", cost_e8=-1),
+    Case("budget_charge_pkey", "budget_charge", beside=("event_id",)),
+    *_checks("local_usage_report", request_id="", fingerprint=b"short"),
+    Case("local_usage_report_end_user_id_fkey", "local_usage_report", {"end_user_id": uuid7()}),
+    Case("local_usage_report_pkey", "local_usage_report", beside=("request_id",)),
+    Case("local_usage_report_event_id_key", "local_usage_report", beside=("event_id",)),
     *_checks("local_endpoint", name="", kind="gone", base_url="short", models=["m"] * 201),
     Case("local_endpoint_app_id_developer_id_fkey", "local_endpoint", {"developer_id": uuid7()}),
     Case("local_endpoint_end_user_id_fkey", "local_endpoint", {"end_user_id": uuid7()}),
@@ -300,6 +318,8 @@ def test_every_constraint_refuses(books: Books) -> None:
         row = good[table]()
         if table == "spend_counter":
             row["limit_id"] = _insert(books, "spend_limit", good["spend_limit"]())["id"]
+        if table == "credential_budget":
+            row["credential_id"] = _insert(books, "credential", fresh("credential"))["id"]
         if table == "credential":
             row["key_id"] = _insert(books, "vault_key", good["vault_key"]())["id"]
         return row

@@ -11,7 +11,7 @@ from books import Books
 DOORS = ("faucet_gateway", "faucet_api", "faucet_jobs")
 LEDGER = (
     "account", "hold", "hold_resolution", "usage_event", "transfer", "move", "spend_limit", "spend_counter",
-    "idempotent_reply",
+    "idempotent_reply", "credential_budget", "budget_hold", "budget_charge", "local_usage_report",
 )  # fmt: skip
 WRITES = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
@@ -48,8 +48,12 @@ _COLUMNS = {
     ("faucet_api", "credential"): {
         "sealed", "key_id", "mask", "models_allowed", "priority", "weight", "budget_limit_e8",
         "fallback_to_platform", "status", "last_validated_at", "validation_asked_at", "validation_answer", "updated_at",
+        "failing_since", "last_error_code",
     },
-    ("faucet_gateway", "credential"): {"last_used_at", "last_validated_at", "validation_asked_at", "validation_answer"},
+    ("faucet_gateway", "credential"): {
+        "last_used_at", "last_validated_at", "validation_asked_at", "validation_answer", "use_count", "failing_since",
+        "last_error_code",
+    },
     ("faucet_jobs", "price"): {"status", "decided_at", "decided_by"},
 }  # fmt: skip
 """Columns that a door may update where it may not update the table."""
@@ -57,11 +61,12 @@ _COLUMNS = {
 _FUNCTIONS = {
     "faucet_gateway": {
         "group_v1", "group_v2", "hold_v1", "settle_v1", "settle_v2", "allowance_open_v1", "release_v1", "renew_v1",
-        "reply_claim_v1", "reply_keep_v1",
-        "reply_unclaim_v1", "session_resolve_v1", "session_alive_v1", "provider_cost_account_v1",
-        "generation_v1",
+        "reply_claim_v1", "reply_keep_v1", "reply_unclaim_v1", "session_resolve_v1", "session_alive_v1",
+        "provider_cost_account_v1", "budget_group_v1", "developer_token_holder_v1", "generation_v1",
     },
-    "faucet_api": {"transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1"},
+    "faucet_api": {
+        "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "local_usage_v1",
+    },
     "faucet_jobs": {"transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1"},
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from faucet.kit.ids import uuid7
 
 TABLES = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
-    "usage_event", "developer_token", "audit_log", "free_quota_month",
+    "usage_event", "developer_token", "audit_log", "free_quota_month", "local_usage_report",
 )  # fmt: skip
 
 
@@ -42,6 +42,8 @@ def _full(books: Books) -> Tenant:
         " values (%(feature)s, 1, %(developer)s, 'F', '{}', '{}', 'test')",
         "insert into developer_token (id, developer_id, name, token_hash, token_prefix, scopes, created_by)"
         " values (gen_random_uuid(), %(developer)s, 'T', sha256(%(id)s::text::bytea), 'mf_dev_', '{s}', 'test')",
+        "insert into local_usage_report (end_user_id, request_id, developer_id, event_id, fingerprint, happened_at)"
+        " values (%(end_user)s, 'r', %(developer)s, gen_random_uuid(), sha256(''), now())",
         "insert into audit_log (id, developer_id, actor_scope, action, resource_type)"
         " values (gen_random_uuid(), %(developer)s, 'operator', 'a', 'app')",
         "insert into free_quota_month (developer_id, month) values (%(developer)s, '2026-01-01')",
