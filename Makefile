@@ -75,7 +75,7 @@ openapi: setup ## write openapi.json
 	@$(PY) -m faucet openapi >.venv/openapi.json && mv .venv/openapi.json openapi.json
 
 lock: setup ## choose versions anew and write requirements/*.txt
-	@for name in uv server dev peers; do \
+	@for name in uv server dev peers moto; do \
 	  UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done

@@ -6,21 +6,34 @@ answer is none.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from bench.load import CHUNKS, read_answer, request_body
-from faucet.gateway.sse import EventSplitter, decode_chunk, payload
+from faucet.gateway.admit import Feature
+from faucet.gateway.catalogue import Account, Catalogue
+from faucet.gateway.circuits import Circuits
+from faucet.gateway.keys import NO_KEYS, Keyring, Keys
+from faucet.gateway.payers import Chosen, Payers
+from faucet.gateway.sse import decode_chunk
 from faucet.gateway.wire import parse_chat, upstream_body
+from faucet.kit.events import EventSplitter, payload
+from faucet.providers.catalog import CATALOG, provider_for
 from faucet.providers.fake import STAMP, answer, stamp
-from faucet.rating.price import PricePlan
+from faucet.rating.price import PriceBook, PricePlan
 from faucet.rating.rate import ceiling, input_bound_tokens, rate
 from faucet.rating.seed import seed_rows
 from faucet.rating.usage import usage_from_openai
-from faucet.routing.plan import Offer, RoutePolicy, plan
+from faucet.routing.health import Circuit, State
+from faucet.routing.plan import Offer, Shelf, in_order, plan
+from faucet.routing.policy import Need, RoutePolicy
+from faucet.tenants.manifest import parse_policy
 from faucet.terms import Payer
 
 PRICE = next(
@@ -28,6 +41,7 @@ PRICE = next(
     for row in seed_rows(effective_from=datetime(2026, 1, 1, tzinfo=UTC), providers=()).rows
     if row.model == "mock-small"
 )
+PRICE_FOR_SALE = dataclasses.replace(PRICE, id=1, status="confirmed")
 PLAN = PricePlan.parse_pricing({"mode": "usage_markup", "markup_percent": 30, "channel_share_bps": 4000})
 REPORT = {
     "prompt_tokens": 241,
@@ -83,11 +97,52 @@ def test_rate(benchmark: Any) -> None:
 
 
 def test_plan(benchmark: Any) -> None:
-    """Choosing the attempts among twenty offers."""
-    auto = [Offer(f"provider-{n % 4}", f"model-{n}", 1_000_000 - n, True) for n in range(20)]
-    offers = {offer.model: [offer] for offer in auto}
-    attempts = benchmark(plan, RoutePolicy(), None, offers, auto)
-    assert attempts[0].model == "model-19" and len(attempts) == 20
+    """Choosing the attempts among twenty offers: once per policy and snapshot."""
+    auto = [Offer(f"provider-{n % 4}", f"model-{n}", input_e8_per_m=1_000_000 - n) for n in range(20)]
+    shelves = {Payer.PLATFORM: Shelf({offer.model: [offer] for offer in auto}, auto)}
+    found = benchmark(plan, RoutePolicy(), None, shelves, Need(100, 100))
+    assert found.attempts()[0].model == "model-19" and len(found.pools) == 20
+
+
+class _Caller:
+    end_user_id = UUID(int=7)
+
+
+@pytest.mark.parametrize("policy", ["platform_pool", "byok_first"])
+@pytest.mark.parametrize("model", ["mock-small", "auto"])
+def test_choose(benchmark: Any, policy: str, model: str) -> None:
+    """What each request pays for routing: the caller's keys, and a route that was worked out before."""
+    mock = provider_for(CATALOG["openai_compatible"], None, base_url="https://llm.example.com/v1")
+    mock = dataclasses.replace(mock, name="mock", auto_models=("mock-small",))
+    catalogue = Catalogue([Account(mock)], PriceBook([PRICE_FOR_SALE]), datetime.now(UTC), Circuits())
+    parsed = parse_policy({"route_preference": policy}).routing
+    feature = Feature(UUID(int=1), "f", b'"f"', parsed, PLAN, True, None, uses_keys=policy == "byok_first")
+    ask = parse_chat(json.dumps(json.loads(request_body("json")) | {"model": model}).encode())
+    caller: Any = _Caller()
+    keyring = Keyring(*([None] * 5))  # type: ignore[arg-type]
+    keyring._known[caller.end_user_id] = Keys(time.monotonic() + 3600, caller)
+    payers = Payers()
+
+    def choose() -> Chosen:
+        keys: Keys | None = NO_KEYS
+        if feature.uses_keys:
+            keys = keyring.recall(caller)
+        assert keys is not None
+        return payers.choose(catalogue, catalogue, feature, ask, keys, explain=False)
+
+    assert [product.price.model for product in benchmark(choose).products] == ["mock-small"]
+
+
+def test_attempts_in_order(benchmark: Any) -> None:
+    """What each request pays for health: whether its three providers are well, and one answer told."""
+    circuits = [Circuit() for _ in range(3)]
+
+    def look() -> list[Circuit]:
+        found = in_order(circuits, lambda one: one.state is State.CLOSED, lambda one: one.is_down(1.0))
+        found[0].answered(1.0, 12)
+        return found
+
+    assert benchmark(look)[0] is circuits[0]
 
 
 @pytest.mark.parametrize("reads", [1, 40])

@@ -28,10 +28,11 @@ class Payer(StrEnum):
 
 
 class UsageSource(IntEnum):
-    """Where token counts came from: the provider's own report, or our tokenizer."""
+    """Where token counts came from: the provider's own report, our tokenizer, or the end user's word."""
 
     REPORTED = 0
     COUNTED = 1
+    SELF_REPORTED = 2
 
 
 class Outcome(IntEnum):

@@ -59,6 +59,7 @@ create table usage_hour (
     developer_id uuid not null,
     app_id uuid not null,
     feature_id uuid,
+    feature_version integer,
     provider text not null,
     model text not null,
     payer smallint not null,
@@ -69,7 +70,8 @@ create table usage_hour (
     retail_e8 bigint not null,
     channel_e8 bigint not null,
     platform_e8 bigint not null,
-    unique nulls not distinct (app_id, hour, feature_id, provider, model, payer)
+    constraint usage_hour_place unique nulls not distinct
+        (app_id, hour, feature_id, feature_version, provider, model, payer)
 );
 create index usage_hour_time_idx on usage_hour (hour);
 create table usage_rolled (
@@ -94,13 +96,13 @@ begin
     if v_until <= v_from or not exists (select from usage_event) then
         return null;
     end if;
-    insert into usage_hour (hour, developer_id, app_id, feature_id, provider, model, payer, calls, input_tokens,
-        output_tokens, cost_e8, retail_e8, channel_e8, platform_e8)
-    select date_trunc('hour', u.created_at, 'UTC'), u.developer_id, u.app_id, u.feature_id, u.provider, u.model,
-        u.payer, count(*), sum(u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens),
+    insert into usage_hour (hour, developer_id, app_id, feature_id, feature_version, provider, model, payer, calls,
+        input_tokens, output_tokens, cost_e8, retail_e8, channel_e8, platform_e8)
+    select date_trunc('hour', u.created_at, 'UTC'), u.developer_id, u.app_id, u.feature_id, u.feature_version,
+        u.provider, u.model, u.payer, count(*), sum(u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens),
         sum(u.output_tokens), sum(u.cost_e8), sum(u.retail_e8), sum(u.channel_e8), sum(u.platform_e8)
     from usage_event u where u.created_at >= v_from and u.created_at < v_until
-    group by 1, 2, 3, 4, 5, 6, 7;
+    group by 1, 2, 3, 4, 5, 6, 7, 8;
     update usage_rolled set rolled_until = v_until;
     return v_until;
 end

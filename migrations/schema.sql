@@ -36,6 +36,109 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.allowance_open_v1(p_feature uuid, p_end_user uuid, p_account uuid, p_event uuid) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_month date := date_trunc('month', now() at time zone 'UTC')::date;
+    v_label text := 'free:' || p_feature || ':' || to_char(v_month, 'YYYY-MM');
+    v_developer uuid;
+    v_quota bigint;
+    v_id bigint;
+    v_grants bigint;
+    v_status smallint[];
+begin
+    select a.id into v_id from account a where a.kind = 'wallet' and a.owner_id = p_end_user and a.label = v_label;
+    if v_id is not null then
+        return v_id;
+    end if;
+    select f.developer_id, f.free_quota_e8 into v_developer, v_quota
+    from feature f join end_user e on e.id = p_end_user and e.app_id = f.app_id
+    where f.id = p_feature and f.status = 'active' and f.free_quota_e8 > 0;
+    if v_developer is null then
+        return null;
+    end if;
+    insert into free_quota_month (developer_id, month) values (v_developer, v_month) on conflict do nothing;
+    perform from free_quota_month q where q.developer_id = v_developer and q.month = v_month for update;
+    select a.id into v_id from account a where a.kind = 'wallet' and a.owner_id = p_end_user and a.label = v_label;
+    if v_id is not null then
+        return v_id;  -- somebody else's first request of the month was faster
+    end if;
+    update free_quota_month q set granted_e8 = q.granted_e8 + v_quota
+    where q.developer_id = v_developer and q.month = v_month and q.granted_e8 + v_quota
+        <= (select d.free_quota_month_max_e8 from developer d where d.id = v_developer);
+    if not found then
+        return null;
+    end if;
+    v_id := account_open_v1(p_account, 'wallet', v_developer, p_end_user, v_label);
+    v_grants := account_open_v1(gen_random_uuid(), 'grants', null, null, '');
+    v_status := transfer_v1(array[p_event], array[12::smallint], array[v_grants], array[v_id], array[v_quota],
+        array['allowance ' || p_account], array['free quota of ' || to_char(v_month, 'YYYY-MM')]);
+    if v_status[1] <> 0 then
+        raise exception 'the allowance of % was refused with status %', p_end_user, v_status[1];
+    end if;
+    return v_id;
+end
+$$;
+
+CREATE FUNCTION public.budget_group_v1(p_freed uuid[], p_charged uuid[], p_charged_credential uuid[], p_cost bigint[], p_hold uuid[], p_credential uuid[], p_amount bigint[], OUT granted boolean[]) RETURNS boolean[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_limit bigint;
+    v_taken bigint;
+    i integer;
+begin
+    granted := array_fill(false, array[cardinality(p_hold)]);
+    insert into credential_budget (credential_id)
+    select c.id from credential c where c.id = any (p_charged_credential || p_credential) order by c.id
+    on conflict do nothing;
+    perform from credential_budget where credential_id in (
+        select unnest(p_charged_credential || p_credential)
+        union select b.credential_id from budget_hold b where b.hold_id = any (p_freed)
+    ) order by credential_id for update;
+    with gone as (
+        delete from budget_hold b where b.hold_id = any (p_freed) returning b.credential_id, b.held_e8
+    ), charged as (
+        insert into budget_charge (event_id, credential_id, cost_e8)
+        select u.id, u.credential, u.cost from unnest(p_charged, p_charged_credential, p_cost) u (id, credential, cost)
+        order by u.id
+        on conflict (event_id) do nothing returning credential_id, cost_e8
+    )
+    update credential_budget c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.spent
+    from (
+        select s.credential_id, sum(s.held)::bigint as held, sum(s.spent)::bigint as spent from (
+            select g.credential_id, g.held_e8 as held, 0 as spent from gone g
+            union all select h.credential_id, 0, h.cost_e8 from charged h
+        ) s group by s.credential_id
+    ) d
+    where c.credential_id = d.credential_id;
+    for i in 1..cardinality(p_hold) loop
+        select c.budget_limit_e8, b.spent_e8 + b.held_e8 into v_limit, v_taken
+        from credential c join credential_budget b on b.credential_id = c.id
+        where c.id = p_credential[i] and c.status = 'active';
+        continue when not found or p_amount[i] < 0 or v_taken + p_amount[i] > v_limit;
+        granted[i] := true;
+        insert into budget_hold (hold_id, credential_id, held_e8) values (p_hold[i], p_credential[i], p_amount[i])
+        on conflict do nothing;
+        if found then
+            update credential_budget set held_e8 = held_e8 + p_amount[i] where credential_id = p_credential[i];
+        end if;
+    end loop;
+end
+$$;
+
+CREATE FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope text) RETURNS uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+    select t.developer_id from developer_token t join developer d on d.id = t.developer_id and d.status = 'active'
+    where t.token_hash = p_hash and t.revoked_at is null and (t.expires_at is null or t.expires_at > now())
+        and p_scope = any (t.scopes)
+$$;
+
 CREATE FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -82,11 +185,52 @@ begin
     end if;
     perform release_v1(v_id, array_fill('expired'::text, array[cardinality(v_id)]),
         array_fill('lease ran out'::text, array[cardinality(v_id)]));
+    if exists (select from budget_hold b where b.hold_id = any (v_id)) then
+        perform budget_group_v1(v_id, '{}', '{}', '{}', '{}', '{}', '{}');
+    end if;
     return query select r.id, r.amount_e8 from hold_resolution r where r.id = any (v_id);
 end
 $$;
 
+CREATE FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request_id text) RETURNS TABLE(id uuid, request_id text, state text, reason text, feature_key text, feature_version integer, payer smallint, provider text, model text, input_tokens integer, cached_read_tokens integer, cached_write_tokens integer, output_tokens integer, reasoning_tokens integer, usage_source smallint, outcome smallint, first_byte_ms integer, duration_ms integer, held_e8 bigint, retail_e8 bigint, created_at timestamp with time zone)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+    select u.id, u.request_id, 'settled', null::text, f.feature_key, u.feature_version, u.payer, u.provider, u.model, u.input_tokens,
+        u.cached_read_tokens, u.cached_write_tokens, u.output_tokens, u.reasoning_tokens, u.usage_source, u.outcome,
+        u.first_byte_ms, u.duration_ms, u.held_e8, u.retail_e8, u.created_at
+    from (
+        select * from usage_event e where e.id = p_id and e.end_user_id = p_end_user
+        union all
+        (select * from usage_event e where e.end_user_id = p_end_user and e.request_id = p_request_id
+            order by e.id desc limit 1)
+    ) u left join feature f on f.id = u.feature_id
+    union all
+    select h.id, h.request_id, 'running', null, f.feature_key, null, null, null, null, null, null, null, null, null, null,
+        null, null, null, h.amount_e8, null, h.created_at
+    from hold h left join feature f on f.id = h.feature_id where h.id = p_id and h.end_user_id = p_end_user
+    union all
+    select r.id, r.request_id, r.state, r.reason, f.feature_key, null, null, null, null, null, null, null, null, null, null,
+        null, null, null, r.amount_e8, 0, r.held_at
+    from hold_resolution r left join feature f on f.id = r.feature_id
+    where r.id = p_id and r.end_user_id = p_end_user and r.settled_late_at is null
+$$;
+
 CREATE FUNCTION public.group_v1(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+begin
+    select g.* into hold_status, hold_posted, hold_held, settle_status, settle_posted, release_status
+    from group_v2(h_id, h_wallet, h_amount, h_developer, h_app, h_feature, h_end_user, h_session, h_request_id,
+        p_lease_seconds, s_id, s_wallet, s_cost, s_rated, s_channel, s_platform, s_cost_account, s_earnings_account,
+        s_revenue_account, s_price, s_input, s_cached_read, s_cached_write, s_output, s_reasoning, s_first_byte_ms,
+        s_duration_ms, s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage,
+        array_fill(null::integer, array[cardinality(s_id)]), r_id, r_state, r_reason, k_hold, k_sealed, n_id) g;
+end
+$$;
+
+CREATE FUNCTION public.group_v2(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], s_version integer[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
     AS $$
@@ -97,9 +241,9 @@ begin
         r_id || n_id, s_id, h_app, h_feature, h_end_user, h_session);
     if cardinality(s_id) > 0 then
         select s.status, s.posted into settle_status, settle_posted
-        from settle_locked_v1(s_id, s_wallet, s_cost, s_rated, s_channel, s_platform, s_cost_account,
+        from settle_locked_v2(s_id, s_wallet, s_cost, s_rated, s_channel, s_platform, s_cost_account,
             s_earnings_account, s_revenue_account, s_price, s_input, s_cached_read, s_cached_write, s_output, s_reasoning,
-            s_first_byte_ms, s_duration_ms, s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage, v_limited) s;
+            s_first_byte_ms, s_duration_ms, s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage, s_version, v_limited) s;
         if cardinality(k_hold) > 0 then
             perform reply_keep_v1(k_hold, k_sealed);
         end if;
@@ -340,6 +484,41 @@ CREATE FUNCTION public.ledger_refuse_v1() RETURNS trigger
     AS $$
 begin
     raise exception '% is immutable: % refused', tg_table_name, lower(tg_op) using errcode = 'restrict_violation';
+end
+$$;
+
+CREATE FUNCTION public.local_usage_v1(p_session uuid, p_event uuid[], p_request_id text[], p_fingerprint bytea[], p_feature uuid[], p_provider text[], p_model text[], p_input integer[], p_output integer[], p_duration_ms integer[], p_happened timestamp with time zone[], OUT status smallint[]) RETURNS smallint[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_session session%rowtype;
+    v_wallet bigint;
+    i integer;
+begin
+    status := array_fill(0::smallint, array[cardinality(p_event)]);
+    select * into strict v_session from session where id = p_session;
+    select a.id into strict v_wallet from account a where a.kind = 'wallet' and a.developer_id = v_session.developer_id
+        and a.owner_id = v_session.end_user_id and a.label = '' and a.currency = 'USD';
+    for i in 1..cardinality(p_event) loop
+        insert into local_usage_report (end_user_id, request_id, developer_id, event_id, fingerprint, happened_at)
+        values (v_session.end_user_id, p_request_id[i], v_session.developer_id, p_event[i], p_fingerprint[i],
+            p_happened[i])
+        on conflict (end_user_id, request_id) do nothing;
+        if not found then
+            status[i] := case when exists (select from local_usage_report r
+                where r.end_user_id = v_session.end_user_id and r.request_id = p_request_id[i]
+                    and r.fingerprint = p_fingerprint[i]) then 4 else 5 end;
+            continue;
+        end if;
+        insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
+            cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
+            cached_write_tokens, output_tokens, reasoning_tokens, duration_ms, payer, usage_source, outcome, provider,
+            model, request_id)
+        values (p_event[i], v_session.developer_id, v_session.app_id, p_feature[i], v_session.end_user_id, p_session,
+            v_wallet, 0, 0, 0, 0, 0, 0, 0, p_input[i], 0, 0, p_output[i], 0, p_duration_ms[i], 3, 2, 0, p_provider[i],
+            p_model[i], p_request_id[i]);
+    end loop;
 end
 $$;
 
@@ -647,7 +826,7 @@ begin
 end
 $$;
 
-CREATE FUNCTION public.settle_carefully_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) RETURNS record
+CREATE FUNCTION public.settle_carefully_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) RETURNS record
     LANGUAGE plpgsql
     AS $$
 declare
@@ -713,10 +892,10 @@ begin
         select i.* from unnest(p_id, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
                 p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
                 p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage,
-                status)
+                p_version, status)
             as i (id, cost, rated, channel, platform, cost_account, earnings_account, revenue_account, price,
                 input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer, source,
-                outcome, provider, model, raw_usage, st)
+                outcome, provider, model, raw_usage, version, st)
         where i.st = 0
     ), gone as (
         delete from hold h where h.id in (select item.id from item) returning h.*
@@ -743,10 +922,10 @@ begin
         insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
             cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
             cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
-            outcome, provider, model, request_id, raw_usage)
+            outcome, provider, model, request_id, raw_usage, feature_version)
         select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, greatest(held, paid), cost,
             paid, channel, platform, rated - paid, price, input, cached_read, cached_write, output, reasoning,
-            first_byte_ms, duration_ms, payer, source, outcome, provider, model, request_id, raw_usage
+            first_byte_ms, duration_ms, payer, source, outcome, provider, model, request_id, raw_usage, version
         from booked order by id
     ), part as materialized (
         select b.id, p.code, p.debit, p.credit, p.amount
@@ -785,7 +964,7 @@ begin
 end
 $$;
 
-CREATE FUNCTION public.settle_locked_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) RETURNS record
+CREATE FUNCTION public.settle_locked_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) RETURNS record
     LANGUAGE plpgsql
     AS $$
 declare
@@ -799,11 +978,11 @@ begin
             delete from hold h
             using unnest(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
                     p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
-                    p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage)
+                    p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version)
                 with ordinality
                 as i (i_id, wallet, cost, rated, channel, platform, cost_account, earnings_account, revenue_account,
                     price, input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer,
-                    source, outcome, provider, model, raw_usage, ord), account a, account b, account c
+                    source, outcome, provider, model, raw_usage, version, ord), account a, account b, account c
             where h.id = i.i_id and (h.wallet_id = i.wallet and i.rated between 0 and h.amount_e8
                     and least(i.cost, i.channel, i.platform) >= 0
                     and i.rated = i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end) is true
@@ -818,10 +997,10 @@ begin
             insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
                 cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
                 cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
-                outcome, provider, model, request_id, raw_usage)
+                outcome, provider, model, request_id, raw_usage, feature_version)
             select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet, amount_e8, cost, rated,
                 channel, platform, 0, price, input, cached_read, cached_write, output, reasoning, first_byte_ms,
-                duration_ms, payer, source, outcome, provider, model, request_id, raw_usage
+                duration_ms, payer, source, outcome, provider, model, request_id, raw_usage, version
             from booked
         ), moved as (
             insert into transfer (event_id, code, debit_id, credit_id, amount_e8)
@@ -858,9 +1037,9 @@ begin
         status := array_fill(0::smallint, array[n]);
     else
         select s.status, s.posted into status, posted
-        from settle_carefully_v1(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account,
+        from settle_carefully_v2(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account,
             p_earnings_account, p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
-            p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage) s;
+            p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version) s;
         for i in 1..n loop
             -- Done, but by this very call.
             if status[i] = 4 and p_id[i] = any (v_done) then
@@ -876,15 +1055,28 @@ CREATE FUNCTION public.settle_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[]
     SET search_path TO 'pg_catalog', 'public'
     AS $$
 begin
+    select s.status, s.posted into status, posted
+    from settle_v2(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+        p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning, p_first_byte_ms,
+        p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage,
+        array_fill(null::integer, array[cardinality(p_id)])) s;
+end
+$$;
+
+CREATE FUNCTION public.settle_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+begin
     if cardinality(p_id) = 0 then
         status := '{}';
         posted := '{}';
         return;
     end if;
     select s.status, s.posted into status, posted
-    from settle_locked_v1(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+    from settle_locked_v2(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
         p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning, p_first_byte_ms,
-        p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage,
+        p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version,
         ledger_lock_v1(p_wallet || p_cost_account || p_earnings_account || p_revenue_account, '{}', p_id,
             '{}', '{}', '{}', '{}')) s;
 end
@@ -897,18 +1089,24 @@ begin
     if not exists (select from spend_limit where scope_id = any (p_app || p_feature || p_end_user || p_session)) then
         return;
     end if;
-    insert into spend_counter (limit_id, period_start)
-    select l.id, case l.period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end
-    from spend_limit l where l.scope_id = any (p_app || p_feature || p_end_user || p_session)
-    order by l.id
+    insert into spend_counter (limit_id, period_start, end_user_id)
+    select l.id, case l.period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end,
+        e.end_user
+    from spend_limit l cross join lateral (
+        select distinct u.end_user from unnest(p_feature, p_end_user) u (feature, end_user)
+        where l.scope = 'feature_end_user' and u.feature = l.scope_id
+        union all select null where l.scope <> 'feature_end_user') e
+    where l.scope_id = any (p_app || p_feature || p_end_user || p_session)
+    order by l.id, e.end_user
     on conflict do nothing;
     return query
     select i.ord::integer, c.id
     from unnest(p_app, p_feature, p_end_user, p_session) with ordinality as i (app, feature, end_user, session, ord)
-    join spend_limit l on (l.scope, l.scope_id) in
-        (('app', i.app), ('feature', i.feature), ('end_user', i.end_user), ('session', i.session))
+    join spend_limit l on (l.scope, l.scope_id) in (('app', i.app), ('feature', i.feature), ('end_user', i.end_user),
+        ('session', i.session), ('feature_end_user', i.feature))
     join spend_counter c on c.limit_id = l.id and c.period_start =
         case l.period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end
+        and c.end_user_id is not distinct from case when l.scope = 'feature_end_user' then i.end_user end
     order by 1, 2;
 end
 $$;
@@ -919,7 +1117,6 @@ CREATE FUNCTION public.spend_limit_set_v1(p_scope text, p_scope_id uuid, p_perio
     AS $$
 declare
     v_limit bigint;
-    v_counter bigint;
     v_start date := case p_period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch' end;
 begin
     lock table hold in exclusive mode;
@@ -935,17 +1132,30 @@ begin
     if exists (select from spend_counter where limit_id = v_limit) then
         return;
     end if;
-    insert into spend_counter (limit_id, period_start, spent_e8, held_e8)
-    select v_limit, v_start,
-        coalesce((select sum(u.retail_e8) from usage_event u where u.created_at >= v_start
-            and p_scope_id = case p_scope when 'app' then u.app_id when 'feature' then u.feature_id
-                when 'end_user' then u.end_user_id else u.session_id end), 0),
-        coalesce((select sum(h.amount_e8) from hold h where p_scope_id = case p_scope when 'app' then h.app_id
-            when 'feature' then h.feature_id when 'end_user' then h.end_user_id else h.session_id end), 0)
-    returning id into v_counter;
-    update hold h set counters = coalesce(h.counters, '{}') || v_counter
-    where p_scope_id = case p_scope when 'app' then h.app_id when 'feature' then h.feature_id
-        when 'end_user' then h.end_user_id else h.session_id end;
+    with spent as (
+        select case p_scope when 'feature_end_user' then u.end_user_id end as whose, sum(u.retail_e8) as amount
+        from usage_event u where u.created_at >= v_start
+            and p_scope_id = case p_scope when 'app' then u.app_id when 'end_user' then u.end_user_id
+                when 'session' then u.session_id else u.feature_id end
+        group by 1
+    ), held as (
+        select case p_scope when 'feature_end_user' then h.end_user_id end as whose, sum(h.amount_e8) as amount
+        from hold h where p_scope_id = case p_scope when 'app' then h.app_id when 'end_user' then h.end_user_id
+            when 'session' then h.session_id else h.feature_id end
+        group by 1
+    )
+    insert into spend_counter (limit_id, period_start, end_user_id, spent_e8, held_e8)
+    select v_limit, v_start, w.whose, coalesce(s.amount, 0), coalesce(h.amount, 0)
+    from (select spent.whose from spent union select held.whose from held
+        union select null where p_scope <> 'feature_end_user') w
+    left join spent s on s.whose is not distinct from w.whose
+    left join held h on h.whose is not distinct from w.whose;
+    update hold h set counters = coalesce(h.counters, '{}') || c.id
+    from spend_counter c
+    where c.limit_id = v_limit and c.period_start = v_start
+        and c.end_user_id is not distinct from case p_scope when 'feature_end_user' then h.end_user_id end
+        and p_scope_id = case p_scope when 'app' then h.app_id when 'end_user' then h.end_user_id
+            when 'session' then h.session_id else h.feature_id end;
 end
 $$;
 
@@ -1054,13 +1264,13 @@ begin
     if v_until <= v_from or not exists (select from usage_event) then
         return null;
     end if;
-    insert into usage_hour (hour, developer_id, app_id, feature_id, provider, model, payer, calls, input_tokens,
-        output_tokens, cost_e8, retail_e8, channel_e8, platform_e8)
-    select date_trunc('hour', u.created_at, 'UTC'), u.developer_id, u.app_id, u.feature_id, u.provider, u.model,
-        u.payer, count(*), sum(u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens),
+    insert into usage_hour (hour, developer_id, app_id, feature_id, feature_version, provider, model, payer, calls,
+        input_tokens, output_tokens, cost_e8, retail_e8, channel_e8, platform_e8)
+    select date_trunc('hour', u.created_at, 'UTC'), u.developer_id, u.app_id, u.feature_id, u.feature_version,
+        u.provider, u.model, u.payer, count(*), sum(u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens),
         sum(u.output_tokens), sum(u.cost_e8), sum(u.retail_e8), sum(u.channel_e8), sum(u.platform_e8)
     from usage_event u where u.created_at >= v_from and u.created_at < v_until
-    group by 1, 2, 3, 4, 5, 6, 7;
+    group by 1, 2, 3, 4, 5, 6, 7, 8;
     update usage_rolled set rolled_until = v_until;
     return v_until;
 end
@@ -1196,6 +1406,21 @@ CREATE TABLE public.auto_top_up (
     CONSTRAINT cap_fits_one CHECK ((monthly_cap_e8 >= amount_e8))
 );
 
+CREATE TABLE public.budget_charge (
+    event_id uuid NOT NULL,
+    credential_id uuid NOT NULL,
+    cost_e8 bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT budget_charge_cost_e8_check CHECK ((cost_e8 >= 0))
+);
+
+CREATE TABLE public.budget_hold (
+    hold_id uuid NOT NULL,
+    credential_id uuid NOT NULL,
+    held_e8 bigint NOT NULL,
+    CONSTRAINT budget_hold_held_e8_check CHECK ((held_e8 >= 0))
+);
+
 CREATE TABLE public.credential (
     id uuid NOT NULL,
     owner text NOT NULL,
@@ -1219,6 +1444,9 @@ CREATE TABLE public.credential (
     validation_answer text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    use_count bigint DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    last_error_code text,
     CONSTRAINT active_is_sealed CHECK ((((status = 'active'::text) = (sealed IS NOT NULL)) AND ((sealed IS NULL) = (key_id IS NULL)))),
     CONSTRAINT credential_base_url_check CHECK (((length(base_url) >= 1) AND (length(base_url) <= 2048))),
     CONSTRAINT credential_budget_limit_e8_check CHECK ((budget_limit_e8 >= 0)),
@@ -1239,6 +1467,15 @@ CASE owner
 END)
 );
 
+CREATE TABLE public.credential_budget (
+    credential_id uuid NOT NULL,
+    spent_e8 bigint DEFAULT 0 NOT NULL,
+    held_e8 bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT credential_budget_held_e8_check CHECK ((held_e8 >= 0)),
+    CONSTRAINT credential_budget_spent_e8_check CHECK ((spent_e8 >= 0))
+)
+WITH (fillfactor='25');
+
 CREATE TABLE public.developer (
     id uuid NOT NULL,
     name text NOT NULL,
@@ -1246,7 +1483,9 @@ CREATE TABLE public.developer (
     status text DEFAULT 'active'::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    free_quota_month_max_e8 bigint DEFAULT 0 NOT NULL,
     CONSTRAINT developer_email_check CHECK (((length(email) >= 3) AND (length(email) <= 320))),
+    CONSTRAINT developer_free_quota_month_max_e8_check CHECK ((free_quota_month_max_e8 >= 0)),
     CONSTRAINT developer_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT developer_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text])))
 );
@@ -1298,8 +1537,11 @@ CREATE TABLE public.feature (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     version integer DEFAULT 1 NOT NULL,
+    parts json DEFAULT '{}'::json NOT NULL,
+    free_quota_e8 bigint DEFAULT 0 NOT NULL,
     CONSTRAINT feature_display_name_check CHECK (((length(display_name) >= 1) AND (length(display_name) <= 200))),
     CONSTRAINT feature_feature_key_check CHECK ((feature_key ~ '^[a-zA-Z0-9_:-]{1,128}$'::text)),
+    CONSTRAINT feature_free_quota_e8_check CHECK ((free_quota_e8 >= 0)),
     CONSTRAINT feature_status_check CHECK ((status = ANY (ARRAY['active'::text, 'archived'::text]))),
     CONSTRAINT feature_version_check CHECK ((version >= 1))
 );
@@ -1313,7 +1555,15 @@ CREATE TABLE public.feature_version (
     pricing jsonb NOT NULL,
     created_by text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    parts json DEFAULT '{}'::json NOT NULL,
     CONSTRAINT feature_version_version_check CHECK ((version >= 1))
+);
+
+CREATE TABLE public.free_quota_month (
+    developer_id uuid NOT NULL,
+    month date NOT NULL,
+    granted_e8 bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT free_quota_month_granted_e8_check CHECK ((granted_e8 >= 0))
 );
 
 CREATE TABLE public.hold (
@@ -1407,6 +1657,18 @@ CREATE TABLE public.local_endpoint (
     CONSTRAINT local_endpoint_kind_check CHECK ((kind = ANY (ARRAY['ollama'::text, 'lm_studio'::text, 'vllm'::text, 'llama_cpp'::text, 'openai_compatible'::text]))),
     CONSTRAINT local_endpoint_models_check CHECK ((cardinality(models) <= 200)),
     CONSTRAINT local_endpoint_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100)))
+);
+
+CREATE TABLE public.local_usage_report (
+    end_user_id uuid NOT NULL,
+    request_id text NOT NULL,
+    developer_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    fingerprint bytea NOT NULL,
+    happened_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT local_usage_report_fingerprint_check CHECK ((length(fingerprint) = 32)),
+    CONSTRAINT local_usage_report_request_id_check CHECK (((length(request_id) >= 1) AND (length(request_id) <= 128)))
 );
 
 CREATE TABLE public.move (
@@ -1544,16 +1806,18 @@ CREATE TABLE public.price (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     decided_at timestamp with time zone,
     decided_by text,
+    tiers jsonb DEFAULT '[]'::jsonb NOT NULL,
     CONSTRAINT price_cached_read_e8_per_m_check CHECK ((cached_read_e8_per_m >= 0)),
     CONSTRAINT price_cached_write_e8_per_m_check CHECK ((cached_write_e8_per_m >= 0)),
     CONSTRAINT price_context_window_check CHECK ((context_window > 0)),
     CONSTRAINT price_image_tokens_max_check CHECK ((image_tokens_max >= 0)),
     CONSTRAINT price_input_e8_per_m_check CHECK ((input_e8_per_m >= 0)),
-    CONSTRAINT price_max_output_tokens_check CHECK ((max_output_tokens > 0)),
+    CONSTRAINT price_max_output_tokens_check CHECK ((max_output_tokens >= 0)),
     CONSTRAINT price_output_e8_per_m_check CHECK ((output_e8_per_m >= 0)),
     CONSTRAINT price_reasoning_e8_per_m_check CHECK ((reasoning_e8_per_m >= 0)),
     CONSTRAINT price_request_e8_check CHECK ((request_e8 >= 0)),
     CONSTRAINT price_status_check CHECK ((status = ANY (ARRAY['draft'::text, 'confirmed'::text, 'rejected'::text]))),
+    CONSTRAINT price_tiers_check CHECK ((jsonb_typeof(tiers) = 'array'::text)),
     CONSTRAINT price_tokenizer_check CHECK ((tokenizer = ANY (ARRAY['o200k'::text, 'words'::text, 'bytes'::text])))
 );
 
@@ -1650,7 +1914,8 @@ CREATE TABLE public.usage_event (
     model text NOT NULL,
     request_id text,
     raw_usage text,
-    CONSTRAINT known_codes CHECK (((LEAST(payer, usage_source, outcome) >= 0) AND (payer <= 3) AND (usage_source <= 1) AND (outcome <= 2))),
+    feature_version integer,
+    CONSTRAINT known_codes CHECK (((LEAST(payer, usage_source, outcome) >= 0) AND (payer <= 3) AND (usage_source <= 2) AND (outcome <= 2))),
     CONSTRAINT never_above_the_hold CHECK ((retail_e8 <= held_e8)),
     CONSTRAINT no_negative_tokens CHECK ((LEAST(input_tokens, cached_read_tokens, cached_write_tokens, output_tokens, reasoning_tokens) >= 0)),
     CONSTRAINT nothing_negative CHECK ((LEAST(cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8) >= 0)),
@@ -1711,6 +1976,7 @@ CREATE TABLE public.spend_counter (
     period_start date NOT NULL,
     spent_e8 bigint DEFAULT 0 NOT NULL,
     held_e8 bigint DEFAULT 0 NOT NULL,
+    end_user_id uuid,
     CONSTRAINT spend_counter_held_e8_check CHECK ((held_e8 >= 0)),
     CONSTRAINT spend_counter_spent_e8_check CHECK ((spent_e8 >= 0))
 )
@@ -1734,7 +2000,7 @@ CREATE TABLE public.spend_limit (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT spend_limit_limit_e8_check CHECK ((limit_e8 >= 0)),
     CONSTRAINT spend_limit_period_check CHECK ((period = ANY (ARRAY['month'::text, 'total'::text]))),
-    CONSTRAINT spend_limit_scope_check CHECK ((scope = ANY (ARRAY['app'::text, 'feature'::text, 'end_user'::text, 'session'::text])))
+    CONSTRAINT spend_limit_scope_check CHECK ((scope = ANY (ARRAY['app'::text, 'feature'::text, 'end_user'::text, 'session'::text, 'feature_end_user'::text])))
 );
 
 ALTER TABLE public.spend_limit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -1874,6 +2140,7 @@ CREATE TABLE public.usage_hour (
     developer_id uuid NOT NULL,
     app_id uuid NOT NULL,
     feature_id uuid,
+    feature_version integer,
     provider text NOT NULL,
     model text NOT NULL,
     payer smallint NOT NULL,
@@ -2016,6 +2283,15 @@ ALTER TABLE ONLY public.auto_top_up
 ALTER TABLE ONLY public.auto_top_up
     ADD CONSTRAINT auto_top_up_pkey PRIMARY KEY (wallet_id);
 
+ALTER TABLE ONLY public.budget_charge
+    ADD CONSTRAINT budget_charge_pkey PRIMARY KEY (event_id);
+
+ALTER TABLE ONLY public.budget_hold
+    ADD CONSTRAINT budget_hold_pkey PRIMARY KEY (hold_id, credential_id);
+
+ALTER TABLE ONLY public.credential_budget
+    ADD CONSTRAINT credential_budget_pkey PRIMARY KEY (credential_id);
+
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_pkey PRIMARY KEY (id);
 
@@ -2046,6 +2322,9 @@ ALTER TABLE ONLY public.feature
 ALTER TABLE ONLY public.feature_version
     ADD CONSTRAINT feature_version_pkey PRIMARY KEY (feature_id, version);
 
+ALTER TABLE ONLY public.free_quota_month
+    ADD CONSTRAINT free_quota_month_pkey PRIMARY KEY (developer_id, month);
+
 ALTER TABLE ONLY public.hold
     ADD CONSTRAINT hold_pkey PRIMARY KEY (id);
 
@@ -2072,6 +2351,12 @@ ALTER TABLE ONLY public.local_endpoint
 
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.local_usage_report
+    ADD CONSTRAINT local_usage_report_event_id_key UNIQUE (event_id);
+
+ALTER TABLE ONLY public.local_usage_report
+    ADD CONSTRAINT local_usage_report_pkey PRIMARY KEY (end_user_id, request_id);
 
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
@@ -2134,10 +2419,10 @@ ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.spend_counter
-    ADD CONSTRAINT spend_counter_limit_id_period_start_key UNIQUE (limit_id, period_start);
+    ADD CONSTRAINT spend_counter_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.spend_counter
-    ADD CONSTRAINT spend_counter_pkey PRIMARY KEY (id);
+    ADD CONSTRAINT spend_counter_place UNIQUE NULLS NOT DISTINCT (limit_id, period_start, end_user_id);
 
 ALTER TABLE ONLY public.spend_limit
     ADD CONSTRAINT spend_limit_pkey PRIMARY KEY (id);
@@ -2191,7 +2476,7 @@ ALTER TABLE ONLY public.usage_event
     ADD CONSTRAINT usage_event_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.usage_hour
-    ADD CONSTRAINT usage_hour_app_id_hour_feature_id_provider_model_payer_key UNIQUE NULLS NOT DISTINCT (app_id, hour, feature_id, provider, model, payer);
+    ADD CONSTRAINT usage_hour_place UNIQUE NULLS NOT DISTINCT (app_id, hour, feature_id, feature_version, provider, model, payer);
 
 ALTER TABLE ONLY public.usage_rolled
     ADD CONSTRAINT usage_rolled_pkey PRIMARY KEY (is_only);
@@ -2220,6 +2505,8 @@ ALTER TABLE ONLY public.webhook_event
 ALTER TABLE ONLY public.webhook_secret
     ADD CONSTRAINT webhook_secret_pkey PRIMARY KEY (id);
 
+CREATE INDEX account_allowance_idx ON public.account USING btree (label) WHERE (label ~~ 'free:%'::text);
+
 CREATE INDEX account_owner_idx ON public.account USING btree (owner_id) WHERE (owner_id IS NOT NULL);
 
 CREATE INDEX api_idempotency_expiry_idx ON public.api_idempotency USING btree (expires_at);
@@ -2235,6 +2522,8 @@ CREATE INDEX audit_log_list_idx ON public.audit_log USING btree (created_at DESC
 CREATE INDEX audit_log_resource_idx ON public.audit_log USING btree (resource_type, resource_id, created_at DESC);
 
 CREATE INDEX auto_top_up_on_idx ON public.auto_top_up USING btree (wallet_id) WHERE (status = 'on'::text);
+
+CREATE INDEX budget_charge_credential_idx ON public.budget_charge USING btree (credential_id);
 
 CREATE INDEX credential_developer_idx ON public.credential USING btree (developer_id, created_at DESC, id DESC) WHERE (owner = 'developer'::text);
 
@@ -2254,6 +2543,8 @@ CREATE INDEX idempotent_reply_expiry_idx ON public.idempotent_reply USING btree 
 
 CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_user_id, created_at DESC, id DESC);
 
+CREATE INDEX local_usage_report_developer_idx ON public.local_usage_report USING btree (developer_id, created_at DESC);
+
 CREATE INDEX payout_developer_idx ON public.payout USING btree (developer_id, created_at DESC, id DESC);
 
 CREATE INDEX payout_due_idx ON public.payout USING btree (next_attempt_at) WHERE (next_attempt_at IS NOT NULL);
@@ -2271,6 +2562,8 @@ CREATE INDEX provider_invoice_list_idx ON public.provider_invoice USING btree (i
 CREATE UNIQUE INDEX provider_invoice_reference_idx ON public.provider_invoice USING btree (provider, reference) WHERE (withdrawn_at IS NULL);
 
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
+
+CREATE INDEX session_list_idx ON public.session USING btree (app_id, created_at DESC, id DESC);
 
 CREATE INDEX session_unvouched_idx ON public.session USING btree (end_user_id) WHERE ((NOT may_spend_paid) AND (revoked_at IS NULL));
 
@@ -2338,6 +2631,10 @@ CREATE TRIGGER audit_log_is_immutable BEFORE DELETE OR UPDATE ON public.audit_lo
 
 CREATE TRIGGER audit_log_is_kept BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
+CREATE TRIGGER budget_charge_is_immutable BEFORE DELETE OR UPDATE ON public.budget_charge FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER budget_charge_is_kept BEFORE TRUNCATE ON public.budget_charge FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+
 CREATE TRIGGER feature_version_is_history BEFORE DELETE OR UPDATE ON public.feature_version FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER feature_version_is_kept BEFORE TRUNCATE ON public.feature_version FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
@@ -2393,6 +2690,9 @@ ALTER TABLE ONLY public.auto_top_up
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
 
+ALTER TABLE ONLY public.credential_budget
+    ADD CONSTRAINT credential_budget_credential_id_fkey FOREIGN KEY (credential_id) REFERENCES public.credential(id);
+
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
 
@@ -2417,11 +2717,17 @@ ALTER TABLE ONLY public.feature
 ALTER TABLE ONLY public.feature_version
     ADD CONSTRAINT feature_version_feature_id_fkey FOREIGN KEY (feature_id) REFERENCES public.feature(id);
 
+ALTER TABLE ONLY public.free_quota_month
+    ADD CONSTRAINT free_quota_month_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
 
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.local_usage_report
+    ADD CONSTRAINT local_usage_report_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
 
 ALTER TABLE ONLY public.payment_customer
     ADD CONSTRAINT payment_customer_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
@@ -2548,6 +2854,8 @@ CREATE POLICY everybody ON public.feature TO faucet_gateway, faucet_jobs USING (
 
 CREATE POLICY everybody ON public.feature_version TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.free_quota_month TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
@@ -2598,6 +2906,8 @@ ALTER TABLE public.feature ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.feature_version ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.free_quota_month ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.hold ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
@@ -2605,6 +2915,8 @@ ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.limit_refusal ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.local_usage_report ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.payment_customer ENABLE ROW LEVEL SECURITY;
 
@@ -2646,6 +2958,8 @@ CREATE POLICY tenant ON public.feature TO faucet_api USING (((current_setting('f
 
 CREATE POLICY tenant ON public.feature_version TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.free_quota_month TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.hold TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
@@ -2653,6 +2967,8 @@ CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_se
 CREATE POLICY tenant ON public.limit_refusal TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.local_usage_report TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.payment_customer TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
@@ -2723,6 +3039,15 @@ REVOKE ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.ac
 GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) TO faucet_api;
 GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) TO faucet_jobs;
 
+REVOKE ALL ON FUNCTION public.allowance_open_v1(p_feature uuid, p_end_user uuid, p_account uuid, p_event uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.allowance_open_v1(p_feature uuid, p_end_user uuid, p_account uuid, p_event uuid) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.budget_group_v1(p_freed uuid[], p_charged uuid[], p_charged_credential uuid[], p_cost bigint[], p_hold uuid[], p_credential uuid[], p_amount bigint[], OUT granted boolean[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.budget_group_v1(p_freed uuid[], p_charged uuid[], p_charged_credential uuid[], p_cost bigint[], p_hold uuid[], p_credential uuid[], p_amount bigint[], OUT granted boolean[]) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope text) TO faucet_gateway;
+
 REVOKE ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) TO faucet_api;
 GRANT ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) TO faucet_jobs;
@@ -2734,8 +3059,14 @@ REVOKE ALL ON FUNCTION public.earnings_young_v1(p_developer uuid, p_earnings big
 REVOKE ALL ON FUNCTION public.expire_holds_v1(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.expire_holds_v1(p_limit integer) TO faucet_jobs;
 
+REVOKE ALL ON FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.generation_v1(p_end_user uuid, p_id uuid, p_request_id text) TO faucet_gateway;
+
 REVOKE ALL ON FUNCTION public.group_v1(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.group_v1(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.group_v2(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], s_version integer[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.group_v2(h_id uuid[], h_wallet bigint[], h_amount bigint[], h_developer uuid[], h_app uuid[], h_feature uuid[], h_end_user uuid[], h_session uuid[], h_request_id text[], p_lease_seconds integer, s_id uuid[], s_wallet bigint[], s_cost bigint[], s_rated bigint[], s_channel bigint[], s_platform bigint[], s_cost_account bigint[], s_earnings_account bigint[], s_revenue_account bigint[], s_price bigint[], s_input integer[], s_cached_read integer[], s_cached_write integer[], s_output integer[], s_reasoning integer[], s_first_byte_ms integer[], s_duration_ms integer[], s_payer smallint[], s_source smallint[], s_outcome smallint[], s_provider text[], s_model text[], s_raw_usage text[], s_version integer[], r_id uuid[], r_state text[], r_reason text[], k_hold uuid[], k_sealed bytea[], n_id uuid[], OUT hold_status smallint[], OUT hold_posted bigint[], OUT hold_held bigint[], OUT settle_status smallint[], OUT settle_posted bigint[], OUT release_status smallint[]) TO faucet_gateway;
 
 REVOKE ALL ON FUNCTION public.hold_locked_v1(p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer, p_limited boolean, OUT status smallint[], OUT posted bigint[], OUT held bigint[]) FROM PUBLIC;
 
@@ -2750,6 +3081,9 @@ GRANT ALL ON FUNCTION public.ledger_finalize_v1(p_until timestamp with time zone
 REVOKE ALL ON FUNCTION public.ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.ledger_refuse_v1() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.local_usage_v1(p_session uuid, p_event uuid[], p_request_id text[], p_fingerprint bytea[], p_feature uuid[], p_provider text[], p_model text[], p_input integer[], p_output integer[], p_duration_ms integer[], p_happened timestamp with time zone[], OUT status smallint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.local_usage_v1(p_session uuid, p_event uuid[], p_request_id text[], p_fingerprint bytea[], p_feature uuid[], p_provider text[], p_model text[], p_input integer[], p_output integer[], p_duration_ms integer[], p_happened timestamp with time zone[], OUT status smallint[]) TO faucet_api;
 
 REVOKE ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) TO faucet_api;
@@ -2794,12 +3128,15 @@ REVOKE ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) FROM PU
 GRANT ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) TO faucet_api;
 GRANT ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) TO faucet_jobs;
 
-REVOKE ALL ON FUNCTION public.settle_carefully_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.settle_carefully_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION public.settle_locked_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.settle_locked_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.settle_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.settle_v1(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], OUT status smallint[], OUT posted bigint[]) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.settle_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.settle_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) TO faucet_gateway;
 
 REVOKE ALL ON FUNCTION public.spend_counters_v1(p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) FROM PUBLIC;
 
@@ -2867,6 +3204,12 @@ GRANT UPDATE(consented_at) ON TABLE public.auto_top_up TO faucet_api;
 GRANT UPDATE(updated_at) ON TABLE public.auto_top_up TO faucet_api;
 GRANT UPDATE(updated_at) ON TABLE public.auto_top_up TO faucet_jobs;
 
+GRANT SELECT ON TABLE public.budget_charge TO faucet_jobs;
+GRANT SELECT ON TABLE public.budget_charge TO faucet_api;
+
+GRANT SELECT ON TABLE public.budget_hold TO faucet_jobs;
+GRANT SELECT ON TABLE public.budget_hold TO faucet_api;
+
 GRANT SELECT ON TABLE public.credential TO faucet_gateway;
 GRANT INSERT ON TABLE public.credential TO faucet_api;
 
@@ -2918,6 +3261,19 @@ GRANT SELECT(created_at) ON TABLE public.credential TO faucet_api;
 
 GRANT SELECT(updated_at),UPDATE(updated_at) ON TABLE public.credential TO faucet_api;
 
+GRANT SELECT(use_count) ON TABLE public.credential TO faucet_api;
+GRANT UPDATE(use_count) ON TABLE public.credential TO faucet_gateway;
+
+GRANT SELECT(failing_since),UPDATE(failing_since) ON TABLE public.credential TO faucet_api;
+GRANT UPDATE(failing_since) ON TABLE public.credential TO faucet_gateway;
+
+GRANT SELECT(last_error_code),UPDATE(last_error_code) ON TABLE public.credential TO faucet_api;
+GRANT UPDATE(last_error_code) ON TABLE public.credential TO faucet_gateway;
+
+GRANT SELECT ON TABLE public.credential_budget TO faucet_gateway;
+GRANT SELECT ON TABLE public.credential_budget TO faucet_api;
+GRANT SELECT ON TABLE public.credential_budget TO faucet_jobs;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE public.developer TO faucet_api;
 GRANT SELECT ON TABLE public.developer TO faucet_gateway;
 GRANT SELECT ON TABLE public.developer TO faucet_jobs;
@@ -2941,6 +3297,9 @@ GRANT SELECT ON TABLE public.feature TO faucet_gateway;
 GRANT SELECT ON TABLE public.feature TO faucet_jobs;
 
 GRANT SELECT,INSERT ON TABLE public.feature_version TO faucet_api;
+
+GRANT SELECT ON TABLE public.free_quota_month TO faucet_api;
+GRANT SELECT ON TABLE public.free_quota_month TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.hold TO faucet_api;
 GRANT SELECT ON TABLE public.hold TO faucet_jobs;
@@ -2967,6 +3326,8 @@ GRANT INSERT ON TABLE public.limit_refusal TO faucet_gateway;
 GRANT SELECT,DELETE ON TABLE public.limit_refusal TO faucet_jobs;
 
 GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
+
+GRANT SELECT ON TABLE public.local_usage_report TO faucet_api;
 
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;

@@ -18,15 +18,15 @@ from faucet.kit.ids import uuid7
 E8 = 100_000_000
 LEASE_SECONDS = 60
 MANY = 1_000_000 * E8
-_SETTLE_TYPES = ["uuid"] + ["bigint"] * 9 + ["int"] * 7 + ["smallint"] * 3 + ["text"] * 3
-_SETTLE = "select status from settle_v1(" + ", ".join(f"%s::{kind}[]" for kind in _SETTLE_TYPES) + ")"
+_SETTLE_TYPES = ["uuid"] + ["bigint"] * 9 + ["int"] * 7 + ["smallint"] * 3 + ["text"] * 3 + ["int"]
+_SETTLE = "select status from settle_v2(" + ", ".join(f"%s::{kind}[]" for kind in _SETTLE_TYPES) + ")"
 _HOLD = (
     "select status, posted, held from hold_v1(%s::uuid[], %s::bigint[], %s::bigint[], %s::uuid[], %s::uuid[],"
     " %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s)"
 )
 _GROUP_TYPES = ["uuid", "bigint", "bigint"] + ["uuid"] * 5 + ["text"]
 _GROUP = (
-    "select hold_status, settle_status, release_status from group_v1("
+    "select hold_status, settle_status, release_status from group_v2("
     + ", ".join(f"%s::{kind}[]" for kind in _GROUP_TYPES)
     + ", %s, "
     + ", ".join(f"%s::{kind}[]" for kind in _SETTLE_TYPES)
@@ -82,7 +82,7 @@ class Settlement:
         cost_account = t.earnings if self.payer == 1 else t.cost
         return (
             self.id, t.wallet, self.cost, self.due, self.channel, self.platform, cost_account, t.earnings, t.revenue, 1,
-            5, 0, 0, self.output, 0, 10, 20, self.payer, 0, 0, "mock", "mock-model", None,
+            5, 0, 0, self.output, 0, 10, 20, self.payer, 0, 0, "mock", "mock-model", None, 1,
         )  # fmt: skip
 
 

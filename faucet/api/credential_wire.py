@@ -9,13 +9,13 @@ from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from faucet.api.wire import Ask, Identifier, Moment, Reply, Usd
 from faucet.kit.money import E8_PER_USD, from_wire
-from faucet.providers.keyed import KEYED
+from faucet.providers.keyed import KEYED, NAMES
 
 BUDGET_E8_MAX = 1_000_000 * E8_PER_USD
 
 
 def _provider(value: object) -> str:
-    if not isinstance(value, str) or value not in KEYED:
+    if not isinstance(value, str) or value not in NAMES:
         raise ValueError(f"must be one of {', '.join(KEYED)}")
     return value
 
@@ -67,6 +67,10 @@ class DeveloperKeyAsk(ProviderKeyAsk):
     weight: Priority = 1
 
 
+class PlatformKeyAsk(ProviderKeyAsk):
+    weight: Priority = 1
+
+
 class ProviderKeyChange(Ask):
     models_allowed: Models | None = None
     budget_limit_usd: Budget = None
@@ -84,7 +88,10 @@ class ProviderKeyReply(Reply):
     provider: str
     base_url: str | None = None
     masked: str
-    status: str
+    status: Annotated[str, Field(examples=["active", "failing", "disabled"])]
+    last_error_code: Annotated[str | None, Field(examples=["http_401"])] = None
+    use_count: int | None = None
+    """Absent until it was used; counted within seconds."""
     models_allowed: list[str]
     priority: int
     budget_limit_usd: Usd | None = None
@@ -96,6 +103,12 @@ class ProviderKeyReply(Reply):
 class DeveloperKeyReply(ProviderKeyReply):
     developer_id: UUID
     public_app_id: str | None = None
+    weight: int
+    created_at: Moment
+    updated_at: Moment
+
+
+class PlatformKeyReply(ProviderKeyReply):
     weight: int
     created_at: Moment
     updated_at: Moment

@@ -19,7 +19,7 @@ from faucet.api.world import World
 from faucet.kit.errors import InvariantBroken, Refusal, field_error
 from faucet.kit.secret import Secret
 from faucet.kit.upstream import Endpoint
-from faucet.providers.keyed import KEYED
+from faucet.providers import keyed
 from faucet.providers.probe import Verdict
 from faucet.tenants.store import announce_change
 from faucet.vault import store
@@ -34,11 +34,8 @@ def unsafe(text: str) -> Refusal:
 
 def endpoint_of(world: World, provider: str, base_url: str | None) -> Endpoint:
     """Where a key will be sent. Raises Refusal `no_available_route` for an address that may not be reached."""
-    config = world.config
     try:
-        return KEYED[provider].endpoint(
-            base_url, extra_ports=config.tenant_upstream_ports, allow_http=config.tenant_upstream_http
-        )
+        return keyed.endpoint_of(world.config, provider, base_url)
     except ValueError as problem:
         raise unsafe(str(problem)) from None
 
@@ -50,7 +47,7 @@ async def ask_provider(world: World, provider: str, base_url: str | None, secret
     """
     endpoint = endpoint_of(world, provider, base_url)
     if ask:
-        verdict = await world.prober.ask(KEYED[provider], endpoint, secret)
+        verdict = await world.prober.ask(keyed.entry_of(provider), endpoint, secret)
     else:
         verdict = Verdict.UNKNOWN if base_url is None else await world.prober.judge(endpoint)
     if verdict is Verdict.UNSAFE:
@@ -104,9 +101,9 @@ async def note_change(
     await announce_change(tx)
 
 
-async def read_again(tx: TenantTx, row_id: UUID, end_user_id: UUID | None) -> Credential:
+async def read_again(tx: TenantTx, row_id: UUID, end_user_id: UUID | None, owner: str | None = None) -> Credential:
     """A row that was just written."""
-    row = await store.find(tx, row_id, end_user_id=end_user_id)
+    row = await store.find(tx, row_id, end_user_id=end_user_id, owner=owner)
     if row is None:
         raise InvariantBroken(f"the credential {row_id} is gone within its own tx")
     return row
@@ -134,7 +131,7 @@ async def create(
     )
     sealing = await sealing_of(tx, Secret(body.api_key), place)
     await store.insert(tx, place, terms, sealing, now=world.clock.now(), validated=verdict is Verdict.ACCEPTED)
-    row = await read_again(tx, place.row_id, place.end_user_id)
+    row = await read_again(tx, place.row_id, place.end_user_id, place.owner)
     await note_change(tx, actor, rid, "created", before=None, after=row)
     return row
 
@@ -143,7 +140,7 @@ async def disable(tx: TenantTx, row: Credential, *, now: datetime, actor: Actor,
     """Disable a key and erase its secret; one that is disabled stays as it is."""
     if not await store.disable(tx, row.id, now=now):
         return row  # it was before
-    after = await read_again(tx, row.id, row.end_user_id)
+    after = await read_again(tx, row.id, row.end_user_id, row.owner)
     await note_change(tx, actor, rid, "disabled", before=row, after=after)
     return after
 
@@ -160,7 +157,9 @@ def reply_of(row: Credential) -> ProviderKeyReply:
         provider=row.provider,
         base_url=row.base_url,
         masked=row.mask,
-        status=row.status,
+        status="failing" if row.failing_since is not None else row.status,
+        last_error_code=row.last_error_code,
+        use_count=row.use_count or None,
         models_allowed=row.models_allowed,
         priority=row.priority,
         budget_limit_usd=row.budget_limit_e8,

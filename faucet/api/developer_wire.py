@@ -160,14 +160,43 @@ class AppItem(Reply):
 # ── features ──
 
 
-class FeatureAsk(Ask):
+_INPUT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"question": {"type": "string", "maxLength": 4000}},
+    "required": ["question"],
+}
+_OUTPUT: dict[str, Any] = {"type": "object", "properties": {"reply": {"type": "string"}}, "required": ["reply"]}
+
+
+class FeatureParts(Ask):
+    input_schema: Annotated[Object | None, Field(examples=[_INPUT])] = None
+    """A JSON Schema (2020-12, a subset) that the input of `POST /v1/features/:key/run` must match."""
+    prompt: Annotated[
+        Object | None, Field(examples=[{"system": "You answer customers.", "user": "{{ input.question }}"}])
+    ] = None
+    """`system` and `user`, or `messages`, with places such as `{{ input.question }}`; `locked` refuses chats."""
+    output_schema: Annotated[Object | None, Field(examples=[_OUTPUT])] = None
+    """A JSON Schema that answers are asked to match."""
+    limits: Annotated[
+        Object | None,
+        Field(examples=[{"requests_per_minute": {"end_user": 20}, "monthly_spend_usd": {"end_user": "5"}}]),
+    ] = None
+    """`requests_per_minute` and `monthly_spend_usd`."""
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Those that were given, by their names; null takes one away."""
+        return {name: getattr(self, name) for name in FeatureParts.model_fields if name in self.model_fields_set}
+
+
+class FeatureAsk(FeatureParts):
     feature_key: Identifier
     display_name: Name
     policy: Object = Field(default_factory=dict)
     pricing: Object = Field(default_factory=dict)
 
 
-class FeaturePatch(Ask):
+class FeaturePatch(FeatureParts):
     display_name: Name | None = None
     policy: Object | None = None
     pricing: Object | None = None
@@ -186,6 +215,10 @@ class FeatureItem(Reply):
     display_name: str
     policy: dict[str, Any]
     pricing: dict[str, Any]
+    input_schema: dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    limits: dict[str, Any] | None = None
     version: int
     status: Literal["active", "archived"]
     created_at: Moment
@@ -198,6 +231,10 @@ class FeatureVersionItem(Reply):
     display_name: str
     policy: dict[str, Any]
     pricing: dict[str, Any]
+    input_schema: dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    limits: dict[str, Any] | None = None
     created_by: str
     created_at: Moment
 
@@ -270,6 +307,7 @@ class UsagePoint(Reply):
     at: Moment
     public_app_id: str | None = None
     feature_key: str | None = None
+    feature_version: int | None = None
     provider: str | None = None
     model: str | None = None
     calls: int
@@ -283,7 +321,7 @@ class UsageSeriesReply(Reply):
     since: Moment
     until: Moment
     interval: Literal["day", "hour"]
-    group_by: Literal["app", "feature", "model", "provider"] | None = None
+    group_by: Literal["app", "feature", "feature_version", "model", "provider"] | None = None
     items: list[UsagePoint]
 
 
@@ -297,5 +335,5 @@ class PlatformSeriesReply(Reply):
     since: Moment
     until: Moment
     interval: Literal["day", "hour"]
-    group_by: Literal["app", "feature", "model", "provider", "developer"] | None = None
+    group_by: Literal["app", "feature", "feature_version", "model", "provider", "developer"] | None = None
     items: list[PlatformPoint]

@@ -24,7 +24,14 @@ router = APIRouter(tags=["operator: developers"])
 
 def developer_item(developer: Developer) -> DeveloperItem:
     """The wire's view of a developer."""
-    return DeveloperItem.model_validate({name: getattr(developer, name) for name in DeveloperItem.model_fields})
+    own = {name: getattr(developer, name) for name in DeveloperItem.model_fields if hasattr(developer, name)}
+    return DeveloperItem.model_validate(
+        own
+        | {
+            "free_quota_monthly_max_usd": developer.free_quota_month_max_e8,
+            "free_quota_granted_usd": developer.free_quota_granted_e8,
+        }
+    )
 
 
 @router.post("/v1/developers", status_code=201, response_model=DeveloperItem)
@@ -75,13 +82,22 @@ async def read_developer(developer_id: UUID, caller: TheOperator, world: TheWorl
 async def change_developer(
     developer_id: UUID, body: DeveloperPatch, caller: TheOperator, world: TheWorld, rid: TheRequestId
 ) -> DeveloperItem:
-    """Rename a developer, or switch them off: their tokens, apps and sessions are refused within five seconds."""
+    """Rename a developer, switch them off (their tokens, apps and sessions are refused within five seconds), or say
+    what the platform gives away for their features' free quotas."""
     for name in sorted(body.model_fields_set):
         if getattr(body, name) is None:
             raise field_error(name, "may not be null")
     async with tenant_tx(world, None) as t:
         old = developer_item(await developers.find(t, developer_id))
-        item = developer_item(await developers.change(t, developer_id, name=body.name, status=body.status))
+        item = developer_item(
+            await developers.change(
+                t,
+                developer_id,
+                name=body.name,
+                status=body.status,
+                free_quota_month_max_e8=body.free_quota_monthly_max_usd,
+            )
+        )
         before, after = changed(old.model_dump(mode="json"), item.model_dump(mode="json"))
         if after:
             await Trail(caller.actor, rid).note(

@@ -28,7 +28,7 @@ router = APIRouter(tags=["end user"])
 
 PeriodQuery = Annotated[MonthText | None, Query(description="A month in UTC, such as `2026-10`.")]
 
-_SOURCES = ("reported", "counted")
+_SOURCES = ("reported", "counted", "self_reported")
 _OUTCOMES = ("complete", "client_hung_up", "provider_failed")
 
 
@@ -50,6 +50,7 @@ async def list_own_usage(caller: TheEndUser, world: TheWorld, page: ThePage) -> 
                 input_tokens=row.input_tokens,
                 output_tokens=row.output_tokens,
                 price_usd=row.retail_e8,
+                paid_by="free_quota" if row.is_free else None,
                 usage_source=_SOURCES[row.usage_source],
                 outcome=_OUTCOMES[row.outcome],
                 created_at=row.created_at,

@@ -13,6 +13,7 @@ from faucet.api.developer_wire import (
     FeatureActivation,
     FeatureAsk,
     FeatureItem,
+    FeatureParts,
     FeaturePatch,
     FeatureVersionItem,
     FeatureVersions,
@@ -36,7 +37,8 @@ FeatureKey = Annotated[Identifier, Path()]
 
 def feature_item(feature: Feature) -> FeatureItem:
     """The wire's view of a feature."""
-    return FeatureItem.model_validate({name: getattr(feature, name) for name in FeatureItem.model_fields})
+    own = {name: getattr(feature, name) for name in FeatureItem.model_fields if hasattr(feature, name)}
+    return FeatureItem.model_validate(own | feature.parts)
 
 
 @router.get(
@@ -65,7 +67,7 @@ async def create_feature(
     rid: TheRequestId,
     key: TheIdempotencyKey = None,
 ) -> Response:
-    """Make a feature. A word of its policy or pricing that is not known is refused with its path."""
+    """Make a feature. A word of its manifest that is not known, or not right, is refused with its path."""
 
     async def act(t: TenantTx) -> FeatureItem:
         app = await apps.find(t, public_app_id)
@@ -76,6 +78,7 @@ async def create_feature(
             display_name=body.display_name,
             policy=body.policy,
             pricing=body.pricing,
+            parts={name: value for name, value in body.parts.items() if value is not None},
             by=str(caller.actor),
         )
         item = feature_item(feature)
@@ -87,7 +90,11 @@ async def create_feature(
     )
 
 
-@router.patch("/v1/developer/apps/{public_app_id}/features/{feature_key}", response_model=FeatureItem)
+@router.patch(
+    "/v1/developer/apps/{public_app_id}/features/{feature_key}",
+    response_model=FeatureItem,
+    response_model_exclude_none=True,
+)
 async def change_feature(
     public_app_id: PublicAppId,
     feature_key: FeatureKey,
@@ -97,7 +104,7 @@ async def change_feature(
     rid: TheRequestId,
 ) -> FeatureItem:
     """Make the feature's next version of what is given, and put it in force; requests use it within five seconds."""
-    for name in sorted(body.model_fields_set):
+    for name in sorted(body.model_fields_set - FeatureParts.model_fields.keys()):
         if getattr(body, name) is None:
             raise field_error(name, "may not be null")
     async with tenant_tx(world, caller.developer_id) as t:
@@ -111,6 +118,7 @@ async def change_feature(
                 display_name=body.display_name,
                 policy=body.policy,
                 pricing=body.pricing,
+                parts=body.parts,
                 by=str(caller.actor),
             )
         if body.status is not None:
@@ -118,7 +126,11 @@ async def change_feature(
         return await _changed(t, caller, rid, "feature.changed", app.developer_id, before, feature)
 
 
-@router.delete("/v1/developer/apps/{public_app_id}/features/{feature_key}", response_model=FeatureItem)
+@router.delete(
+    "/v1/developer/apps/{public_app_id}/features/{feature_key}",
+    response_model=FeatureItem,
+    response_model_exclude_none=True,
+)
 async def archive_feature(
     public_app_id: PublicAppId, feature_key: FeatureKey, caller: Writer, world: TheWorld, rid: TheRequestId
 ) -> FeatureItem:
@@ -133,6 +145,7 @@ async def archive_feature(
 @router.get(
     "/v1/developer/apps/{public_app_id}/features/{feature_key}/versions",
     response_model=FeatureVersions,
+    response_model_exclude_none=True,
 )
 async def list_feature_versions(
     public_app_id: PublicAppId, feature_key: FeatureKey, caller: Reader, world: TheWorld
@@ -152,6 +165,7 @@ async def list_feature_versions(
                 pricing=row.pricing,
                 created_by=row.created_by,
                 created_at=row.created_at,
+                **row.parts,
             )
             for row in rows
         ]

@@ -23,6 +23,8 @@ class DeveloperAsk(Ask):
 class DeveloperPatch(Ask):
     name: Name | None = None
     status: Literal["active", "disabled"] | None = None
+    free_quota_monthly_max_usd: Amount | None = None
+    """What the platform gives away for the free quotas of this developer's features in a month; 0 is nothing."""
 
 
 class DeveloperItem(Reply):
@@ -30,6 +32,9 @@ class DeveloperItem(Reply):
     name: str
     email: str
     status: Literal["active", "disabled"]
+    free_quota_monthly_max_usd: Usd
+    free_quota_granted_usd: Usd
+    """What was set aside of it this month; what is not used goes back when the month is over."""
     created_at: Moment
     updated_at: Moment
 
@@ -110,6 +115,21 @@ class PromoItem(Reply):
 # ── prices ──
 
 
+class PriceTierItem(Reply):
+    """Prices that take the place of a version's own where all its conditions hold."""
+
+    above_input_tokens: int = 0
+    """For requests with more input tokens, cached ones included."""
+    from_minute: int | None = None
+    """In these minutes of the day, in UTC; `until_minute` is not included."""
+    until_minute: int | None = None
+    input_usd_per_m: Usd
+    cached_read_usd_per_m: Usd
+    cached_write_usd_per_m: Usd
+    output_usd_per_m: Usd
+    reasoning_usd_per_m: Usd | None = None
+
+
 class PriceItem(Reply):
     """Amounts are dollars per million tokens, where they are for tokens."""
 
@@ -127,11 +147,46 @@ class PriceItem(Reply):
     output_usd_per_m: Usd
     reasoning_usd_per_m: Usd | None = None
     request_usd: Usd
+    tiers: list[PriceTierItem] = []
+    """The last whose conditions hold counts."""
     effective_from: Moment
     source: str
     created_at: Moment
     decided_at: Moment | None = None
     decided_by: str | None = None
+
+
+class PriceAsk(Ask):
+    """A version of one's own, in dollars per million tokens. What is left out: cached input costs what input costs."""
+
+    provider: ProviderName
+    model: ProviderName
+    input_usd_per_m: Amount
+    output_usd_per_m: Amount
+    cached_read_usd_per_m: Amount | None = None
+    cached_write_usd_per_m: Amount | None = None
+    request_usd: Amount = 0
+    tokenizer: Literal["o200k", "words", "bytes"] = "bytes"
+    """How to count where the provider does not."""
+    context_window: Annotated[int, Field(ge=1, le=2**31 - 1)] = 128_000
+    max_output_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] = 4_096
+    image_tokens_max: Annotated[int, Field(ge=0, le=2**31 - 1)] = 50_000
+    """More than any provider documents for one image: a bound that is too high only holds too much for a moment."""
+    confirm: bool = False
+    """Put it up for sale at once."""
+
+
+class PriceImportAsk(Ask):
+    providers: Annotated[list[ProviderName], Field(max_length=100)] | None = None
+    """Only of these; absent means all of the catalogue."""
+
+
+class PriceImportReply(Reply):
+    new_count: int
+    price_count: int
+    """How many prices the catalogue has for them."""
+    left_out_count: int
+    """Models that are not plainly priced by tokens."""
 
 
 # ── kill switches ──

@@ -37,10 +37,10 @@ async def read_usage_series(
     since: AtQuery = None,
     until: AtQuery = None,
     interval: series.Interval = "day",
-    group_by: Literal["app", "feature", "model", "provider"] | None = None,
+    group_by: Literal["app", "feature", "feature_version", "model", "provider"] | None = None,
     public_app_id: Annotated[Identifier | None, Query()] = None,
 ) -> UsageSeriesReply:
-    """Usage by day or hour in UTC, of all apps or one, as one line or by app, feature, model or provider.
+    """Usage by day or hour in UTC, of all apps or one, as one line or by app, feature, its version, model or provider.
 
     From `since`, included, to `until`, excluded; the last 30 days, or two days by the hour, where neither is given.
     Intervals without an answer are absent.
@@ -136,6 +136,7 @@ def _point(point: series.UsagePoint) -> UsagePoint:
         at=point.at,
         public_app_id=point.public_app_id,
         feature_key=point.feature_key,
+        feature_version=point.feature_version,
         provider=point.provider,
         model=point.model,
         calls=point.calls,

@@ -132,6 +132,14 @@ class SessionReply(Reply):
 # ── wallets ──
 
 
+class FeeLine(Reply):
+    """What a feature charges where the end user's own key or machine answers: this fee, and nothing else."""
+
+    feature_key: str
+    route_mode: Annotated[str, Field(examples=["byok", "local"])]
+    fee_usd: Usd
+
+
 class WalletReply(Reply):
     id: UUID
     owner_scope: Literal["end_user"]
@@ -140,6 +148,7 @@ class WalletReply(Reply):
     held_usd: Usd
     available_usd: Usd
     updated_at: Moment
+    fees: list[FeeLine] | None = None
 
 
 class TestCreditAsk(Ask):

@@ -23,6 +23,8 @@ class OwnUsageReply(Reply):
     input_tokens: int
     output_tokens: int
     price_usd: Usd
+    paid_by: Annotated[str | None, Field(examples=["free_quota"])] = None
+    """Absent where the wallet paid."""
     usage_source: str
     outcome: str
     created_at: Moment

@@ -75,6 +75,7 @@ class Note:
     input_tokens: int
     output_tokens: int
     is_counted: bool
+    route_mode: str = "platform"
 
 
 @dataclass(slots=True)
@@ -183,12 +184,23 @@ class Client:
         return items
 
     def chat(
-        self, token: str, messages: Sequence[Message], model: str, *, idempotency_key: str | None = None
+        self,
+        token: str,
+        messages: Sequence[Message],
+        model: str,
+        *,
+        idempotency_key: str | None = None,
+        **more: Any,
     ) -> tuple[dict[str, Any], Note]:
         """A whole answer, and what it cost. Raises Unreachable, Refused."""
-        body = {"model": model, "messages": list(messages)}
+        body = {"model": model, "messages": list(messages), **more}
         headers = {"idempotency-key": idempotency_key} if idempotency_key else None
         got = self.call("POST", f"{self.gateway}/v1/chat/completions", token, body, headers)
+        return got, note_of(got)
+
+    def run(self, token: str, feature_key: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], Note]:
+        """What a feature's own prompt makes of an input, and what it cost. Raises Unreachable, Refused."""
+        got = self.call("POST", f"{self.gateway}/v1/features/{feature_key}/run", token, {"input": values})
         return got, note_of(got)
 
     @contextmanager
@@ -275,6 +287,7 @@ def note_of(event: Mapping[str, Any]) -> Note:
         input_tokens=usage["prompt_tokens"],
         output_tokens=usage["completion_tokens"],
         is_counted=told.get("usage_source") == "counted",
+        route_mode=told["route_mode"],
     )
 
 

@@ -107,6 +107,16 @@ def enable_developer(
     at.show(at.patch(*DEVELOPERS, at.developer_id(developer), body={"status": "active"}))
 
 
+@over_api(developers_app, "free-quota", "faucet developers free-quota dev@acme.example 100", operator=True)
+def limit_free_quota(
+    at: Remote,
+    developer: DeveloperArgument,
+    amount: Annotated[str, typer.Argument(metavar="USD", help="The most in a month; 0 is nothing.")],
+) -> None:
+    """Say what the platform gives away for the free quotas of a developer's features in a month."""
+    at.show(at.patch(*DEVELOPERS, at.developer_id(developer), body={"free_quota_monthly_max_usd": amount}))
+
+
 @over_api(developers_app, "revenue", "faucet developers revenue dev@example.com")
 def show_revenue(
     at: Remote,

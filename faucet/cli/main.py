@@ -21,9 +21,12 @@ from faucet.cli.doctor import doctor
 from faucet.cli.exports import export_app
 from faucet.cli.features import features_app
 from faucet.cli.invoices import invoices_app
+from faucet.cli.levers import credentials_app, switches_app
 from faucet.cli.manifest import manifest_app
-from faucet.cli.operate import limits_app, prices_app, reconcile
+from faucet.cli.operate import limits_app, reconcile
 from faucet.cli.payouts import payouts_app
+from faucet.cli.price_sync import sync
+from faucet.cli.prices import prices_app
 from faucet.cli.promos import promos_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
@@ -41,6 +44,8 @@ SECTIONS = {
     "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys", "webhooks"),
     "Operate": (
         "prices",
+        "credentials",
+        "switches",
         "limits",
         "promos",
         "top-ups",
@@ -82,6 +87,7 @@ serve_app = typer.Typer(
     name="serve", help="Run one process by itself, as in production.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(serve_app)
+prices_app.command("sync", epilog=examples("faucet prices sync --dry-run", "faucet prices sync anthropic gemini"))(sync)
 app.add_typer(prices_app)
 app.add_typer(limits_app)
 app.add_typer(payouts_app)
@@ -104,6 +110,8 @@ for group in (
     promos_app,
 ):
     app.add_typer(group)
+app.add_typer(credentials_app)
+app.add_typer(switches_app)
 app.command(
     epilog=examples("faucet reconcile", "faucet reconcile --json | jq '.findings'"),
 )(reconcile)

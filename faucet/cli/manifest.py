@@ -167,26 +167,34 @@ def _in_force(at: Remote, app: str) -> dict[str, Document]:
 
 def _document(app: str, row: Row) -> Document:
     from faucet.tenants.manifest_file import Document
+    from faucet.tenants.parts import PARTS_WORDS
 
-    return Document(app, row["feature_key"], row["display_name"], row["policy"], row["pricing"])
+    parts = {word: row[word] for word in PARTS_WORDS if row.get(word) is not None}
+    return Document(app, row["feature_key"], row["display_name"], row["policy"], row["pricing"], parts)
 
 
 def _apply(at: Remote, app: str, document: Document) -> tuple[str, Row]:
     """What was done with one feature, and its row. Raises Unreachable, Refused."""
     from faucet.tenants.manifest_file import differences
+    from faucet.tenants.parts import PARTS_WORDS
 
     body = {"display_name": document.display_name, "policy": document.policy, "pricing": document.pricing}
+    body |= document.parts
     rows = {row["feature_key"]: row for row in at.every(*APPS, app, "features")}
     found = rows.get(document.feature)
     if found is not None:
         if not differences(_document(app, found), document):
             return "as it was", found
-        return "changed", at.patch(*APPS, app, "features", document.feature, body=body)
+        gone = dict.fromkeys(word for word in PARTS_WORDS if found.get(word) is not None)
+        return "changed", at.patch(*APPS, app, "features", document.feature, body=gone | body)
     try:
         return "made", at.post(*APPS, app, "features", body={"feature_key": document.feature, **body})
     except Refused as refused:
         if refused.code != "conflict":
             raise
     # Its key is taken and it is not among those in force: it is archived, and this brings it back.
-    restored = at.patch(*APPS, app, "features", document.feature, body={**body, "status": "active"})
+    # What the file doesn't say is gone, although we can't see what there was.
+    restored = at.patch(
+        *APPS, app, "features", document.feature, body=dict.fromkeys(PARTS_WORDS) | body | {"status": "active"}
+    )
     return "brought back", restored

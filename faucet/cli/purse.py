@@ -18,7 +18,9 @@ from faucet.cli.remote import (
     DataOption,
     JsonOption,
     KeyOption,
+    LimitOption,
     Remote,
+    TokenOption,
     api_address,
     over_api,
     remote,
@@ -165,6 +167,26 @@ def adjust_wallet(
 # ── sessions ──
 
 
+@over_api(sessions_app, "list", "faucet sessions list app_support", "faucet sessions list app_support --running")
+def list_sessions(
+    at: Remote,
+    app_id: AppArgument,
+    running: Annotated[bool, typer.Option("--running", help="Only those that are neither over nor revoked.")] = False,
+    limit: LimitOption = 1000,
+) -> None:
+    """List an app's sessions, newest first; never their tokens."""
+    rows = list(at.every(*APPS, app_id, "sessions", limit=limit, running="true" if running else None))
+    columns = (
+        ("Id", "id"),
+        ("Feature", "feature_key"),
+        ("End user", "end_user_id"),
+        ("Status", "status"),
+        ("From", "created_at"),
+        ("Until", "expires_at"),
+    )
+    at.show_rows(rows, columns, none="There are none.")
+
+
 @sessions_app.command(
     "create",
     epilog=examples(
@@ -198,16 +220,32 @@ def create_session(
 
 
 @sessions_app.command(
-    "revoke", epilog=examples("faucet sessions revoke mf_sess_…", "faucet sessions revoke - < token.txt")
+    "revoke",
+    epilog=examples(
+        "faucet sessions revoke mf_sess_…",
+        "faucet sessions revoke - < token.txt",
+        "faucet sessions revoke 0198a000-0000-7000-8000-000000000000 --app app_support",
+    ),
 )
 def revoke_session(
-    session: Annotated[str, typer.Argument(metavar="TOKEN", help="The session's token; `-` reads standard input.")],
+    session: Annotated[
+        str,
+        typer.Argument(
+            metavar="SESSION", help="The session's token, or `-` for standard input; with --app, its id in the list."
+        ),
+    ],
+    app_id: Annotated[str | None, typer.Option("--app", metavar="APP", help="Whose session it is.")] = None,
+    token: TokenOption = None,
     api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """End a session; gateways refuse it within five seconds."""
-    with remote(data, api, sys.stdin.readline().strip() if session == "-" else session) as at:
-        at.delete("v1", "sessions", "current")
+    if app_id is not None:
+        with remote(data, api, token) as at:
+            at.delete(*APPS, app_id, "sessions", session)
+    else:
+        with remote(data, api, sys.stdin.readline().strip() if session == "-" else session) as at:
+            at.delete("v1", "sessions", "current")
     write_line("Revoked.")
 
 

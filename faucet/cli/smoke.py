@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from faucet.cli.client import Client, Message, Note, Refused, Session, signed_e8, usd
+from faucet.cli.smoke_routes import Routes
 from faucet.cli.terminal import console, progress
 from faucet.kit.errors import FaucetError
 from faucet.kit.money import E8_PER_USD, bps, div_half_even
@@ -53,6 +54,7 @@ class Smoke:
     step: Callable[[str], None]
     results: list[tuple[str, bool, str, float]] = field(default_factory=list)
     session: Session = field(init=False)
+    routes: Routes | None = None
     paid_e8: int = 0
     channel_e8: int = 0
     revenue_before_e8: int = 0
@@ -69,6 +71,7 @@ class Smoke:
         self._check("An Idempotency-Key is answered twice and charged once", self._twice)
         self._check("What is refused costs nothing", self._refusals)
         self._check("The developer's revenue rose by their share", self._revenue)
+        self._check("Each of the four routes answers, and those pay who should", self._routes)
         self._check("The books add up", self._books)
         return all(held for _, held, _, _ in self.results)
 
@@ -175,6 +178,10 @@ class Smoke:
         rose = self._lifetime_e8() - self.revenue_before_e8
         must(rose == self.channel_e8 > 0, f"it rose by {rose}, the shares are {self.channel_e8} together (in e8)")
         return f"{usd(self.channel_e8)} of {usd(self.paid_e8)} that were paid"
+
+    def _routes(self) -> str:
+        self.routes = Routes(self.client, self.operator, self._lifetime_e8, self._expected)
+        return self.routes.run()
 
     def _books(self) -> str:
         books = self._ledger()
@@ -289,6 +296,9 @@ def _report(is_well: bool, smoke: Smoke, done: Callable[[], None]) -> int:
         mark = Text("✓", style="green") if held else Text("✗", style="bold red")
         table.add_row(mark, name, Text(told.removeprefix("needed: "), style="" if held else "red"))
     out.print(table)
+    if smoke.routes is not None and smoke.routes.lines:
+        out.print()
+        out.print(smoke.routes.table())
     failed = sum(1 for _, held, _, _ in smoke.results if not held)
     seconds = sum(seconds for _, _, _, seconds in smoke.results)
     out.print()

@@ -23,8 +23,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from faucet.cli.client import Client, Message, Note, signed_e8, usd
-from faucet.cli.terminal import Writer, console, progress
+from faucet.cli.client import Client, Note, signed_e8, usd
+from faucet.cli.terminal import console, progress
 from faucet.kit.errors import FaucetError
 from faucet.stack.supervisor import Stack, Wish, run_stack
 
@@ -35,10 +35,7 @@ CREDIT_USD = "5.00"
 COMMAND_SECONDS = 60
 SHOWN_CHARACTERS = 15
 """So much of a secret is shown, to tell one from another."""
-MESSAGES: list[Message] = [
-    {"role": "system", "content": "You answer customers of a furniture maker, in at most 60 words."},
-    {"role": "user", "content": "I ordered a walnut desk three weeks ago (order 48210). Where is it?"},
-]
+INPUT = {"question": "I ordered a walnut desk three weeks ago. Where is it?", "order": "48210"}
 
 
 class StoryBroke(FaucetError):
@@ -147,15 +144,11 @@ class Story:
         return got
 
     def _ask(self, client: Client, session: str) -> Note:
-        self._type(f"POST {self.gateway}/v1/chat/completions  (any OpenAI client: model=auto:{FEATURE}, stream)")
-        writer = Writer(self.out, "  ")
-        with client.stream(session, MESSAGES, f"auto:{FEATURE}") as streaming:
-            for part in streaming:
-                writer.write(part)
-        writer.end()
-        if streaming.note is None:
-            raise StoryBroke("the answer came without its cost")
-        note = streaming.note
+        self._type(f"POST {self.gateway}/v1/features/{FEATURE}/run  {json.dumps({'input': INPUT})}")
+        got, note = client.run(session, FEATURE, INPUT)
+        if "output" not in got:
+            raise StoryBroke(f"the answer has not the shape that the manifest asks for: {got['text'][:200]}")
+        self._result(got["output"])
         told = f"{usd(note.price_e8)} · {note.model} · {note.input_tokens} tokens in, {note.output_tokens} out"
         self.out.print(Text(f"  {told}", style="dim"))
         return note

@@ -171,7 +171,7 @@ async def write_end_users(tx: Tx, signer: Signer, month: Month, *, now: datetime
             """
             select a.id, a.public_id, a.developer_id, a.owner_id
               from (select distinct account_id from period_sum where month = %(month)s) s
-              join account a on a.id = s.account_id and a.kind = 'wallet'
+              join account a on a.id = s.account_id and a.kind = 'wallet' and a.label = ''
              where not exists (select from statement t where t.end_user_id = a.owner_id
                        and t.developer_id = a.developer_id and t.month = %(month)s)
              order by a.id limit %(batch)s

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -24,20 +26,25 @@ from faucet.gateway.wire import quoted
 from faucet.kit.db import Tx, in_time
 from faucet.kit.errors import Refusal
 from faucet.kit.ids import fast_uuid
+from faucet.kit.log import logger
 from faucet.limits.bucket import Bucket, Verdict
 from faucet.rating.price import PricePlan
-from faucet.routing.plan import RoutePolicy
+from faucet.routing.policy import RoutePolicy
+from faucet.tenants.manifest import parse_policy
+from faucet.tenants.parts import Parts, parse_parts
+from faucet.terms import Payer
 
 REMEMBERED_SECONDS = 5.0
 REFRESH_SECONDS = 2.0
 REMEMBERED_MAX = 50_000
+PARTS_MAX = 10_000
 ASKED_MAX = 500
 """So many sessions are looked up by one question."""
 
 _SESSIONS = "select b.hash, s.* from unnest(%s::bytea[]) as b (hash) cross join lateral session_resolve_v1(b.hash) s"
 
 _FEATURES = """
-select f.id, f.feature_key, f.policy, f.pricing, a.default_revenue_share_bps
+select f.id, f.feature_key, f.version, f.policy, f.pricing, f.parts::text as parts_json, a.default_revenue_share_bps
 from feature f join app a on a.id = f.app_id
 where f.app_id = %s and f.status = 'active'
 """
@@ -53,6 +60,22 @@ class Feature(msgspec.Struct, frozen=True):
     plan: PricePlan
     fit_to_wallet: bool
     max_output_tokens: int | None
+    version: int
+    parts_json: str
+    privacy: str = "none"
+    """The policy's word: what may leave for a provider in the cloud (`redaction`)."""
+    uses_keys: bool = False
+    """Whether a stored key may pay for its answers."""
+
+    @property
+    def parts(self) -> Parts:
+        """Its schemas, prompt and limits, made ready when they are first asked for."""
+        return _parts_of(self.parts_json)
+
+
+@lru_cache(maxsize=PARTS_MAX)
+def _parts_of(parts_json: str) -> Parts:
+    return parse_parts(json.loads(parts_json), is_stored=True)
 
 
 class Caller(msgspec.Struct):
@@ -199,8 +222,7 @@ class Admission:
         known = self._features.get(caller.app_id)
         if known is None or known[0] < time.monotonic():
             rows = await self._query(_FEATURES, (caller.app_id,))
-            features = {row["feature_key"]: _compile(row) for row in rows}
-            known = (time.monotonic() + REMEMBERED_SECONDS, features)
+            known = (time.monotonic() + REMEMBERED_SECONDS, _compiled(rows))
             if len(self._features) >= REMEMBERED_MAX:
                 self._features.clear()
             self._features[caller.app_id] = known
@@ -242,24 +264,38 @@ class Admission:
             ) from error
 
 
+@lru_cache(maxsize=10_000)
+def _one_of_its_kind(policy: RoutePolicy) -> RoutePolicy:
+    """The same object for policies that say the same, so that routes are worked out once however often it is read."""
+    return policy
+
+
+def _compiled(rows: Sequence[dict[str, Any]]) -> dict[str, Feature]:
+    """An app's features by key, without those whose stored manifest this process can't read."""
+    features = {}
+    for row in rows:
+        try:
+            features[row["feature_key"]] = _compile(row)
+        except ValueError as error:  # written by a newer server: one such must not stop its neighbours
+            logger.error("feature.unreadable", feature_id=str(row["id"]), error=str(error))
+    return features
+
+
 def _compile(row: dict[str, Any]) -> Feature:
-    policy = row["policy"] or {}
-    preference = policy.get("route_preference", "platform_pool")
-    allows_platform = preference not in ("local_only", "privacy_first") and (
-        isinstance(preference, str) or "platform_pool" in preference
-    )
+    policy = parse_policy(row["policy"] or {})
+    routing = _one_of_its_kind(policy.routing)
     return Feature(
         id=fast_uuid(row["id"]),
         key=row["feature_key"],
         key_json=quoted(row["feature_key"]),
-        policy=RoutePolicy(
-            models=tuple(policy.get("models", ())),
-            allows_platform=allows_platform and policy.get("privacy") != "local_only",
-            provider_fallback=policy.get("provider_fallback", True) is not False,
-        ),
+        policy=routing,
+        uses_keys=Payer.BYOK in routing.payers or Payer.DEVELOPER in routing.payers,
         plan=PricePlan.parse_pricing(row["pricing"] or {}, default_share_bps=row["default_revenue_share_bps"]),
-        fit_to_wallet=policy.get("fit_to_wallet", True) is not False,
-        max_output_tokens=policy.get("max_output_tokens"),
+        fit_to_wallet=policy.fit_to_wallet,
+        max_output_tokens=policy.max_output_tokens,
+        version=row["version"],
+        parts_json=row["parts_json"],
+        privacy=policy.privacy,
     )
 
 

@@ -8,8 +8,13 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 
+from faucet.gateway import generations
 from faucet.gateway.chat import chat_completions
-from faucet.gateway.exchange import ClientGone, Exchange
+from faucet.gateway.embeddings import embed
+from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
+from faucet.gateway.faces.messages import MessagesFace
+from faucet.gateway.faces.responses import ResponsesFace
+from faucet.gateway.feature_run import run_feature
 from faucet.gateway.health import ProviderHealth
 from faucet.gateway.metrics import METRICS, SERVICE
 from faucet.gateway.models import list_models
@@ -45,8 +50,33 @@ async def _metrics(world: World, exchange: Exchange) -> None:
     await exchange.reply(200, METRICS.text(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
+async def _messages(world: World, exchange: Exchange) -> None:
+    """Anthropic's clients show their bearer as `x-api-key`, and read the request's id from `request-id`."""
+    exchange.extra.append((b"request-id", exchange.request_id.encode()))
+    if exchange.authorization is None:
+        exchange.authorization = next((b"Bearer " + v for name, v in exchange.headers if name == b"x-api-key"), None)
+    await _through(world, exchange, MessagesFace())
+
+
+async def _responses(world: World, exchange: Exchange) -> None:
+    await _through(world, exchange, ResponsesFace())
+
+
+async def _through(world: World, exchange: Exchange, face: MessagesFace | ResponsesFace) -> None:
+    """A chat request under another API's shape. Nobody's body is taken apart before their bearer is known."""
+    exchange.face = face
+    bearer = bearer_of(exchange.authorization)
+    if world.admission.recall(bearer) is None:
+        await world.admission.find(bearer)
+    exchange.body = face.chat(exchange.body)
+    await chat_completions(world, exchange)
+
+
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": chat_completions},
+    "/v1/embeddings": {"POST": embed},
+    "/v1/messages": {"POST": _messages},
+    "/v1/responses": {"POST": _responses},
     "/v1/models": {"GET": list_models},
     "/health": {"GET": _health},
     "/ready": {"GET": _ready},
@@ -54,6 +84,18 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/health/providers": {"GET": ProviderHealth().show},
 }
 _MODEL = "/v1/models/"
+_FEATURE, _RUN = "/v1/features/", "/run"
+
+
+def _below(path: str) -> tuple[str, dict[str, Handler] | None]:
+    """The pattern and the methods of a path that ends in a name."""
+    if path.startswith(_MODEL):
+        return _MODEL + "{model}", {"GET": _one_model}
+    if path.startswith(generations.PATH):
+        return generations.PATH + "{request_id}", {"GET": generations.show_generation}
+    if path.startswith(_FEATURE) and path.endswith(_RUN) and path.count("/") == 4:
+        return _FEATURE + "{key}" + _RUN, {"POST": _run}
+    return "unknown", None
 
 
 class Gateway:
@@ -74,10 +116,9 @@ class Gateway:
             if exchange.origin is not None:
                 self._allow_origin(exchange)
             if methods is None:
-                if not route.startswith(_MODEL):
-                    route = "unknown"
+                route, methods = _below(route)
+                if methods is None:
                     raise Refusal("not_found", f"there is nothing at {exchange.path[:200]}")
-                route, methods = _MODEL + "{model}", {"GET": _one_model}
             method = exchange.method
             handler = methods.get(method)
             if handler is None:
@@ -133,6 +174,10 @@ class Gateway:
 
 async def _one_model(world: World, exchange: Exchange) -> None:
     await list_models(world, exchange, exchange.path[len(_MODEL) :])
+
+
+async def _run(world: World, exchange: Exchange) -> None:
+    await run_feature(world, exchange, exchange.path[len(_FEATURE) : -len(_RUN)])
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

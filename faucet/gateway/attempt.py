@@ -11,23 +11,33 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, Protocol
+from uuid import UUID
 
 import msgspec
 
 from faucet.gateway.catalogue import Product
+from faucet.gateway.circuits import Circuits
 from faucet.gateway.exchange import ClientGone, Exchange
 from faucet.gateway.metrics import METRICS
-from faucet.gateway.sse import EventSplitter, EventTooLong, decode_chunk, payload
+from faucet.gateway.outbound import EVENT_STREAM, Inbound, inbound, opened
+from faucet.gateway.sse import decode_chunk
 from faucet.gateway.wire import Reply, decode_reply, is_answer
 from faucet.kit.errors import Refusal
+from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.kit.log import logger
 from faucet.kit.upstream import Deadlines, Pool, Response, UpstreamError
-from faucet.providers.base import CALLER_STATUS, RETRYABLE_STATUS, Attempt
+from faucet.providers.base import CALLER_STATUS, KEY_STATUS, RETRYABLE_STATUS, Attempt, Call
+from faucet.routing.health import State
+from faucet.routing.plan import in_order
+from faucet.routing.policy import MODE_OF
 
 RETRY_AFTER_MAX_SECONDS = 5.0
 PUBLIC_TEXT_MAX = 500
 
+_SAYS_KEY_INVALID = b"API_KEY_INVALID"
 _TIMEOUTS = frozenset({"first_byte_timeout", "idle_timeout", "total_timeout"})
 
 
@@ -44,12 +54,14 @@ class Answering(msgspec.Struct):
     """A provider that has begun to answer."""
 
     product: Product
-    response: Response
+    response: Response | Inbound
     first: bytes
     """The whole body of a JSON reply, or the first bytes of a stream."""
     reply: Reply | None
     """A JSON reply's fields; None for a stream."""
     first_byte_ms: int
+    tries: Sequence[Attempt] = ()
+    """Those that failed before."""
 
 
 @dataclass(slots=True)
@@ -64,18 +76,22 @@ class _Failure:
 class Tries:
     """The attempts of one request that failed so far."""
 
-    __slots__ = ("attempts", "exchange", "last")
+    __slots__ = ("attempts", "exchange", "last", "unspoken")
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.attempts: list[Attempt] = []
         self.last: _Failure | None = None
+        self.unspoken: Refusal | None = None
+        """Why a provider could not be asked at all."""
 
     def failed(self, product: Product, failure: _Failure, began: float) -> None:
         self.last = failure
         attempt = Attempt(
             attempt=len(self.attempts) + 1,
             provider=product.provider.name,
+            model=product.price.model,
+            route_mode=MODE_OF[product.payer],
             status_code=failure.status,
             error_code=failure.code,
             retryable=failure.retryable,
@@ -90,7 +106,7 @@ class Tries:
         """What the client is told when no provider answered."""
         last = self.last
         if last is None:
-            return Refusal("no_available_route", "no provider is available for this model")
+            return self.unspoken or Refusal("no_available_route", "no provider is available for this model")
         details: dict[str, Any] = {"provider": self.attempts[-1].provider}
         if last.status is not None:
             details["status_code"] = last.status
@@ -105,38 +121,124 @@ class Tries:
         return Refusal("provider_error", "the provider could not answer", details=details)
 
 
+class Watch(Protocol):
+    """Who hears how tries of stored keys end."""
+
+    def used(self, credential: UUID) -> None: ...
+
+    def refused(self, credential: UUID, code: str) -> None: ...
+
+
 async def first_answer(
     pool: Pool,
     rules: CallRules,
     exchange: Exchange,
     products: Sequence[Product],
-    body_for: Callable[[Product], bytes],
+    call_for: Callable[[Product], Call],
     *,
     stream: bool,
+    circuits: Circuits,
+    watch: Watch,
+    answers: Callable[[Reply], bool] = is_answer,
 ) -> Answering:
-    """The first provider that begins to answer. Raises Refusal when none does, ClientGone when nobody waits."""
-    tries: Tries | None = None
-    for product in products:
+    """The first product whose provider begins to answer. Raises Refusal when none does, ClientGone when nobody waits.
+
+    The products of one payer are tried in their order, those that are down last, and once more after a pause where
+    that may help, before it is another payer's turn.
+    """
+    tries = Tries(exchange)
+    for group in _by_payer(products):
         for repeat in range(rules.max_retries + 1):
-            if exchange.gone:
-                raise ClientGone
-            began = time.monotonic()
-            outcome = await _call(pool, rules, exchange, product, body_for(product), stream, began)
-            if isinstance(outcome, Answering):
-                return outcome
-            tries = tries or Tries(exchange)
-            tries.failed(product, outcome, began)
-            if not outcome.retryable:
+            left = []
+            for product in group:
+                outcome = await _one_try(
+                    pool, rules, exchange, product, call_for, tries, circuits, watch, stream, answers
+                )
+                if isinstance(outcome, Answering):
+                    if tries.attempts:
+                        outcome.tries = tries.attempts
+                        logger.info("route.fell_over", request_id=exchange.request_id, **answered_wire(outcome))
+                    return outcome
+                if outcome is None:
+                    continue  # another provider's wire may have words for it
+                if outcome.status in CALLER_STATUS and outcome.public is not None:
+                    # The request itself is wrong: another provider would say so too.
+                    raise tries.refusal()
+                if outcome.retryable:
+                    left.append(product)
+            group = left
+            if not group:
                 break
             if repeat < rules.max_retries:
-                await asyncio.sleep(_pause(rules, repeat, outcome))
-        if tries is not None and tries.last is not None and tries.last.status in CALLER_STATUS:
-            break  # the request itself is wrong: another provider would say so too
-    raise (tries or Tries(exchange)).refusal()
+                await asyncio.sleep(_pause(rules, repeat, tries.last))
+    raise tries.refusal()
 
 
-def _pause(rules: CallRules, repeat: int, failure: _Failure) -> float:
-    if failure.retry_after is not None:
+def answered_wire(answering: Answering) -> dict[str, object]:
+    """The last attempt, the one that answers, as its details are shown."""
+    product = answering.product
+    return {
+        "attempt": len(answering.tries) + 1,
+        "provider": product.provider.name,
+        "model": product.price.model,
+        "route_mode": MODE_OF[product.payer],
+        "durationMs": answering.first_byte_ms,
+    }
+
+
+def _by_payer(products: Sequence[Product]) -> list[list[Product]]:
+    """The products in the order in which they are tried, in groups of one payer."""
+    if len(products) == 1:
+        return [list(products)]
+    now = time.monotonic()
+    ordered = in_order(
+        products, lambda product: product.circuit.state is State.CLOSED, lambda product: product.circuit.is_down(now)
+    )
+    return [list(group) for _, group in groupby(ordered, key=lambda product: product.payer)]
+
+
+async def _one_try(
+    pool: Pool,
+    rules: CallRules,
+    exchange: Exchange,
+    product: Product,
+    call_for: Callable[[Product], Call],
+    tries: Tries,
+    circuits: Circuits,
+    watch: Watch,
+    stream: bool,
+    answers: Callable[[Reply], bool],
+) -> Answering | _Failure | None:
+    """Ask one provider once, and remember how that went; None where its wire has no words for the request."""
+    if exchange.gone:
+        raise ClientGone
+    try:
+        call = call_for(product)
+    except Refusal as refusal:
+        tries.unspoken = tries.unspoken or refusal
+        return None
+    began = time.monotonic()
+    outcome = await _call(pool, rules, exchange, product, call, stream, answers, began)
+    account = product.account
+    if isinstance(outcome, Answering):
+        product.circuit.answered(began, outcome.first_byte_ms)
+        if account.credential is not None:
+            watch.used(account.credential)
+        return outcome
+    tries.failed(product, outcome, began)
+    if outcome.status in KEY_STATUS:
+        circuits.bar(account.name, outcome.code)
+        if account.credential is not None:
+            watch.refused(account.credential, outcome.code)
+    elif outcome.status in CALLER_STATUS:
+        product.circuit.answered(began, _ms_since(began))
+    else:
+        product.circuit.failed(time.monotonic(), outcome.code, wait_seconds=outcome.retry_after)
+    return outcome
+
+
+def _pause(rules: CallRules, repeat: int, failure: _Failure | None) -> float:
+    if failure is not None and failure.retry_after is not None:
         return min(failure.retry_after, RETRY_AFTER_MAX_SECONDS)
     # Full jitter: many clients of one sick provider must not come back together.
     return rules.retry_delay_seconds * float(1 << repeat) * (0.5 + random.random() / 2)
@@ -147,18 +249,23 @@ async def _call(
     rules: CallRules,
     exchange: Exchange,
     product: Product,
-    body: bytes,
+    call: Call,
     stream: bool,
+    answers: Callable[[Reply], bool],
     began: float,
 ) -> Answering | _Failure:
     provider = product.provider
-    response: Response | None = None
+    headers = provider.headers
+    if provider.signer is not None:
+        headers += provider.signer.headers(call.path, call.body, datetime.now(UTC))
+    response: Response | Inbound | None = None
     try:
-        request = pool.request(provider.endpoint, b"POST", provider.chat_path, provider.headers, body, rules.deadlines)
+        request = pool.request(provider.endpoint, b"POST", call.path, headers, call.body, rules.deadlines)
         if exchange.gone:
             request.close()
             raise ClientGone
         response = await _head(exchange, request, provider.bills_after_cancel)
+        response = inbound(response, provider.adapter, call, stream=stream)
         if response.status != 200:
             failure = await _read_failure(response)
         elif stream and _is_event_stream(response):
@@ -170,11 +277,11 @@ async def _call(
         else:
             whole = await response.read()
             try:
-                reply = decode_reply(whole)
+                reply = decode_reply(opened(whole))
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 failure = _Failure(200, "unreadable_reply", True)
             else:
-                if is_answer(reply):
+                if answers(reply):
                     return Answering(product, response, whole, reply, _ms_since(began))
                 failure = _Failure(200, "error_in_reply", True)
     except UpstreamError as error:
@@ -212,8 +319,8 @@ async def _head(exchange: Exchange, request: Coroutine[Any, Any, Response], bill
     return response
 
 
-def _is_event_stream(response: Response) -> bool:
-    return response.headers.get("content-type", "").startswith("text/event-stream")
+def _is_event_stream(response: Response | Inbound) -> bool:
+    return response.headers.get("content-type", "").startswith(EVENT_STREAM)
 
 
 def _begins_with_error(first: bytes) -> bool:
@@ -229,10 +336,12 @@ def _begins_with_error(first: bytes) -> bool:
     return False
 
 
-async def _read_failure(response: Response) -> _Failure:
+async def _read_failure(response: Response | Inbound) -> _Failure:
     status = response.status
     public = None
     body = await response.read()
+    if status == 400 and _SAYS_KEY_INVALID in body:
+        status = 401  # how Google puts it
     if status in CALLER_STATUS:
         public = _caller_text(body)
     return _Failure(

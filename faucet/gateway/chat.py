@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -17,25 +18,36 @@ from faucet.gateway.admit import Caller, Feature
 from faucet.gateway.attempt import Answering, first_answer
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
+from faucet.gateway.explain import reasons
 from faucet.gateway.metrics import METRICS
-from faucet.gateway.relay import Relay, Streamed
+from faucet.gateway.outbound import chat_call
+from faucet.gateway.payers import fee_note
+from faucet.gateway.prompt import chat_ask
+from faucet.gateway.redaction import let_out, redactions_note, relay_for, restored
+from faucet.gateway.relay import Streamed
 from faucet.gateway.replay import Claim
 from faucet.gateway.reserve import Held
 from faucet.gateway.settle import Rated, rated
 from faucet.gateway.wire import (
+    MODES_WIRE,
     ChatAsk,
-    chat_reply,
+    Reply,
+    chat_fields,
     error_body,
+    is_answer,
     money_note,
     parse_chat,
-    upstream_body,
     usage_of,
     with_cost,
+    with_note,
 )
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire_bytes
-from faucet.kit.tokens import TOKENIZERS, count_chat_input, count_text
+from faucet.kit.tokens import TOKENIZERS, count_input, count_text
+from faucet.privacy.redact import Redactor
+from faucet.providers.base import Call
+from faucet.rating.images import image_counter
 from faucet.rating.usage import read_report
 from faucet.terms import Outcome, Usage, UsageSource
 
@@ -50,13 +62,55 @@ class Request(msgspec.Struct):
     caller: Caller
     feature: Feature
     ask: ChatAsk
+    shape: Shape
+    kind: Kind
     held: Held
     claim: Claim | None
     began: float
+    explain: bool
+    redactor: Redactor | None
+    """Where the feature's policy redacts: what brings the values back into the answer."""
 
     @property
     def chat_id(self) -> str:
         return f"chatcmpl_mf_{self.exchange.request_id}"
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What is asked of providers: what differs between chats and all else that is held, called and settled alike."""
+
+    products: Callable[[Sequence[Product]], Sequence[Product]]
+    """Those of the planned products that can answer. Raises Refusal where none can."""
+    call: Callable[[ChatAsk, Product, int | None], Call]
+    """The call for a product, with the output limit that was held, where there is one. Raises Refusal
+    `invalid_request`."""
+    answers: Callable[[Reply], bool]
+    """Whether a JSON reply holds an answer."""
+    texts: Callable[[Reply], list[str]]
+    """The generated texts of a JSON reply, to be counted where no usage is reported."""
+
+
+class Shape(Protocol):
+    """How an answer looks to whoever asked: what differs between endpoints that share the story."""
+
+    async def reply(self, request: Request, fields: Reply, product: Product, usage: bytes) -> Reply:
+        """A JSON reply's fields, in their order, without the note of what it cost."""
+
+    async def note(self, request: Request, streamed: Streamed) -> bytes:
+        """What the note at a stream's end says more."""
+
+
+class ChatShape:
+    """A chat's reply is the provider's own, under our id."""
+
+    async def reply(self, request: Request, fields: Reply, product: Product, usage: bytes) -> Reply:
+        return chat_fields(fields, request.chat_id, product.model_json, usage)
+
+    async def note(self, request: Request, streamed: Streamed) -> bytes:
+        return b""
+
+
+CHAT = ChatShape()
 
 
 async def chat_completions(world: World, exchange: Exchange) -> None:
@@ -67,16 +121,36 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
     world.limit(exchange, caller)
     ask = parse_chat(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
-    products = world.route(feature, ask.model)
-    await world.open_cost_accounts(caller.developer_id, products)
+    await answer(world, exchange, caller, feature, chat_ask(feature, ask), CHAT, began)
 
-    claim = None
+
+async def answer(
+    world: World,
+    exchange: Exchange,
+    caller: Caller,
+    feature: Feature,
+    ask: ChatAsk,
+    shape: Shape,
+    began: float,
+    kind: Kind | None = None,
+) -> None:
+    """What follows once it is known who asks what of which feature. Raises as `chat_completions`."""
+    kind = kind or CHATS
+    world.feature_rates.count(caller, feature)
+    chosen = await world.choose(exchange, caller, feature, ask)
+    if kind is not CHATS:
+        chosen = msgspec.structs.replace(chosen, products=kind.products(chosen.products))
+    await world.open_cost_accounts(caller.developer_id, chosen.products)
+
+    claim = redactor = None
     if exchange.idempotency_key is not None:
-        claim = await world.replays.claim(exchange, caller.end_user_id, ask.body)
+        claim = await world.replays.claim(exchange, caller.end_user_id, exchange.body)
         if claim is None:
             return
     try:
-        held = await world.reserver.reserve(exchange, caller, feature, products, ask)
+        if feature.privacy != "none":
+            ask, redactor = await let_out(feature, ask, exchange.request_id)
+        held = await world.reserver.reserve(exchange, caller, feature, chosen, ask)
     except BaseException as failure:
         if claim is not None:
             await world.replays.give_up(exchange)
@@ -84,7 +158,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             METRICS.refusals[failure.code] += 1
         raise
     world.settler.open[exchange.hold_id] = began
-    request = Request(exchange, caller, feature, ask, held, claim, began)
+    request = Request(exchange, caller, feature, ask, shape, kind, held, claim, began, chosen.explain, redactor)
     try:
         if claim is not None:
             claim.require()
@@ -93,13 +167,11 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
             world.call_rules,
             exchange,
             held.products,
-            lambda product: upstream_body(
-                ask,
-                product.model_json,
-                min(held.output_limit, product.price.max_output_tokens),
-                product.provider.limit_field,
-            ),
+            lambda product: kind.call(ask, product, held.limit_of(product)),
             stream=ask.stream,
+            circuits=world.circuits,
+            watch=world.keyring,
+            answers=kind.answers,
         )
     except BaseException as failure:
         _release(world, request, _reason(failure))
@@ -120,7 +192,7 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
 
 def _release(world: World, request: Request, reason: str) -> None:
     METRICS.released += 1
-    world.settler.release(request.exchange.hold_id, request.caller.wallet_id, reason)
+    world.settler.release(request.exchange.hold_id, request.held.wallet_id, reason)
 
 
 def _reason(failure: BaseException) -> str:
@@ -142,40 +214,51 @@ async def _answer_json(world: World, request: Request, answering: Answering) -> 
     report = usage_of(fields)
     usage, more = read_report(report)
     if usage is None or report is None:
-        usage = await _counted(request, answering.product, _texts_of(msgspec.json.decode(fields["choices"])))
+        usage = await _counted(request, answering.product, request.kind.texts(fields))
         report_json = _usage_json(usage)
     else:
         report_json = bytes(report)
     product = answering.product
     answer = rated(product, request.feature.plan, usage, request.held.amount_e8)
     price = to_wire_bytes(answer.paid_e8)
-    report_json = with_cost(report_json, price)
+    if request.redactor is not None and "choices" in fields:
+        fields["choices"] = restored(request.redactor, fields["choices"])
+    shown = await request.shape.reply(request, fields, product, with_cost(report_json, price))
 
     def reply(balance_e8: int | None) -> bytes:
-        note = _note(request, product, answer, price, balance_e8)
-        return chat_reply(fields, request.chat_id, product.model_json, report_json, note)
+        return with_note(shown, _note(request, answering, answer, price, balance_e8))
 
     sealed = None if request.claim is None else world.replays.seal_json(request.claim, reply(None))
     balance_e8 = await _settle(world, request, answering, answer, more, Outcome.COMPLETE, sealed)
     await exchange.reply(200, reply(balance_e8))
 
 
-def _note(request: Request, product: Product, answer: Rated, price: bytes, balance_e8: int | None) -> bytes:
+def _note(
+    request: Request, answering: Answering, answer: Rated, price: bytes, balance_e8: int | None, more: bytes = b""
+) -> bytes:
+    product = answering.product
+    more = fee_note(product, request.feature) + redactions_note(request.redactor) + more
+    if request.explain and balance_e8 is not None:  # without a balance it is kept, and may be asked for by others
+        more += reasons(answering, request.held.passed_over)
     return money_note(
         request_id=request.exchange.request_id,
+        mode=MODES_WIRE[product.payer],
         feature_json=request.feature.key_json,
+        feature_version=request.feature.version,
         price=price,
         balance_e8=balance_e8,
+        is_free=request.held.wallet_id != request.caller.wallet_id,
         provider_json=product.provider.name_json,
         model_json=product.model_json,
         counted=answer.usage.source is UsageSource.COUNTED,
+        more=more,
     )
 
 
 async def _answer_stream(world: World, request: Request, answering: Answering) -> None:
     """Relay a stream, settle it however it ended, and only then let its last events go."""
     exchange = request.exchange
-    relay = Relay(exchange, answering, request.chat_id, record=request.claim is not None)
+    relay = relay_for(request.redactor, exchange, answering, request.chat_id, record=request.claim is not None)
     try:
         streamed = await relay.run()
     except BaseException:
@@ -207,7 +290,7 @@ async def _answer_stream(world: World, request: Request, answering: Answering) -
     if streamed.failed:
         await _end_with_error(exchange, _broken(answering), request)
         return
-    tail = _tail(request, answering, streamed, answer, balance_e8)
+    tail = await _tail(request, answering, streamed, answer, balance_e8)
     await exchange.events(tail, last=True)
     await _let_connection_rest(answering)
 
@@ -221,12 +304,13 @@ async def _settle_stream(world: World, request: Request, answering: Answering, s
         outcome = Outcome.CLIENT_HUNG_UP
     else:
         outcome = Outcome.COMPLETE if streamed.finished else Outcome.PROVIDER_FAILED
-    answer = rated(answering.product, request.feature.plan, usage, request.held.amount_e8)
+    whole = outcome is not Outcome.PROVIDER_FAILED
+    answer = rated(answering.product, request.feature.plan, usage, request.held.amount_e8, whole=whole)
     sealed = None
     if request.claim is not None:
         # A stream that broke off is kept too, as it ended: the same key must not be charged a second time.
         if outcome is Outcome.COMPLETE:
-            tail = _tail(request, answering, streamed, answer, None)
+            tail = await _tail(request, answering, streamed, answer, None)
         else:
             tail = _error_events(request, _broken(answering))
         sealed = world.replays.seal_events(request.claim, b"".join(streamed.record or []) + tail)
@@ -234,13 +318,16 @@ async def _settle_stream(world: World, request: Request, answering: Answering, s
     return answer, balance_e8
 
 
-def _tail(request: Request, answering: Answering, streamed: Streamed, answer: Rated, balance_e8: int | None) -> bytes:
+async def _tail(
+    request: Request, answering: Answering, streamed: Streamed, answer: Rated, balance_e8: int | None
+) -> bytes:
     """The events that were kept back, the usage event where it was asked for, and the end."""
     parts = list(streamed.kept)
     if request.ask.include_usage:
         usage = answer.usage
         price = to_wire_bytes(answer.paid_e8)
-        note = _note(request, answering.product, answer, price, balance_e8)
+        more = await request.shape.note(request, streamed)
+        note = _note(request, answering, answer, price, balance_e8, more)
         if usage.source is UsageSource.COUNTED or streamed.usage is None:
             usage_json = _usage_json(usage)
         else:
@@ -279,7 +366,10 @@ async def _settle(
         request.caller,
         product,
         answer,
-        cost_account=world.cost_account(request.caller.developer_id, product.provider.name),
+        wallet_id=request.held.wallet_id,
+        feature_version=request.feature.version,
+        has_budgets=request.held.has_budgets,
+        cost_account=world.cost_account(request.caller, product),
         outcome=outcome,
         first_byte_ms=answering.first_byte_ms,
         duration_ms=round((time.monotonic() - request.began) * 1000),
@@ -294,18 +384,19 @@ async def _counted(request: Request, product: Product, texts: list[str]) -> Usag
     tokenizer = own if own in TOKENIZERS else LIKELY_TOKENIZER
     known = request.held.input_tokens
     body = request.ask.body
+    images = image_counter(product.price)
 
     def count() -> tuple[int, int]:
-        asked = known if known is not None else count_chat_input(msgspec.json.decode(body), tokenizer)
+        asked = known if known is not None else count_input(msgspec.json.decode(body), tokenizer, images)
         return asked, sum(count_text(text, tokenizer) for text in texts)
 
     asked, given = await asyncio.to_thread(count)
     return Usage(input_tokens=asked, output_tokens=given, source=UsageSource.COUNTED)
 
 
-def _texts_of(choices: Any) -> list[str]:
+def _texts_of(fields: Reply) -> list[str]:
     texts = []
-    for choice in choices:
+    for choice in msgspec.json.decode(fields["choices"]):
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict):
             continue
@@ -318,6 +409,9 @@ def _texts_of(choices: Any) -> list[str]:
             if isinstance(function, dict):
                 texts += [v for v in (function.get("name"), function.get("arguments")) if isinstance(v, str)]
     return texts
+
+
+CHATS = Kind(lambda planned: planned, chat_call, is_answer, _texts_of)
 
 
 def _usage_json(usage: Usage) -> bytes:

@@ -35,6 +35,16 @@ class ClientGone(Exception):
     """The client closed the connection before its request was answered."""
 
 
+class Face(Protocol):
+    """Another API's shape over this exchange (`faces`): what leaves is a chat completion's, until it passes here."""
+
+    def reply(self, body: bytes) -> bytes: ...
+
+    def events(self, data: bytes, *, last: bool) -> bytes: ...
+
+    def error(self, refusal: Refusal, request_id: str) -> bytes: ...
+
+
 class Wire(Protocol):
     """The connection under an exchange."""
 
@@ -61,8 +71,10 @@ class Exchange:
         "body",
         "client_request_id",
         "content_length",
+        "debug",
         "expects_continue",
         "extra",
+        "face",
         "gone",
         "headers",
         "hold_id",
@@ -87,6 +99,7 @@ class Exchange:
         self.authorization: bytes | None = None
         self.client_request_id: str | None = None
         self.content_length = 0
+        self.debug: bytes | None = None
         self.expects_continue = False
         self.idempotency_key: bytes | None = None
         self.origin: bytes | None = None
@@ -102,11 +115,14 @@ class Exchange:
                 self.idempotency_key = value
             elif name == b"origin":
                 self.origin = value
+            elif name == b"x-modelfaucet-debug":
+                self.debug = value
             elif name == b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
         self.hold_id = uuid7()
         self.request_id = self.client_request_id or request_id(self.hold_id)
         self.extra: Headers = []
+        self.face: Face | None = None
         self.gone = False
         self.on_gone: Callable[[], None] | None = None
         self.started = False
@@ -124,6 +140,8 @@ class Exchange:
         """Send a complete response."""
         self.started = True
         self.status = status
+        if self.face is not None and status == 200:
+            body = self.face.reply(body)
         more = _PLAIN_END if self.keep_alive and not (headers or self.extra) else self._more_headers(headers)
         wire = self._wire
         if wire.drained is not None:
@@ -155,6 +173,8 @@ class Exchange:
         """Send event bytes as they are, after the head where they are the first; `last` ends the response."""
         wire = self._wire
         parts: list[bytes] = []
+        if self.face is not None:
+            data = self.face.events(data, last=last)
         if not self.started:
             self.started = True
             self.status = 200
@@ -176,7 +196,8 @@ class Exchange:
         headers: Headers = []
         if refusal.retry_after_seconds is not None:
             headers.append((b"retry-after", b"%d" % refusal.retry_after_seconds))
-        await self.reply(refusal.status, error_body(refusal, self.request_id), headers)
+        told = error_body if self.face is None else self.face.error
+        await self.reply(refusal.status, told(refusal, self.request_id), headers)
 
     def break_off(self) -> None:
         """Close the connection: a response that has begun can't be completed."""

@@ -13,7 +13,7 @@ from faucet.gateway.server import listen, serve
 from faucet.gateway.world import World
 from faucet.kit.config import Config
 from faucet.kit.log import logger
-from faucet.providers.openai_compatible import platform_providers
+from faucet.providers.platform import platform_providers
 
 
 async def run(config: Config, dsn: str, *, on_ready: Callable[[], None] = lambda: None) -> None:

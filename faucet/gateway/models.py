@@ -1,14 +1,24 @@
-"""GET /v1/models: what this session may ask for, with prices."""
+"""GET /v1/models: what this session may ask for, by which routes, and what each costs it."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from faucet.gateway.admit import Caller, Feature
+from faucet.gateway.catalogue import Product, Stock
 from faucet.gateway.exchange import Exchange, bearer_of
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire
+from faucet.providers.facts import facts_of
+from faucet.rating.price import PricePlan
+from faucet.routing.policy import MODE_OF, Need, RoutePolicy
+from faucet.terms import Payer
+
+_NO_NEED = Need()
+_AT_COST = PricePlan()
+_ANY = RoutePolicy()
 
 
 async def list_models(world: World, exchange: Exchange, wanted: str | None = None) -> None:
@@ -16,44 +26,86 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
     bearer = bearer_of(exchange.authorization)
     caller = world.admission.recall(bearer) or await world.admission.find(bearer)
     world.limit(exchange, caller)
+    feature = await _feature(world, caller)
+    policy, plan = (_ANY, _AT_COST) if feature is None else (feature.policy, feature.plan)
+    stock = world.catalogue if feature is None else await world.stock(caller, feature)
+    shown = [told for model in _names(stock, policy) if (told := _told(stock, policy, plan, model)) is not None]
+    if wanted is None:
+        await exchange.reply(200, json.dumps({"object": "list", "data": shown}).encode())
+        return
+    found = next((told for told in shown if told["id"] == wanted), None)
+    if found is None:
+        raise Refusal("not_found", f"the model {wanted[:100]!r} is not known here", param="model")
+    await exchange.reply(200, json.dumps(found).encode())
+
+
+async def _feature(world: World, caller: Caller) -> Feature | None:
+    """The session's feature; None where it has several: then all models are shown, at cost."""
     try:
-        feature = await world.admission.feature(caller, None)
-        allowed = feature.policy.models if feature.policy.allows_platform else None
-        markup_bps = feature.plan.markup_bps
+        return await world.admission.feature(caller, None)
     except Refusal as refusal:
         if refusal.code != "invalid_request":
             raise
-        allowed, markup_bps = (), 0  # several features: all models, at cost
-    shown: dict[str, dict[str, Any]] = {}
-    for product in world.catalogue.products():
-        price = product.price
-        if allowed is None or (allowed and price.model not in allowed) or price.model in shown:
-            continue
+        return None
 
-        def per_token(e8_per_m: int, markup: int = markup_bps) -> str:
-            # e8 per million tokens to USD per token: 14 places are exact, and the markup adds four.
-            scaled = e8_per_m * (10_000 + markup)
-            return f"{scaled // 10**18}.{scaled % 10**18:018d}".rstrip("0").rstrip(".") or "0"
 
-        shown[price.model] = {
-            "id": price.model,
-            "object": "model",
-            "created": int(price.effective_from.timestamp()),
-            "owned_by": price.provider,
-            "context_length": price.context_window,
-            "max_output_tokens": price.max_output_tokens,
-            "pricing": {
-                "currency": "USD",
-                "prompt": per_token(price.input_e8_per_m),
-                "input_cache_read": per_token(price.cached_read_e8_per_m),
-                "input_cache_write": per_token(price.cached_write_e8_per_m),
-                "completion": per_token(price.output_e8_per_m),
-                "request": to_wire(price.request_e8 * (10_000 + markup_bps) // 10_000),
-            },
-        }
-    if wanted is not None:
-        if wanted not in shown:
-            raise Refusal("not_found", f"the model {wanted[:100]!r} is not known here", param="model")
-        await exchange.reply(200, json.dumps(shown[wanted]).encode())
-        return
-    await exchange.reply(200, json.dumps({"object": "list", "data": list(shown.values())}).encode())
+def _names(stock: Stock, policy: RoutePolicy) -> list[str]:
+    """The models that anybody who may pay has, sorted."""
+    shelves = [stock.shelves[payer] for payer in policy.payers if payer in stock.shelves]
+    return sorted({model for shelf in shelves for model in shelf.by_model})
+
+
+def _told(stock: Stock, policy: RoutePolicy, plan: PricePlan, model: str) -> dict[str, Any] | None:
+    """One model as the session sees it; None where its policy leaves no route to it."""
+    routes: dict[Payer, Product] = {}
+    for product in stock.route(policy, model, _NO_NEED).products:
+        routes.setdefault(product.payer, product)
+    if not routes:
+        return None
+    first = next(iter(routes.values()))
+    price, facts = first.price, facts_of(model)
+    told: dict[str, Any] = {
+        "id": model,
+        "object": "model",
+        "created": int(price.effective_from.timestamp()) if first.is_priced else 0,
+        "owned_by": price.provider,
+    }
+    if first.is_priced:
+        told |= {"context_length": price.context_window, "max_output_tokens": price.max_output_tokens}
+    if facts.tier:
+        told["quality_tier"] = facts.tier
+    if facts.can is not None:
+        told["capabilities"] = sorted(facts.can)
+    told["pricing"] = _pricing(first, plan)
+    told["routes"] = [_route(product, plan) for product in routes.values()]
+    return told
+
+
+def _route(product: Product, plan: PricePlan) -> dict[str, Any]:
+    told: dict[str, Any] = {"route_mode": MODE_OF[product.payer], "provider": product.provider.name}
+    if product.payer is Payer.BYOK:
+        told["fee_usd"] = to_wire(plan.gateway_fee_e8)
+    return told | {"pricing": _pricing(product, plan)}
+
+
+def _pricing(product: Product, plan: PricePlan) -> dict[str, str]:
+    """What the session pays by this route: per token and per request."""
+    price, fixed_e8 = product.price, plan.fixed_price_e8
+    if product.payer is Payer.BYOK:
+        # The provider's own bill is between it and the end user; here there is the fee, and nothing else.
+        nothing = dict.fromkeys(("prompt", "input_cache_read", "input_cache_write", "completion"), "0")
+        return {"currency": "USD", **nothing, "request": to_wire(plan.gateway_fee_e8)}
+
+    def per_token(e8_per_m: int) -> str:
+        # e8 per million tokens to USD per token: 14 places are exact, and the markup adds four.
+        scaled = e8_per_m * (10_000 + plan.markup_bps) if fixed_e8 is None else 0
+        return f"{scaled // 10**18}.{scaled % 10**18:018d}".rstrip("0").rstrip(".") or "0"
+
+    return {
+        "currency": "USD",
+        "prompt": per_token(price.input_e8_per_m),
+        "input_cache_read": per_token(price.cached_read_e8_per_m),
+        "input_cache_write": per_token(price.cached_write_e8_per_m),
+        "completion": per_token(price.output_e8_per_m),
+        "request": to_wire(price.request_e8 * (10_000 + plan.markup_bps) // 10_000 if fixed_e8 is None else fixed_e8),
+    }

@@ -14,18 +14,8 @@ import msgspec
 
 from faucet.gateway.attempt import Answering
 from faucet.gateway.exchange import Exchange
-from faucet.gateway.sse import (
-    DONE,
-    NO_USAGE,
-    Chunk,
-    EventSplitter,
-    EventTooLong,
-    decode_chunk,
-    decode_chunks,
-    payload,
-    plain_payloads,
-    split_events,
-)
+from faucet.gateway.sse import DONE, NO_USAGE, Chunk, decode_chunk, decode_chunks, plain_payloads
+from faucet.kit.events import EventSplitter, EventTooLong, payload, split_events
 from faucet.kit.upstream import UpstreamError
 
 DRAIN_BYTES_MAX = 16 << 20

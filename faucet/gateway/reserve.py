@@ -10,22 +10,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from uuid import UUID
 
 import msgspec
 
 from faucet.gateway.admit import Caller, Feature
+from faucet.gateway.allowances import Allowances
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import Exchange
+from faucet.gateway.payers import Chosen, over_budget
 from faucet.gateway.refusals import LimitRefusals
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.money import to_wire
-from faucet.kit.tokens import TOKENIZERS, count_chat_input
+from faucet.kit.tokens import TOKENIZERS, count_input
 from faucet.ledger import lane as ledger_lane
 from faucet.ledger import moves
 from faucet.ledger.lane import HoldAnswer, HoldItem, Lane, LedgerUnavailable
 from faucet.ledger.queue import Freed, WalletQueues
+from faucet.rating.price import MODEL_TOKENS_MAX, PricePlan
 from faucet.rating.rate import afford_output_tokens, ceiling_e8, input_bound_tokens
+from faucet.routing.plan import PassedOver, Why
 from faucet.terms import Payer
 
 SMALLEST_ANSWER_TOKENS = 1
@@ -33,6 +38,10 @@ SMALLEST_ANSWER_TOKENS = 1
 
 EXACT_TOKENIZERS = frozenset({"words"})
 """Tokenizers whose count is the provider's own; for others templates differ a little, and a margin covers it."""
+
+
+AT_COST = PricePlan()
+"""What a provider asks its account's owner for: budgets of keys are kept in that."""
 
 
 class Held(msgspec.Struct):
@@ -44,30 +53,55 @@ class Held(msgspec.Struct):
     """The prompt's counted tokens, where counting was needed."""
     products: Sequence[Product]
     """Those of the planned products whose answers it pays for, in their order."""
+    wallet_id: int
+    """The account that it is on: the end user's wallet, or what they have of the feature's free quota."""
+    passed_over: list[PassedOver]
+    caps: dict[tuple[UUID | None, str], int]
+    """Lower output limits, by credential and model, that budgets pay for."""
+    has_budgets: bool
+    """Whether it reserves on budgets of keys, too."""
+
+    def limit_of(self, product: Product) -> int | None:
+        """The output limit of one product; None where nobody has bounded it."""
+        limit = min(self.output_limit, product.price.max_output_tokens)
+        if self.caps:
+            limit = min(limit, self.caps.get((product.account.credential, product.price.model), limit))
+        return None if limit == MODEL_TOKENS_MAX else limit
 
 
 class Reserver:
     """Places holds for the requests of one process."""
 
-    def __init__(self, lane: Lane, *, wait_seconds: float) -> None:
+    def __init__(self, lane: Lane, allowances: Allowances, *, wait_seconds: float) -> None:
         self._lane = lane
+        self._allowances = allowances
         self._wait_seconds = wait_seconds
         self._queues = WalletQueues()
         self.freed = Freed()
         self.refusals = LimitRefusals()
 
-    async def reserve(
-        self, exchange: Exchange, caller: Caller, feature: Feature, products: Sequence[Product], ask: ChatAsk
-    ) -> Held:
+    async def reserve(self, exchange: Exchange, caller: Caller, feature: Feature, chosen: Chosen, ask: ChatAsk) -> Held:
         """Hold the ceiling of whichever product answers; of a short wallet only that of the first choice.
 
-        Raises Refusal `insufficient_balance`, `budget_exceeded`, `disabled`, `unavailable`.
+        It is held on what there is of a free quota where all of it fits there, else on the wallet.
+        Raises Refusal `insufficient_balance`, `budget_exceeded`, `disabled`, `unavailable`, and `invalid_request`
+        where a fixed price does not pay for the request.
         """
-        bid = _Bid(exchange, caller, feature, products, ask)
+        bid = _Bid(exchange, caller, feature, chosen, ask)
+        if feature.plan.fixed_price_e8 is not None:
+            await bid.fit_to_price(feature.plan.fixed_price_e8)
+        if feature.plan.free_quota_e8:
+            allowance = await self._allowances.find(feature, caller)
+            if allowance is not None:
+                bid.wallet_id = allowance
+                answer = await self._try(bid)
+                if answer.status == ledger_lane.DONE:
+                    return self._granted(bid, answer)
+                bid.wallet_id = caller.wallet_id
         if not self._queues.is_busy(caller.wallet_id):
             answer = await self._try(bid)
             if answer.status == ledger_lane.DONE:
-                return bid.held()
+                return self._granted(bid, answer)
             _refuse_unless_short(answer)
         bid.drop_dearer()
         return await self._wait_in_line(bid)
@@ -93,17 +127,26 @@ class Reserver:
         while True:
             answer = await self._try(bid)
             if answer.status == ledger_lane.DONE:
-                return bid.held()
+                return self._granted(bid, answer)
             _refuse_unless_short(answer)
             left = deadline - time.monotonic()
             if answer.busy_e8 > 0 and left > 0 and not bid.exchange.gone:
                 await self.freed.wait(bid.caller.wallet_id, left)
                 continue
-            if bid.shrink_to(answer.room_e8 - answer.busy_e8):
+            room_e8 = answer.room_e8 - answer.busy_e8
+            if bid.shrink_to(room_e8) or bid.keep_within(room_e8):
                 continue
             if answer.status == ledger_lane.BUDGET:
                 self.refusals.note(bid.caller, bid.feature, bid.amount_e8)
             raise _short(answer, bid)
+
+    def _granted(self, bid: _Bid, answer: HoldAnswer) -> Held:
+        """The hold, without the products whose keys' budgets had no room. Raises Refusal `budget_exceeded`."""
+        held = bid.held(answer.spent)
+        if not held.products:
+            moves.release(self._lane, bid.exchange.hold_id, "budget_exceeded")
+            raise _spent()
+        return held
 
     async def _try(self, bid: _Bid) -> HoldAnswer:
         try:
@@ -117,15 +160,15 @@ class Reserver:
 class _Bid:
     """What one request asks the ledger for; gets smaller as more is known."""
 
-    def __init__(
-        self, exchange: Exchange, caller: Caller, feature: Feature, products: Sequence[Product], ask: ChatAsk
-    ) -> None:
+    def __init__(self, exchange: Exchange, caller: Caller, feature: Feature, chosen: Chosen, ask: ChatAsk) -> None:
         self.exchange = exchange
         self.caller = caller
         self.feature = feature
-        self.products = products
+        self.products: Sequence[Product] = chosen.products
+        self.passed_over = chosen.passed_over
         self.ask = ask
-        price = products[0].price
+        self.wallet_id = caller.wallet_id
+        price = self.products[0].price
         most = price.max_output_tokens
         if feature.max_output_tokens is not None:
             most = min(most, feature.max_output_tokens)
@@ -137,18 +180,99 @@ class _Bid:
         self.output_limit = most
         self.input_tokens: int | None = None
         self._input_counted: int | None = None
+        self.caps: dict[tuple[UUID | None, str], int] = {}
+        self.budgets: tuple[tuple[UUID, int], ...] = ()
+        if any([product.account.budget_left_e8 is not None for product in self.products]):
+            self._fit_budgets()
         self.amount_e8 = self._ceiling()
 
-    def held(self) -> Held:
+    def held(self, spent: frozenset[UUID]) -> Held:
         """The hold that was granted."""
-        return Held(self.amount_e8, self.output_limit, self.input_tokens, self.products)
+        products = self.products
+        passed = self.passed_over
+        if spent:
+            products, more = over_budget(list(products), spent)
+            passed = passed + more
+        return Held(
+            self.amount_e8,
+            self.output_limit,
+            self.input_tokens,
+            products,
+            self.wallet_id,
+            passed,
+            self.caps,
+            bool(self.budgets),
+        )
 
     def drop_dearer(self) -> None:
         """Do without the fallbacks that could cost more than the first choice."""
         if len(self.products) > 1:
-            most = self._ceiling_of(self.products[0])
-            self.products = [product for product in self.products if self._ceiling_of(product) <= most]
-            self.amount_e8 = most
+            self._keep(self._ceiling_of(self.products[0]))
+
+    def keep_within(self, room_e8: int) -> bool:
+        """Do without what could cost more than there is; False where that leaves all or nothing."""
+        if not any(self._ceiling_of(product) <= room_e8 for product in self.products):
+            return False
+        return self._keep(room_e8)
+
+    def _keep(self, most_e8: int) -> bool:
+        kept = [product for product in self.products if self._ceiling_of(product) <= most_e8]
+        if len(kept) == len(self.products):
+            return False
+        self.passed_over = self.passed_over + [
+            PassedOver(product.payer, Why.TOO_DEAR, product.provider.name, product.price.model)
+            for product in self.products
+            if product not in kept
+        ]
+        self.products = kept
+        self.amount_e8 = self._ceiling()
+        return True
+
+    def _fit_budgets(self) -> None:
+        """Shorten answers to what keys' budgets pay for, or do without those keys. Raises Refusal `budget_exceeded`.
+
+        What is left of a budget is as old as what is known of the key; the ledger has the last word.
+        """
+        most: dict[UUID, int] = {}
+        spent = set()
+        for product in self.products:
+            left_e8, credential = product.account.budget_left_e8, product.account.credential
+            if left_e8 is None or credential is None:
+                continue
+            price, ask = product.price, self.ask
+            limit = min(self.output_limit, price.max_output_tokens)
+            bound = self._input_bound(product)
+            paid, least = limit, 0
+            if self._cost_e8(product, bound, limit) > left_e8:
+                paid, least = 0, SMALLEST_ANSWER_TOKENS
+            if least and self.feature.fit_to_wallet and not ask.extra_output_bytes and left_e8 > 0:
+                paid = afford_output_tokens(
+                    price, AT_COST, Payer.PLATFORM, input_tokens=bound, n=ask.n, budget_e8=left_e8
+                )
+                paid = min(paid, limit)
+            if paid < least:
+                spent.add(credential)
+                continue
+            if paid < limit:
+                self.caps[(credential, price.model)] = paid
+            most[credential] = max(most.get(credential, 0), self._cost_e8(product, bound, paid))
+        if spent:
+            self.products, more = over_budget(list(self.products), frozenset(spent))
+            self.passed_over = self.passed_over + more
+            if not self.products:
+                raise _spent()
+        self.budgets = tuple((credential, e8) for credential, e8 in most.items() if credential not in spent)
+
+    def _cost_e8(self, product: Product, input_tokens: int, output_tokens: int) -> int:
+        """The most that an answer can cost whoever pays the provider."""
+        return ceiling_e8(
+            product.price,
+            AT_COST,
+            Payer.PLATFORM,
+            input_tokens_max=input_tokens,
+            output_tokens_max=output_tokens + self.ask.extra_output_bytes,
+            n=self.ask.n,
+        )
 
     def _ceiling(self) -> int:
         products = self.products
@@ -160,9 +284,9 @@ class _Bid:
         return ceiling_e8(
             product.price,
             self.feature.plan,
-            Payer.PLATFORM,
+            product.payer,
             input_tokens_max=self._input_bound(product),
-            output_tokens_max=self.output_limit + self.ask.extra_output_bytes,
+            output_tokens_max=min(self.output_limit, product.price.max_output_tokens) + self.ask.extra_output_bytes,
             n=self.ask.n,
         )
 
@@ -178,7 +302,7 @@ class _Bid:
         caller = self.caller
         return HoldItem(
             self.exchange.hold_id,
-            caller.wallet_id,
+            self.wallet_id,
             self.amount_e8,
             caller.developer_id,
             caller.app_id,
@@ -186,6 +310,7 @@ class _Bid:
             caller.end_user_id,
             caller.session_id,
             self.exchange.client_request_id,
+            self.budgets,
         )
 
     async def count_input(self) -> None:
@@ -194,11 +319,23 @@ class _Bid:
         if self.input_tokens is not None or self.ask.images or self.ask.opaque_parts or tokenizer not in TOKENIZERS:
             return
         body = self.ask.body
-        counted = await asyncio.to_thread(lambda: count_chat_input(msgspec.json.decode(body), tokenizer))
+        counted = await asyncio.to_thread(lambda: count_input(msgspec.json.decode(body), tokenizer))
         self.input_tokens = counted
         margin = 0 if tokenizer in EXACT_TOKENIZERS else counted // 20 + 16
         self._input_counted = counted + margin
         self.amount_e8 = self._ceiling()
+
+    async def fit_to_price(self, price_e8: int) -> None:
+        """Shorten the answer to what a fixed price pays for, so that nobody sells below cost. Raises Refusal."""
+        if self.amount_e8 <= price_e8:
+            return
+        self.drop_dearer()
+        if self.amount_e8 <= price_e8 or self.shrink_to(price_e8):
+            return
+        await self.count_input()
+        if self.amount_e8 > price_e8 and not self.shrink_to(price_e8):
+            field = self.ask.max_tokens_field or "messages"
+            raise field_error(field, "this feature's fixed price does not pay for a request of this size")
 
     def shrink_to(self, room_e8: int) -> bool:
         """Shrink the output limit to what `room_e8` pays for; False where that is too little or not allowed."""
@@ -208,7 +345,7 @@ class _Bid:
             afford_output_tokens(
                 product.price,
                 self.feature.plan,
-                Payer.PLATFORM,
+                product.payer,
                 input_tokens=self._input_bound(product),
                 n=self.ask.n,
                 budget_e8=room_e8,
@@ -231,6 +368,10 @@ def _refuse_unless_short(answer: HoldAnswer) -> None:
     if answer.status in (ledger_lane.RESOLVED, ledger_lane.CONFLICT):
         raise Refusal("conflict", "this request id was used before")
     raise Refusal("invalid_session", "the session's wallet can't be used")
+
+
+def _spent() -> Refusal:
+    return Refusal("budget_exceeded", "the budget of the provider key leaves too little for this request")
 
 
 def _short(answer: HoldAnswer, bid: _Bid) -> Refusal:

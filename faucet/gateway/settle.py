@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from faucet.gateway.admit import Caller
 from faucet.gateway.catalogue import Product
 from faucet.gateway.metrics import METRICS
+from faucet.gateway.reserve import AT_COST
 from faucet.gateway.spool import Spool
 from faucet.kit.errors import Refusal
 from faucet.kit.log import logger
@@ -30,6 +32,10 @@ from faucet.terms import Charge, Outcome, Payer, Usage
 _INT_MAX = 2**31 - 1
 
 
+PAYER_CODES = {payer: code for code, payer in enumerate(Payer)}
+"""What usage events call a payer."""
+
+
 class Rated(msgspec.Struct, frozen=True):
     """An answer's usage with its charge: what the wallet pays of it, and what its hold doesn't cover."""
 
@@ -39,11 +45,20 @@ class Rated(msgspec.Struct, frozen=True):
     excess_e8: int
 
 
-def rated(product: Product, plan: PricePlan, usage: Usage, held_e8: int) -> Rated:
-    """Rate an answer against its hold."""
-    charge = rate(product.price, plan, Payer.PLATFORM, usage)
+def rated(product: Product, plan: PricePlan, usage: Usage, held_e8: int, *, whole: bool = True) -> Rated:
+    """Rate an answer against its hold; one that its provider broke off is not `whole`."""
+    at = datetime.now(UTC) if product.price.has_hours else None
+    charge = rate(product.price, plan, product.payer, usage, at, whole=whole)
     _, excess_e8 = capped(charge, held_e8)
     return Rated(usage, charge, charge.retail_e8 - excess_e8, excess_e8)
+
+
+def _taken_of_budget(product: Product, usage: Usage) -> tuple[UUID | None, int]:
+    """The credential whose budget the answer takes from, and what it cost its owner at the provider."""
+    if product.account.budget_left_e8 is None:
+        return None, 0
+    at = datetime.now(UTC) if product.price.has_hours else None
+    return product.account.credential, rate(product.price, AT_COST, Payer.PLATFORM, usage, at).cost_e8
 
 
 def _in_columns(usage: Usage) -> Usage:
@@ -77,6 +92,9 @@ class Settler:
         product: Product,
         answer: Rated,
         *,
+        wallet_id: int,
+        feature_version: int,
+        has_budgets: bool,
         cost_account: int,
         outcome: Outcome,
         first_byte_ms: int,
@@ -84,7 +102,7 @@ class Settler:
         raw_usage: str | None,
         reply: bytes | None = None,
     ) -> int:
-        """Book an answer durably; the wallet's balance in e8 afterwards.
+        """Book an answer durably on the account that its hold is on; that account's balance in e8 afterwards.
 
         Raises Refusal `unavailable` when patience with an absent database ends; the answer is billed later.
         """
@@ -100,7 +118,7 @@ class Settler:
         usage, charge = _in_columns(answer.usage), answer.charge
         item = SettleItem(
             hold_id,
-            caller.wallet_id,
+            wallet_id,
             charge.cost_e8,
             charge.retail_e8,
             charge.channel_e8,
@@ -116,12 +134,14 @@ class Settler:
             usage.reasoning_tokens,
             first_byte_ms,
             duration_ms,
-            0,
+            PAYER_CODES[product.payer],
             usage.source,
             outcome,
             product.provider.name,
             product.price.model,
             raw_usage,
+            feature_version,
+            budget=_taken_of_budget(product, usage) if has_budgets else None,
         )
         self.open.pop(hold_id, None)
         try:
@@ -132,7 +152,7 @@ class Settler:
                 "unavailable",
                 "the answer could not be settled in time; it is billed once when the ledger is back",
             ) from error
-        self._freed.notify(caller.wallet_id)
+        self._freed.notify(wallet_id)
         return balance_e8
 
     def release(self, hold_id: UUID, wallet_id: int, reason: str) -> None:

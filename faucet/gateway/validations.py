@@ -16,7 +16,7 @@ from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx, tx
 from faucet.kit.log import logger
-from faucet.providers.keyed import KEYED
+from faucet.providers.keyed import endpoint_of, entry_of
 from faucet.providers.probe import Prober, Verdict
 from faucet.vault.reveal import rows
 from faucet.vault.reveal.kek import KekFailed, keks_of
@@ -69,16 +69,12 @@ class Validations:
 
     async def _try(self, row: Sealed) -> Verdict:
         assert self._prober is not None
-        provider = KEYED.get(row.place.provider)
-        if provider is None:
-            return Verdict.UNKNOWN
         config = self._config
         try:
-            endpoint = provider.endpoint(
-                row.place.base_url,
-                extra_ports=config.tenant_upstream_ports,
-                allow_http=config.tenant_upstream_http,
-            )
+            provider = entry_of(row.place.provider)
+            endpoint = endpoint_of(config, row.place.provider, row.place.base_url)
+        except KeyError:
+            return Verdict.UNKNOWN
         except ValueError:
             return Verdict.UNSAFE
         try:

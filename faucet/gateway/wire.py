@@ -14,6 +14,9 @@ from msgspec import Raw
 
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.money import to_wire_bytes
+from faucet.routing.policy import MODES
+from faucet.tenants.manifest import PAYER_OF, routes_of
+from faucet.terms import Payer
 
 CHOICES_MAX = 128
 ABSURD_TOKENS = 1 << 24
@@ -71,6 +74,24 @@ class ChatAsk(msgspec.Struct):
     extra_output_bytes: int
     """Bytes of a `prediction`, whose rejected tokens are billed as output beyond the limit."""
     body: bytes
+    payers: tuple[Payer, ...] | None = None
+    """Whom the caller would like to pay, in this order; whether that may be, the policy says."""
+    sensitive: tuple[str, ...] = ()
+    """Values of this request that are personal because its feature says so, whatever they look like."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What a model must be able to do for this."""
+        fields = self.fields
+        needs = {"images"} if self.images else set()
+        if "tools" in fields and bytes(fields["tools"]) not in (b"[]", b"null"):
+            needs.add("tools")
+        if "response_format" in fields and b'"json_schema"' in bytes(fields["response_format"]):
+            needs.add("json_schema")
+        return frozenset(needs) if needs else _NOTHING
+
+
+_NOTHING: frozenset[str] = frozenset()
 
 
 def parse_chat(body: bytes) -> ChatAsk:
@@ -93,17 +114,7 @@ def parse_chat(body: bytes) -> ChatAsk:
     except (msgspec.DecodeError, RecursionError) as error:
         raise Refusal("invalid_request", f"the body is not valid JSON: {error}") from None
 
-    model, feature_key = _model(known.model)
-    metadata = known.metadata
-    if metadata is not None:
-        if not isinstance(metadata, dict):
-            raise field_error("metadata", "must be an object")
-        named = metadata.get("feature_key")
-        if named is not None:
-            if not isinstance(named, str):
-                raise field_error("metadata.feature_key", "must be a string", param="metadata")
-            feature_key = feature_key or named
-        _strip_our_metadata(fields, metadata)
+    model, feature_key, payers = named(fields, known.model, known.metadata)
     if not known.messages:
         raise field_error("messages", "must be an array of at least one message")
     stream = _boolean(known.stream, "stream")
@@ -130,7 +141,24 @@ def parse_chat(body: bytes) -> ChatAsk:
         opaque_parts,
         len(fields["prediction"]) if "prediction" in fields else 0,
         body,
+        payers,
     )
+
+
+def _wanted_payers(metadata: dict[str, Any]) -> tuple[Payer, ...] | None:
+    """Whom a request's hints would have pay."""
+    mode, preference = metadata.get("route_mode"), metadata.get("route_preference")
+    if mode is not None:
+        if not isinstance(mode, str) or mode not in MODES:
+            raise field_error("metadata.route_mode", f"must be one of {', '.join(MODES)}", param="metadata")
+        return (MODES[mode],)
+    if preference is None:
+        return None
+    try:
+        return tuple(PAYER_OF[route] for route in routes_of(preference, "metadata.route_preference"))
+    except ValueError as problem:
+        path, _, text = str(problem).partition(": ")
+        raise field_error(path, text, param="metadata") from None
 
 
 def _parts(body: bytes, messages: list[_Message]) -> tuple[int, bool]:
@@ -152,6 +180,24 @@ def _refuse_unrated(known: _Known) -> None:
         raise field_error("web_search_options", "the provider's own web search is not offered here")
     if known.modalities is not None and known.modalities != ["text"]:
         raise field_error("modalities", 'only ["text"] is offered here')
+
+
+def named(fields: dict[str, Raw], model: Any, metadata: Any) -> tuple[str | None, str | None, tuple[Payer, ...] | None]:
+    """The model and the feature that a request names, and whom it would like to pay. Words that are for us are taken
+    out of its metadata."""
+    concrete, feature_key = _model(model)
+    payers = None
+    if metadata is not None:
+        if not isinstance(metadata, dict):
+            raise field_error("metadata", "must be an object")
+        feature = metadata.get("feature_key")
+        if feature is not None:
+            if not isinstance(feature, str):
+                raise field_error("metadata.feature_key", "must be a string", param="metadata")
+            feature_key = feature_key or feature
+        payers = _wanted_payers(metadata)
+        _strip_our_metadata(fields, metadata)
+    return concrete, feature_key, payers
 
 
 def _model(model: Any) -> tuple[str | None, str | None]:
@@ -200,17 +246,37 @@ def _strip_our_metadata(fields: dict[str, Raw], metadata: dict[str, Any]) -> Non
             del fields["metadata"]
 
 
-def upstream_body(ask: ChatAsk, model_json: bytes, limit: int, limit_field: str) -> bytes:
-    """The request as the provider gets it: the model named, the output bounded, usage asked for in streams."""
+def upstream_body(
+    ask: ChatAsk,
+    model_json: bytes,
+    limit: int | None,
+    limit_field: str,
+    *,
+    only_limit_field: bool = False,
+    stream_options: bool = True,
+) -> bytes:
+    """The request as the provider gets it: the model named, the output bounded, usage asked for in streams.
+
+    Without a limit the caller's own words about it stay. Some providers know only one of the two fields that bound the
+    output, and some no `stream_options`.
+    """
     fields = dict(ask.fields)
     fields["model"] = Raw(model_json)
-    if ask.max_tokens_field is not None:
+    if limit is None:
+        pass
+    elif only_limit_field:
+        for name in ("max_tokens", "max_completion_tokens"):
+            fields.pop(name, None)
+        fields[limit_field] = Raw(b"%d" % limit)
+    elif ask.max_tokens_field is not None:
         if limit != ask.max_tokens or (ask.max_tokens_field != "max_tokens" and "max_tokens" in fields):
             fields.pop("max_tokens", None)
             fields[ask.max_tokens_field] = Raw(b"%d" % limit)
     else:
         fields[limit_field] = Raw(b"%d" % limit)
-    if ask.stream and not ask.include_usage:
+    if not stream_options:
+        fields.pop("stream_options", None)
+    elif ask.stream and not ask.include_usage:
         options = fields.get("stream_options")
         if options is None or bytes(options) == b"null":
             fields["stream_options"] = Raw(b'{"include_usage":true}')
@@ -223,6 +289,8 @@ def upstream_body(ask: ChatAsk, model_json: bytes, limit: int, limit_field: str)
 
 # ── replies ──
 
+
+MODES_WIRE = {payer: mode.encode() for mode, payer in MODES.items()}
 
 Reply = dict[str, Raw]
 """A JSON reply as its top-level fields, each the bytes that the provider sent."""
@@ -247,26 +315,40 @@ def usage_of(reply: Reply) -> Raw | None:
 def money_note(
     *,
     request_id: str,
+    mode: bytes,
     feature_json: bytes | None,
+    feature_version: int = 0,
     price: bytes,
     balance_e8: int | None,
+    is_free: bool = False,
     provider_json: bytes,
     model_json: bytes,
     counted: bool,
+    more: bytes = b"",
 ) -> bytes:
-    """The `modelfaucet` object of a reply; `price` is what the answer cost as the wire shows it."""
+    """The `modelfaucet` object of a reply; `price` is what the answer cost as the wire shows it, `more` are further
+    members, each behind a comma.
+
+    The balance is the wallet's, or, where the answer `is_free`, what is left of the free quota that paid for it.
+    """
+    left = b"wallet_balance_usd" if not is_free else b"free_quota_left_usd"
     return (
-        b'{"request_id":"%b","route_mode":"platform",%b"estimated_price_usd":"%b","price_usd":"%b","provider":%b,'
-        b'"model":%b,"usage_source":"%b"%b}'
+        b'{"request_id":"%b","route_mode":"%b",%b"estimated_price_usd":"%b","price_usd":"%b","provider":%b,'
+        b'"model":%b,"usage_source":"%b"%b%b%b}'
         % (
             request_id.encode(),
-            b"" if feature_json is None else b'"feature_key":%b,' % feature_json,
+            mode,
+            b""
+            if feature_json is None
+            else b'"feature_key":%b,"feature_version":%d,' % (feature_json, feature_version),
             price,
             price,
             provider_json,
             model_json,
             b"counted" if counted else b"reported",
-            b"" if balance_e8 is None else b',"wallet_balance_usd":"%b"' % to_wire_bytes(balance_e8),
+            b',"paid_by":"free_quota"' if is_free else b"",
+            b"" if balance_e8 is None else b',"%b":"%b"' % (left, to_wire_bytes(balance_e8)),
+            more,
         )
     )
 
@@ -279,11 +361,16 @@ def with_cost(usage: bytes, price: bytes) -> bytes:
     return b'%b,"cost":%b}' % (body[:-1], price)
 
 
-def chat_reply(fields: Reply, chat_id: str, model_json: bytes, usage: bytes, note: bytes) -> bytes:
-    """A provider's reply under our id, with the model that answered, its usage, and what it cost."""
+def chat_fields(fields: Reply, chat_id: str, model_json: bytes, usage: bytes) -> Reply:
+    """A provider's reply under our id, with the model that answered and its usage."""
     fields["id"] = Raw(b'"%b"' % chat_id.encode())
     fields["model"] = Raw(model_json)
     fields["usage"] = Raw(usage)
+    return fields
+
+
+def with_note(fields: Reply, note: bytes) -> bytes:
+    """A reply as its bytes, with the note of what it cost."""
     fields["modelfaucet"] = Raw(note)
     return _encode(fields)
 

@@ -12,17 +12,24 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from faucet.gateway.admit import REFRESH_SECONDS, Admission, Caller, Feature
+from faucet.gateway.allowances import Allowances
 from faucet.gateway.attempt import CallRules
-from faucet.gateway.catalogue import Catalogue, Product
+from faucet.gateway.catalogue import Account, Catalogue, Product, Stock
+from faucet.gateway.circuits import Circuits
 from faucet.gateway.exchange import Exchange
+from faucet.gateway.explain import is_entitled
+from faucet.gateway.keys import NO_KEYS, Keyring
 from faucet.gateway.metrics import METRICS
 from faucet.gateway.origins import load_origins
+from faucet.gateway.payers import Chosen, Payers
+from faucet.gateway.rates import FeatureRates
 from faucet.gateway.replay import Replays
 from faucet.gateway.reserve import Reserver
 from faucet.gateway.settle import Settler
 from faucet.gateway.spool import Spool
 from faucet.gateway.switches import Switches, load_switches
 from faucet.gateway.validations import ASKED, Validations
+from faucet.gateway.wire import ChatAsk
 from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import connect_hot, in_time, open_pool
@@ -34,6 +41,7 @@ from faucet.limits.bucket import Bucket
 from faucet.providers.base import Provider
 from faucet.rating.price import PriceBook
 from faucet.rating.store import load_confirmed
+from faucet.terms import Payer
 
 ROLE = "faucet_gateway"
 CATALOGUE_SECONDS = 5.0
@@ -62,7 +70,11 @@ class World:
         )
         self.validations = Validations(config, self.clock)
         self.draining = False
-        self.catalogue = Catalogue((), PriceBook(()), self.clock.now())
+        self.circuits = Circuits()
+        self.payers = Payers()
+        self.catalogue = Catalogue((), PriceBook(()), self.clock.now(), self.circuits)
+        self.accounts: Sequence[Account] = ()
+        """The platform's own, those that are switched off among them."""
         self._switched_off = self.catalogue
         """What would be for sale, if the operator had not switched its providers off."""
         self._switches = Switches()
@@ -84,6 +96,7 @@ class World:
             on_at_risk=self.spool.keep,
             on_safe=self.spool.safe,
         )
+        self.keyring = Keyring(self.db, config, self.clock, self.circuits.forget, lambda: self._switches.providers)
         try:
             await self.lane.start()
             await self._load_catalogue()
@@ -95,7 +108,8 @@ class World:
         bucket = Bucket(limit, window_seconds) if limit else None
         self._rate_policy = b'"session";q=%d;w=%d' % (limit, math.ceil(window_seconds))
         self.admission = Admission(self.db, bucket, lambda: self._switches)
-        self.reserver = Reserver(self.lane, wait_seconds=config.hold_wait_seconds)
+        self.feature_rates = FeatureRates()
+        self.reserver = Reserver(self.lane, Allowances(self.db, self.clock), wait_seconds=config.hold_wait_seconds)
         self.settler = Settler(self.lane, self.spool, self.reserver.freed)
         self.replays = Replays(self.db, config.reply_key, lease_seconds=config.hold_lease_seconds)
         METRICS.spooled = lambda: len(self.spool)
@@ -116,6 +130,7 @@ class World:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.lane.close()
+        await self.keyring.tell()
         self.spool.close()
         await self.pool.close()
         await self.db.close()
@@ -139,29 +154,20 @@ class World:
                 retry_after_seconds=max(1, math.ceil(verdict.retry_after_seconds)),
             )
 
-    def route(self, feature: Feature, model: str | None) -> list[Product]:
-        """The products that may answer, best first.
+    async def choose(self, exchange: Exchange, caller: Caller, feature: Feature, ask: ChatAsk) -> Chosen:
+        """The products that may answer, best first. Raises the refusals of `Payers.choose` and of `is_entitled`, and
+        `unavailable`."""
+        explain = exchange.debug is not None and await is_entitled(self.db, exchange, caller.developer_id)
+        keys = NO_KEYS
+        if feature.uses_keys:
+            keys = self.keyring.recall(caller) or await self.keyring.find(caller)
+        return self.payers.choose(self.catalogue, self._switched_off, feature, ask, keys, explain=explain)
 
-        Raises Refusal `not_found`, `no_available_route`, `forbidden`, and `disabled` where the operator has switched
-        off what would have answered.
-        """
-        catalogue = self.catalogue
-        products = catalogue.route(feature.policy, model)
-        if products:
-            return products
-        if self._switched_off.route(feature.policy, model):
-            raise Refusal("disabled", "what could answer is switched off", param="model")
-        if model is None:
-            raise Refusal("no_available_route", "no provider is available for this feature's policy")
-        if model in catalogue.offers and feature.policy.allows_platform:
-            raise Refusal("forbidden", f"this feature's policy does not allow the model {model[:100]!r}", param="model")
-        if model in catalogue.offers:
-            raise Refusal("no_available_route", "this feature's policy leaves no route that is available")
-        raise Refusal(
-            "not_found",
-            f"the model {model[:100]!r} is not known here; GET /v1/models lists those that are",
-            param="model",
-        )
+    async def stock(self, caller: Caller, feature: Feature) -> Stock:
+        """What a caller can be answered with. Raises Refusal `unavailable`."""
+        if not feature.uses_keys:
+            return self.catalogue
+        return (self.keyring.recall(caller) or await self.keyring.find(caller)).stock_with(self.catalogue)
 
     async def open_cost_accounts(self, developer_id: UUID, products: Sequence[Product]) -> None:
         """Know the accounts that answers will be booked to before anything is held.
@@ -170,8 +176,8 @@ class World:
         """
         for product in products:
             key = (developer_id, product.provider.name)
-            if key in self._cost_accounts:
-                continue
+            if key in self._cost_accounts or product.payer is Payer.DEVELOPER:
+                continue  # what a developer's own account costs them, they earn
             try:
                 row = await in_time(self._cost_account_row(*key))
             except (psycopg.OperationalError, PoolTimeout, TimeoutError) as error:
@@ -186,9 +192,12 @@ class World:
             cursor = await connection.execute("select provider_cost_account_v1(%s, %s)", (developer_id, provider))
             return await cursor.fetchone()
 
-    def cost_account(self, developer_id: UUID, provider: str) -> int:
-        """The account that `open_cost_accounts` found."""
-        return self._cost_accounts[(developer_id, provider)]
+    def cost_account(self, caller: Caller, product: Product) -> int:
+        """The account that an answer's cost is booked to: one that `open_cost_accounts` found, or the earnings of the
+        developer whose own account at the provider paid."""
+        if product.payer is Payer.DEVELOPER:
+            return caller.earnings_account
+        return self._cost_accounts[(caller.developer_id, product.provider.name)]
 
     async def is_ready(self) -> dict[str, bool]:
         """What a load balancer wants to know, really checked."""
@@ -222,17 +231,24 @@ class World:
 
     def _on_change(self, *_: object) -> None:
         self.admission.forget()
+        self.keyring.forget()
         self._stale.set()
 
     async def _load_catalogue(self) -> None:
         async with self.db.connection() as connection:
             prices = await load_confirmed(connection)
+            stored = await self.keyring.platform(connection)
             switches = await load_switches(connection)
             if self.config.is_production:  # development lets every origin call
                 self.app_origins = await load_origins(connection)
         book, now = PriceBook(prices), self.clock.now()
-        self.catalogue = Catalogue([p for p in self.providers if p.name not in switches.providers], book, now)
-        self._switched_off = Catalogue([p for p in self.providers if p.name in switches.providers], book, now)
+        accounts = [*(Account(provider) for provider in self.providers), *stored]
+        self.accounts = accounts
+        off = [account for account in accounts if account.provider.name in switches.providers]
+        fresh = Catalogue([account for account in accounts if account not in off], book, now, self.circuits)
+        if not fresh.is_like(self.catalogue):
+            self.catalogue = fresh
+        self._switched_off = Catalogue(off, book, now, self.circuits)
         self._switches = switches
 
     async def _keep_catalogue(self) -> None:
@@ -254,8 +270,10 @@ class World:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await self.admission.refresh()
+                await self.keyring.refresh()
             except Refusal:
-                pass  # the database is away; the callers run out by themselves
+                pass  # the database is away; what is known runs out by itself
+            await self.keyring.tell()
 
     async def _recover(self) -> None:
         """Adopt the spools of processes that died: at start, and now and then for neighbours."""

@@ -29,6 +29,7 @@ from faucet.jobs.expire_holds import expire_holds
 from faucet.jobs.probe import SERVICE, Probe
 from faucet.jobs.purge import purge
 from faucet.jobs.reconcile import reconcile_books, reconcile_stripe
+from faucet.jobs.return_allowances import return_allowances
 from faucet.jobs.roll_up import roll_up
 from faucet.jobs.send_payouts import run_payouts, send_payouts
 from faucet.jobs.tell import tell_developers
@@ -101,6 +102,7 @@ class Sweeps:
         self.purged = metrics.also(Counter("modelfaucet_purged", "Rows forgotten.", ("kind",)))
         self.closed = metrics.also(Counter("modelfaucet_periods_closed", "Months that were closed."))
         self.webhook_tries = metrics.also(Counter("modelfaucet_webhook_tries", "Tries to deliver, by end.", ("end",)))
+        self.returned = metrics.also(Counter("modelfaucet_allowances_returned", "Free quotas given back unused."))
         self.findings = metrics.also(
             Gauge("modelfaucet_reconciliation_findings", "Differences in the books, when last compared.")
         )
@@ -200,6 +202,12 @@ class Sweeps:
         async with self._sweep("tell_developers") as connection:
             await tell_developers(connection, wallet_low_e8=self._wallet_low_e8)
 
+    async def return_allowances(self, timestamp: int) -> None:
+        """Every hour."""
+        async with self._sweep("return_allowances") as connection:
+            returned = await return_allowances(connection)
+        self.returned.add(count=returned.count)
+
     async def reconcile(self, timestamp: int) -> None:
         """Every ten minutes: all balances, and the answers of the last day."""
         await self._reconcile(timedelta(days=COMPARED_DAYS))
@@ -273,6 +281,7 @@ def queue_of(dsn: str, sweeps: Sweeps) -> procrastinate.App:
         (HOURLY_LATER, sweeps.roll_up),
         (HOURLY_LATER, sweeps.ask_to_close),
         (HOURLY, sweeps.purge),
+        (HOURLY, sweeps.return_allowances),
         (DAILY, sweeps.reconcile_all),
     ):
         # At most one of each waits, however long nobody took it.

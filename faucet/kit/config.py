@@ -21,13 +21,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from faucet.kit.config_kinds import NamedSecrets as _NamedSecrets
+from faucet.kit.config_kinds import ProviderSettings
+from faucet.kit.config_kinds import SecretText as _Secret
+from faucet.kit.config_kinds import Url as _Url
+from faucet.kit.config_kinds import Words as _List
+from faucet.kit.config_kinds import split_words as _split
 from faucet.kit.embedded_postgres import default_data_dir
 from faucet.kit.errors import FaucetError
 from faucet.kit.money import E8_PER_USD, from_wire
@@ -54,19 +59,6 @@ class ConfigRefused(FaucetError):
         self.problems = problems
 
 
-def _split(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _base_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ValueError("must be an http or https address without user, query or fragment")
-    return text.rstrip("/")
-
-
 def _host_port(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
@@ -79,35 +71,9 @@ def _network(text: str) -> str:
     return text
 
 
-def _secret(value: Any) -> Secret:
-    if isinstance(value, Secret):
-        return value
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be text")
-    return Secret(value.strip())
-
-
-def _named_secrets(value: Any) -> tuple[tuple[str, Secret], ...]:
-    if isinstance(value, tuple):
-        return value
-    found: dict[str, Secret] = {}
-    for part in _split(value):
-        name, colon, text = part.partition(":")
-        if not colon or not text or re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name) is None:
-            raise ValueError("must be name:token, separated by commas; a name is of a-z, 0-9, _ . and -")
-        if name in found or any(other.matches(text) for other in found.values()):
-            raise ValueError(f"{name} is there twice, or has another's token")
-        found[name] = Secret(text)
-    return tuple(found.items())
-
-
-_Secret = Annotated[Secret, PlainValidator(_secret)]
-_NamedSecrets = Annotated[tuple[tuple[str, Secret], ...], PlainValidator(_named_secrets)]
-_List = Annotated[tuple[str, ...], BeforeValidator(_split)]
 _Origins = Annotated[tuple[Annotated[str, AfterValidator(exact_origin)], ...], BeforeValidator(_split)]
 _HostPorts = Annotated[tuple[Annotated[str, AfterValidator(_host_port)], ...], BeforeValidator(_split)]
 _Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_split)]
-_Url = Annotated[str, AfterValidator(_base_url)]
 _Usd = Annotated[int, BeforeValidator(lambda value: from_wire(value) if isinstance(value, str) else value)]
 _Port = Annotated[int, Field(ge=1, le=65_535)]
 _Ports = Annotated[tuple[_Port, ...], BeforeValidator(_split)]
@@ -117,7 +83,7 @@ _Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 _Bytes = Annotated[int, Field(ge=1_024, le=1 << 30)]
 
 
-class Config(BaseSettings):
+class Config(ProviderSettings):
     """The settings by name, lower-cased. Made by `load_config` only."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=False)

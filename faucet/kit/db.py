@@ -121,6 +121,19 @@ async def in_time(asking: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+REPEATABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+"""Failures of a statement that may succeed when it is sent again."""
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the connection, rather than the statement, failed."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return state.startswith(("08", "57", "53", "58"))
+    # The driver's internal errors are those of a connection that died while it was in use.
+    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+
+
 def _known(role: str) -> str:
     if role not in ROLES:
         raise ValueError(f"unknown role {role!r}")

@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -86,21 +86,44 @@ def count_text(text: str, tokenizer: str) -> int:
     return sum(_count_piece(encoding, piece) for piece in _PIECE.findall(text))
 
 
-def count_chat_input(request: Mapping[str, Any], tokenizer: str) -> int:
+Images = Callable[[Mapping[str, Any]], int]
+"""What counts an image part."""
+
+
+def any_image(part: Mapping[str, Any]) -> int:
+    """What an image counts whose provider's rule nobody applies."""
+    return IMAGE_TOKENS
+
+
+def count_chat_input(request: Mapping[str, Any], tokenizer: str, images: Images = any_image) -> int:
     """The input tokens of an OpenAI chat request: its messages, tools and response format.
 
     Per message: MESSAGE_TOKENS, and the texts of role, name, content, refusal and tool calls. An image counts
-    as IMAGE_TOKENS; a part of another kind (audio, file) as its JSON text. Tools and response format count as
+    as `images` says; a part of another kind (audio, file) as its JSON text. Tools and response format count as
     compact JSON text. REPLY_TOKENS at the end. A field of an unexpected type counts as its JSON text.
     Raises ValueError for an unknown tokenizer.
     """
     messages = request.get("messages")
     total = REPLY_TOKENS
     for message in messages if isinstance(messages, (list, tuple)) else ():
-        total += MESSAGE_TOKENS + _count_message(message, tokenizer)
+        total += MESSAGE_TOKENS + _count_message(message, tokenizer, images)
     for field in ("tools", "functions", "response_format"):
         total += _count_any(request.get(field), tokenizer)
     return total
+
+
+def count_input(request: Mapping[str, Any], tokenizer: str, images: Images = any_image) -> int:
+    """The input tokens of a chat or an embeddings request, whichever it is. Raises ValueError as the counts do."""
+    if "messages" in request:
+        return count_chat_input(request, tokenizer, images)
+    given = request.get("input")
+    texts = given if isinstance(given, list) else [given]
+    # A number is a token; in a list of lists of numbers each list is one input.
+    return sum(1 if isinstance(text, int) else _count_embedded(text, tokenizer) for text in texts)
+
+
+def _count_embedded(text: Any, tokenizer: str) -> int:
+    return len(text) if isinstance(text, list) else _count_any(text, tokenizer)
 
 
 def preload(tokenizer: str) -> None:
@@ -108,7 +131,7 @@ def preload(tokenizer: str) -> None:
     count_text("", tokenizer)
 
 
-def _count_message(message: Any, tokenizer: str) -> int:
+def _count_message(message: Any, tokenizer: str, images: Images) -> int:
     if not isinstance(message, dict):
         return _count_any(message, tokenizer)
     total = 0
@@ -116,7 +139,7 @@ def _count_message(message: Any, tokenizer: str) -> int:
         total += _count_any(message.get(field), tokenizer)
     content = message.get("content")
     for part in content if isinstance(content, (list, tuple)) else (content,):
-        total += _count_part(part, tokenizer)
+        total += _count_part(part, tokenizer, images)
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, (list, tuple)) else (calls,):
         inner = call.get("function", call.get("custom")) if isinstance(call, dict) else call
@@ -124,11 +147,11 @@ def _count_message(message: Any, tokenizer: str) -> int:
     return total + _count_call(message.get("function_call"), tokenizer)
 
 
-def _count_part(part: Any, tokenizer: str) -> int:
+def _count_part(part: Any, tokenizer: str, images: Images) -> int:
     if isinstance(part, dict):
         kind = part.get("type")
         if kind in ("image_url", "input_image"):
-            return IMAGE_TOKENS
+            return images(part)
         if kind in ("text", "refusal"):
             return _count_any(part.get(kind), tokenizer)
     return _count_any(part, tokenizer)

@@ -57,6 +57,9 @@ _TAKE_BACK: LiteralString = "select status, taken, written_off from take_back_v1
 _OPEN: LiteralString = "select account_open_v1(%s::uuid, %s::account_kind, %s::uuid, %s::uuid, %s::text)"
 
 
+_ALLOWANCE: LiteralString = "select allowance_open_v1(%s::uuid, %s::uuid, %s::uuid, %s::uuid)"
+
+
 async def transfer(tx: Tx, transfers: Sequence[Transfer]) -> list[Status]:
     """Book each transfer that the ledger accepts and say what it said to each, in order."""
     cursor = await tx.execute(
@@ -154,3 +157,12 @@ async def open_account(
     if row is None or row[0] is None:
         raise InvariantBroken(f"account_open_v1 gave no {kind} account")
     return AccountId(row[0])
+
+
+async def open_allowance(
+    tx: Tx, feature_id: UUID, end_user_id: UUID, *, account_id: UUID, event_id: UUID
+) -> AccountId | None:
+    """This month's allowance, opened and funded if it is not there yet; None where there can be none."""
+    cursor = await tx.execute(_ALLOWANCE, (feature_id, end_user_id, account_id, event_id))
+    row = await cursor.fetchone()
+    return None if row is None or row[0] is None else AccountId(row[0])

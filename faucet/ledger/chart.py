@@ -71,6 +71,7 @@ class Code(IntEnum):
     TOP_UP = 10
     PROCESSOR_FEE = 11
     GRANT = 12
+    GRANT_RETURN = 13
     REFUND = 20
     REFUND_WRITE_OFF = 21
     CHARGE_BACK = 22
@@ -112,6 +113,7 @@ MOVES = (
     Move(Code.TOP_UP, Kind.STRIPE_CLEARING, Kind.WALLET),
     Move(Code.PROCESSOR_FEE, Kind.PROCESSOR_FEES, Kind.STRIPE_CLEARING),
     Move(Code.GRANT, Kind.GRANTS, Kind.WALLET),
+    Move(Code.GRANT_RETURN, Kind.WALLET, Kind.GRANTS),
     Move(Code.REFUND, Kind.WALLET, Kind.STRIPE_CLEARING),
     Move(Code.REFUND_WRITE_OFF, Kind.WRITE_OFF, Kind.STRIPE_CLEARING),
     Move(Code.CHARGE_BACK, Kind.WALLET, Kind.STRIPE_CLEARING),

@@ -18,8 +18,11 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from faucet.kit.db import REPEATABLE, is_lost
 from faucet.kit.errors import FaucetError, InvariantBroken
 from faucet.kit.log import logger
+from faucet.ledger import budgets
+from faucet.ledger.budgets import Spent, Taken, Wanted
 
 GROUP_MAX = 512
 QUEUE_MAX = 20_000
@@ -53,10 +56,11 @@ class HoldItem(NamedTuple):
     end_user_id: UUID
     session_id: UUID
     request_id: str | None
+    budgets: tuple[tuple[UUID, int], ...] = ()  # reserved besides: credentials, and the most that each may have to pay
 
 
 class SettleItem(NamedTuple):
-    """One settlement, in the order of `settle_v1`'s parameters. Amounts in e8, durations in milliseconds."""
+    """One settlement, in the order of `settle_v2`'s parameters. Amounts in e8, durations in milliseconds."""
 
     id: UUID
     wallet_id: int
@@ -81,6 +85,9 @@ class SettleItem(NamedTuple):
     provider: str
     model: str
     raw_usage: str | None
+    feature_version: int | None = None
+    """None in the spools of an older gateway."""
+    budget: tuple[UUID | None, int] | None = None  # where the hold reserved on some: whose, and what it cost them
 
 
 class HoldAnswer(msgspec.Struct, frozen=True):
@@ -89,6 +96,7 @@ class HoldAnswer(msgspec.Struct, frozen=True):
     status: int
     room_e8: int
     busy_e8: int
+    spent: frozenset[UUID] = frozenset()  # credentials whose budgets had no room; the hold stands without them
 
 
 _HOLD = (
@@ -96,20 +104,20 @@ _HOLD = (
     " $9::text[], $10::int)"
 )
 _SETTLE_TYPES = (
-    ["uuid[]"] + ["bigint[]"] * 9 + ["int[]"] * 7 + ["smallint[]"] * 3 + ["text[]"] * 3
+    ["uuid[]"] + ["bigint[]"] * 9 + ["int[]"] * 7 + ["smallint[]"] * 3 + ["text[]"] * 3 + ["int[]"]
 )  # in the order of SettleItem
 
 
 def _settle_call(first: int) -> str:
-    return "settle_v1(" + ", ".join(f"${first + i}::{kind}" for i, kind in enumerate(_SETTLE_TYPES)) + ")"
+    return "settle_v2(" + ", ".join(f"${first + i}::{kind}" for i, kind in enumerate(_SETTLE_TYPES)) + ")"
 
 
 HOLD_SQL = f"select h.status, h.posted, h.held from {_HOLD} h"
 SETTLE_SQL = f"select s.status, s.posted from {_settle_call(1)} s"
-# Everything at once: holds $1-$9, lease $10, settlements $11-$33, releases $34-$36, replies $37-$38, renewals $39.
+# Everything at once: holds $1-$9, lease $10, settlements $11-$34, releases $35-$37, replies $38-$39, renewals $40.
 GROUP_SQL = (
     "select g.hold_status, g.hold_posted, g.hold_held, g.settle_status, g.settle_posted, g.release_status"
-    " from group_v1("
+    " from group_v2("
     + ", ".join(
         f"${i}::{kind}"
         for i, kind in enumerate(
@@ -156,6 +164,7 @@ class Lane:
         self._releases: deque[_Pending] = deque()
         self._renewals: list[UUID] = []
         self._replies: dict[UUID, bytes] = {}
+        self._budgeted: set[UUID] = set()  # requests in flight that have to do with budgets; as a rule none
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection | None = None
@@ -201,6 +210,8 @@ class Lane:
             raise LedgerUnavailable("the ledger is not connected")
         if len(self._holds) >= QUEUE_MAX:
             raise LedgerUnavailable("too many requests wait for the ledger")
+        if item.budgets:
+            self._budgeted.add(item.id)
         return self._queue(self._holds, item)
 
     def settle(self, item: SettleItem, reply: bytes | None = None) -> asyncio.Future[int]:
@@ -211,6 +222,8 @@ class Lane:
         """
         if reply is not None:
             self._replies[item.id] = reply
+        if item.budget is not None:
+            self._budgeted.add(item.id)
         if not self.connected:
             self._warn((item,))
         return self._queue(self._settles, item)
@@ -272,9 +285,9 @@ class Lane:
             try:
                 await self._commit(holds, settles, releases, renewals)
             except Exception as error:  # whatever it is, the lane lives on and every waiter hears of it
-                if isinstance(error, _REPEATABLE):
+                if isinstance(error, REPEATABLE):
                     self._put_back(holds, settles, releases)
-                elif _is_lost(error):
+                elif is_lost(error):
                     await self._lost(holds, settles, releases, error)
                 else:
                     await self._one_by_one(holds, settles, releases, error)
@@ -287,45 +300,91 @@ class Lane:
         releases: Sequence[_Pending],
         renewals: Sequence[UUID],
     ) -> None:
-        assert self._connection is not None
-        keep = [(p.item.id, self._replies[p.item.id]) for p in settles if p.item.id in self._replies]
-        held: Sequence[Sequence[int]] = ()
-        settled: Sequence[Sequence[int]] = ()
-        released: Sequence[int] = ()
-        if holds and not (settles or releases or renewals):
-            held = await self._connection.fetchrow(
-                HOLD_SQL, *_columns(holds, 9), self._lease_seconds, timeout=STATEMENT_SECONDS
-            )
-        elif settles and not (holds or releases or renewals or keep):
-            settled = await self._connection.fetchrow(
-                SETTLE_SQL, *_columns(settles, len(_SETTLE_TYPES)), timeout=STATEMENT_SECONDS
-            )
+        connection = self._connection
+        assert connection is not None
+        spent: Spent = {}
+        if self._budgeted:
+            async with connection.transaction():
+                held, settled, released = await self._book(connection, holds, settles, releases, renewals)
+                spent = await self._book_budgets(connection, holds, held, settles, settled, releases)
         else:
-            row = await self._connection.fetchrow(
-                GROUP_SQL,
-                *_columns(holds, 9),
-                self._lease_seconds,
-                *_columns(settles, len(_SETTLE_TYPES)),
-                *_columns(releases, 3),
-                [k[0] for k in keep],
-                [k[1] for k in keep],
-                renewals,
-                timeout=STATEMENT_SECONDS,
-            )
-            held, settled, released = row[0:3], row[3:5], row[5]
+            held, settled, released = await self._book(connection, holds, settles, releases, renewals)
         if holds:
-            self._answer_holds(holds, held)
+            self._answer_holds(holds, held, spent)
         if settles:
             self._answer_settles(settles, settled)
         if releases:
-            for (_, answer), status in zip(releases, released, strict=True):
+            for (item, answer), status in zip(releases, released, strict=True):
+                self._budgeted.discard(item[0])
                 if not answer.done():
                     answer.set_result(status)
 
-    def _answer_holds(self, holds: Sequence[_Pending], columns: Sequence[Sequence[int]]) -> None:
+    async def _book(
+        self,
+        connection: asyncpg.Connection,
+        holds: Sequence[_Pending],
+        settles: Sequence[_Pending],
+        releases: Sequence[_Pending],
+        renewals: Sequence[UUID],
+    ) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]], Sequence[int]]:
+        """What the ledger says to holds, settlements and releases."""
+        keep = [(p.item.id, self._replies[p.item.id]) for p in settles if p.item.id in self._replies]
+        if holds and not (settles or releases or renewals):
+            held = await connection.fetchrow(
+                HOLD_SQL, *_columns(holds, 9), self._lease_seconds, timeout=STATEMENT_SECONDS
+            )
+            return held, (), ()
+        if settles and not (holds or releases or renewals or keep):
+            settled = await connection.fetchrow(
+                SETTLE_SQL, *_columns(settles, len(_SETTLE_TYPES)), timeout=STATEMENT_SECONDS
+            )
+            return (), settled, ()
+        row = await connection.fetchrow(
+            GROUP_SQL,
+            *_columns(holds, 9),
+            self._lease_seconds,
+            *_columns(settles, len(_SETTLE_TYPES)),
+            *_columns(releases, 3),
+            [k[0] for k in keep],
+            [k[1] for k in keep],
+            renewals,
+            timeout=STATEMENT_SECONDS,
+        )
+        return row[0:3], row[3:5], row[5]
+
+    async def _book_budgets(
+        self,
+        connection: asyncpg.Connection,
+        holds: Sequence[_Pending],
+        held: Sequence[Sequence[int]],
+        settles: Sequence[_Pending],
+        settled: Sequence[Sequence[int]],
+        releases: Sequence[_Pending],
+    ) -> Spent:
+        """The budgets' part of the same commit."""
+        settle_status, hold_status = settled[0] if settles else (), held[0] if holds else ()
+        booked = [p.item for p, status in zip(settles, settle_status, strict=True) if status in (DONE, RESOLVED)]
+        ended = [item.id for item in booked] + [p.item[0] for p in releases]
+        return await budgets.book(
+            connection,
+            freed=[hold_id for hold_id in ended if hold_id in self._budgeted],
+            taken=[Taken(item.id, *item.budget) for item in booked if item.budget and item.budget[0] is not None],
+            wanted=[
+                Wanted(p.item.id, credential, most_e8)
+                for p, status in zip(holds, hold_status, strict=True)
+                if status == DONE
+                for credential, most_e8 in p.item.budgets
+            ],
+            timeout_seconds=STATEMENT_SECONDS,
+        )
+
+    def _answer_holds(self, holds: Sequence[_Pending], columns: Sequence[Sequence[int]], spent: Spent) -> None:
         for (item, answer), status, room, busy in zip(holds, *columns, strict=True):
+            if status != DONE and item.budgets:
+                self._budgeted.discard(item.id)
             if not answer.done():
-                answer.set_result(_HELD if status == DONE else HoldAnswer(status, room, busy))
+                held = HoldAnswer(DONE, 0, 0, spent[item.id]) if item.id in spent else _HELD
+                answer.set_result(held if status == DONE else HoldAnswer(status, room, busy))
             elif status == DONE:
                 # Whoever asked is gone; nobody else will give this hold back.
                 self.release(item.id, "nobody waited for the hold").add_done_callback(_forget)
@@ -333,6 +392,8 @@ class Lane:
     def _answer_settles(self, settles: Sequence[_Pending], columns: Sequence[Sequence[int]]) -> None:
         for (item, answer), status, balance in zip(settles, *columns, strict=True):
             self._replies.pop(item.id, None)
+            if item.budget is not None:
+                self._budgeted.discard(item.id)
             if item.id in self._at_risk:
                 self._at_risk.discard(item.id)
                 self._on_safe(item.id)
@@ -405,29 +466,17 @@ class Lane:
             try:
                 await self._commit(*parts, [])
             except Exception as failure:
-                if _is_lost(failure) or isinstance(failure, _REPEATABLE):
+                if is_lost(failure) or isinstance(failure, REPEATABLE):
                     rest = alone[position:]
                     self._put_back(
                         [p for h, _, _ in rest for p in h],
                         [p for _, s, _ in rest for p in s],
                         [p for _, _, r in rest for p in r],
                     )
-                    if _is_lost(failure):
+                    if is_lost(failure):
                         await self._lost((), (), (), failure)
                     return
                 await self._one_by_one(*parts, failure)
-
-
-_REPEATABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
-
-
-def _is_lost(error: Exception) -> bool:
-    """Whether the connection, rather than the statement, failed."""
-    if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        return state.startswith(("08", "57", "53", "58"))
-    # The driver's internal errors are those of a connection that died while it was in use.
-    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 def _take(queue: deque[_Pending]) -> list[_Pending]:
@@ -441,7 +490,8 @@ def _take(queue: deque[_Pending]) -> list[_Pending]:
 def _columns(group: Sequence[_Pending], width: int) -> Sequence[Sequence[Any]]:
     if not group:
         return ((),) * width
-    return list(zip(*[pending.item for pending in group], strict=True))
+    # What an item has beyond these is of budgets, which are booked apart.
+    return list(zip(*[pending.item for pending in group], strict=True))[:width]
 
 
 def _forget(future: asyncio.Future[int]) -> None:

@@ -133,6 +133,22 @@ async def one_at_a_time(tx: Tx, wallet: AccountId, *, alone: bool = True) -> Non
         await tx.execute("select pg_advisory_xact_lock_shared(hashtextextended(%s, 0))", (name,))
 
 
+async def open_allowance(tx: Tx, *, feature_id: UUID, end_user_id: UUID) -> AccountId | None:
+    """What this end user has of a feature's free quota this month: an account that is funded from `grants` once.
+
+    None where the feature gives nothing away, or the platform nothing more for this developer this month.
+    """
+    return await book.open_allowance(tx, feature_id, end_user_id, account_id=uuid7(), event_id=uuid7())
+
+
+async def return_allowance(tx: Tx, allowance: AccountId, amount_e8: int) -> Booked:
+    """Give back what is left of an allowance whose month is over. Raises Refusal `insufficient_balance`."""
+    grants = await book.open_account(tx, uuid7(), Kind.GRANTS)
+    return await _one(
+        tx, Code.GRANT_RETURN, debit=allowance, credit=grants, amount_e8=amount_e8, key=None, memo="free quota not used"
+    )
+
+
 # ── through a request: hold, then settle or release exactly once (in groups, by the lane) ──
 
 

@@ -80,7 +80,7 @@ async def purse_by_public_id(tx: Tx, public_id: UUID) -> Purse | None:
     async with tx.cursor(row_factory=class_row(Purse)) as cursor:
         await cursor.execute(
             "select id, public_id, kind::text, developer_id, posted_e8 from account"
-            " where public_id = %s and kind in ('wallet', 'earnings')",
+            " where public_id = %s and kind in ('wallet', 'earnings') and label = ''",
             (public_id,),
         )
         return await cursor.fetchone()

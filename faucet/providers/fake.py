@@ -81,6 +81,12 @@ _ERRORS = {
 }
 
 
+def refuse_on_purpose(model: str) -> None:
+    """Raises the Problem that a model always has."""
+    if model in _ERRORS:
+        raise _ERRORS[model]
+
+
 def answer(body: bytes) -> Answer:
     """The answer to a chat request. Raises Problem (400, 404) where the request is malformed."""
     ask, prompt_tokens = parse(body)
@@ -246,7 +252,7 @@ def _role(choice: Choice) -> dict[str, Any]:
 
 def _contents(ask: Ask, controls: Controls, made: list[Choice], empty: dict[str, Any]) -> Iterator[bytes]:
     """The content events of all choices, taking turns."""
-    rows = [_cut_in_chunks(choice, controls.chunks, bool(ask.logprobs)) for choice in made]
+    rows = [cut_in_chunks(choice, controls.chunks, bool(ask.logprobs)) for choice in made]
     for turn in range(max(map(len, rows))):
         for index, row in enumerate(rows):
             if turn >= len(row):
@@ -259,7 +265,7 @@ def _contents(ask: Ask, controls: Controls, made: list[Choice], empty: dict[str,
             yield _event(ask, [_delta(index, {"tool_calls": [fragment]}, ask)], empty)
 
 
-def _cut_in_chunks(choice: Choice, wanted: int | None, whole_tokens: bool) -> list[list[str]]:
+def cut_in_chunks(choice: Choice, wanted: int | None, whole_tokens: bool) -> list[list[str]]:
     """The text or the arguments of a choice, cut evenly: between tokens where there are enough of them."""
     if choice.call is not None:
         units = list(choice.call.arguments)

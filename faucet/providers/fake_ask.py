@@ -69,10 +69,13 @@ class Controls(Struct, forbid_unknown_fields=True):
     tokens: _Tokens | None = None
     reply: str | None = None
     """Answer with exactly this text."""
+    echo: bool = False
+    """Answer with what was asked; a tool is called with it in its first free string."""
     delay_ms: _Millis | None = None
     chunk_delay_ms: _Millis | None = None
     chunks: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     cached_tokens: _Tokens | None = None
+    cache_write_tokens: _Tokens | None = None
     reasoning_tokens: _Tokens | None = None
     fail_times: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
 
@@ -189,9 +192,12 @@ def choices(ask: Ask) -> tuple[list[Choice], int]:
     made = []
     for index in range(ask.n or 1):
         if tool is not None:
-            made.append(_tool_call(tool, f"call_mock_{(seed + index) % (1 << 64):016x}", room - reasoning))
+            call_id = f"call_mock_{(seed + index) % (1 << 64):016x}"
+            made.append(_tool_call(tool, call_id, room - reasoning, question if controls.echo else None))
             continue
-        text = controls.reply if controls.reply is not None else fake_text.prose(wanted, question, seed + index)
+        text = question if controls.echo else controls.reply
+        if text is None:
+            text = fake_text.prose(wanted, question, seed + index)
         made.append(_finished(_formatted(ask.response_format, text), ask.stop, room - reasoning))
     return made, reasoning
 
@@ -254,11 +260,11 @@ def _chosen_tool(ask: Ask) -> dict[str, Any] | None:
     return tools[0]
 
 
-def _tool_call(tool: dict[str, Any], call_id: str, room: int) -> Choice:
+def _tool_call(tool: dict[str, Any], call_id: str, room: int, text: str | None) -> Choice:
     if room < 1:
         return Choice("", "length")
     try:
-        arguments = fake_text.compact(fake_text.instance(tool.get("parameters") or {"type": "object"}))
+        arguments = fake_text.compact(fake_text.instance(tool.get("parameters") or {"type": "object"}, text))
     except fake_text.Impossible as error:
         raise Problem(400, f"Invalid schema for function '{tool['name']}': {error}", param="tools") from None
     shorter = fake_text.cut(arguments, room - 1)

@@ -18,6 +18,7 @@ import httptools
 from faucet.providers import fake
 from faucet.providers.fake import Answer, Ending
 from faucet.providers.fake_ask import Problem
+from faucet.providers.fake_faces import face_of, refusal
 
 CHAT_PATH = b"/v1/chat/completions"
 BODY_LIMIT = 32 << 20
@@ -54,6 +55,11 @@ class Request:
     @property
     def is_chat(self) -> bool:
         return self.path == CHAT_PATH and self.method == b"POST"
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether its answer is one of a model, which has a pace."""
+        return self.is_chat or (self.method == b"POST" and face_of(self.path) is not None)
 
 
 class Desk(Protocol):
@@ -224,13 +230,13 @@ class Connection(asyncio.Protocol):
         try:
             ready = self.desk.answer(request)
         except Problem as problem:
-            ready = prepared(fake.refusal(problem))
+            ready = prepared(refusal(request.path, problem))
         answer = ready.answer
         serial = self.desk.serial()
         stamp = fake.stamp(serial, int(time.time()), answer.stream)
         ending = b"\r\n\r\n" if request.keep_alive else b"\r\nconnection: close\r\n\r\n"
         head = b"%b%b%b" % (ready.head, serial, ending)
-        if not request.is_chat:
+        if not request.is_paced:
             body = b"" if request.method == b"HEAD" else b"".join(ready.parts)
             self.transport.write(head + body)
             self._after(request.keep_alive)

@@ -4,7 +4,12 @@
 `fake`, connections are `fake_http`'s; here are the routes, the bearer, the cache and the counters:
 
     POST /v1/chat/completions                     GET /requests/count   {"chat", "hung_up", "bytes_sent"}
+    POST /v1/messages                             POST /v1beta/models/{model}:generateContent and its kin
+    POST /v1/embeddings
     GET  /v1/models, /v1/models/{model}, /health  GET /requests/last    the last bodies and headers
+    POST /sick?percent=50                         answers 500 to that share of chat requests, until told otherwise
+
+A key with one of these words in it is treated so: `-wrong-` 401, `-barred-` 403, `-limited-` 429, `-broken-` 500.
 
 `python -m faucet.providers.fake_server --port 0` prints one JSON line {"url": …} when it listens.
 """
@@ -31,6 +36,7 @@ import uvloop
 from faucet.providers import fake
 from faucet.providers.fake import Answer
 from faucet.providers.fake_ask import FAILURES, MODELS, Problem
+from faucet.providers.fake_faces import EMBEDDERS, face_of
 from faucet.providers.fake_http import CHAT_PATH, Connection, Headers, Ready, Request, prepared
 
 PORT = 4010
@@ -38,7 +44,15 @@ LAST_LIMIT = 100
 LAST_BYTES_LIMIT = 32 << 20
 CACHE_LIMIT = 512
 CACHED_BODY_LIMIT = 64 << 10
-_SECRET_HEADERS = {"authorization", "api-key", "x-api-key"}
+_KEYS = {
+    b"-wrong-": (401, "Incorrect API key provided.", "invalid_api_key"),
+    b"-barred-": (403, "This key may not do that.", "forbidden"),
+    b"-limited-": (429, "Rate limit reached.", "rate_limit_exceeded"),
+    b"-broken-": (500, "The server had an error.", "server_error"),
+}
+_SICK = Problem(500, "The server had an error.", kind="server_error")
+_SECRET_HEADERS = {"authorization", "api-key", "x-api-key", "x-goog-api-key"}
+_KEY_HEADERS = (b"x-api-key", b"x-goog-api-key", b"api-key")
 
 
 class MockProvider:
@@ -58,6 +72,8 @@ class MockProvider:
         self.api_key = api_key
         self.delay_ms = delay_ms
         self.chunk_delay_ms = chunk_delay_ms
+        self.sick_percent = 0
+        self._sickness = 0
         self.chat = 0
         self.hung_up = 0
         self.bytes_sent = 0
@@ -104,10 +120,17 @@ class MockProvider:
 
     def answer(self, request: Request) -> Ready:
         """The answer to a request. Raises Problem (400, 401, 404, 405)."""
-        return self._chat(request) if request.is_chat else prepared(self._other(request))
+        if request.is_chat:
+            return self._chat(request)
+        face = face_of(request.path) if request.method == b"POST" else None
+        if face is None:
+            return prepared(self._other(request))
+        self._check_bearer(request.headers)
+        self._saw(request)
+        return prepared(face(request.path, request.body))
 
     def _chat(self, request: Request) -> Ready:
-        """The answer to a chat request, counted and recorded. Raises Problem (400, 401, 404)."""
+        """The answer to a chat request, counted and recorded. Raises Problem (400, 401, 403, 404, 429, 500)."""
         self._check_bearer(request.headers)
         body = request.body
         ready = self._cache.get(body)
@@ -117,14 +140,22 @@ class MockProvider:
                 if len(self._cache) >= CACHE_LIMIT:
                     del self._cache[next(iter(self._cache))]
                 self._cache[body] = ready
-        self.chat += 1
-        self._last.append((request.headers, body))
-        self._last_bytes += len(body)
-        while len(self._last) > LAST_LIMIT or (self._last_bytes > LAST_BYTES_LIMIT and len(self._last) > 1):
-            self._last_bytes -= len(self._last.popleft()[1])
+        self._saw(request)
+        if self.sick_percent:
+            self._sickness += self.sick_percent
+            if self._sickness >= 100:
+                self._sickness -= 100
+                raise _SICK
         if ready.answer.fail_times and self._fails_once_more(body, ready.answer.fail_times):
             return prepared(fake.FLAKY)
         return ready
+
+    def _saw(self, request: Request) -> None:
+        self.chat += 1
+        self._last.append((request.headers, request.body))
+        self._last_bytes += len(request.body)
+        while len(self._last) > LAST_LIMIT or (self._last_bytes > LAST_BYTES_LIMIT and len(self._last) > 1):
+            self._last_bytes -= len(self._last.popleft()[1])
 
     def _fails_once_more(self, body: bytes, times: int) -> bool:
         key = sha256(body).digest()
@@ -137,17 +168,25 @@ class MockProvider:
         return True
 
     def _check_bearer(self, headers: Headers) -> None:
-        """Raises Problem (401) where a key is set and the request doesn't carry it."""
+        """Raises Problem (401) where a key is set and the request doesn't carry it, and what a key's words say."""
+        given = next((value for name, value in headers if name.lower() == b"authorization"), b"")
+        if b"-" in given:
+            for word, (status, message, code) in _KEYS.items():
+                if word in given:
+                    raise Problem(status, message, code=code)
         if self.api_key is None:
             return
-        given = next((value for name, value in headers if name.lower() == b"authorization"), b"")
-        scheme, _, key = given.partition(b" ")
+        shown = {name.lower(): value for name, value in headers}
+        given = next((b"bearer " + shown[name] for name in _KEY_HEADERS if name in shown), b"")
+        scheme, _, key = shown.get(b"authorization", given).partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self.api_key.encode()):
             raise Problem(401, "Incorrect API key provided.", code="invalid_api_key")
 
     def _other(self, request: Request) -> Answer:
         """The answer to anything but a chat request. Raises Problem (401, 404, 405)."""
         path = request.path.partition(b"?")[0].decode("latin-1")
+        if path == "/sick":
+            return self._fall_sick(request)
         name = path.removeprefix("/v1/models/")
         pages: dict[str, Callable[[], dict[str, Any]]] = {
             "/health": lambda: {"ok": True, "service": "mock-provider"},
@@ -155,7 +194,7 @@ class MockProvider:
             "/requests/last": self._last_seen,
             "/v1/models": lambda: fake.models(self._started),
         }
-        if name in MODELS or name in FAILURES:
+        if name in MODELS or name in FAILURES or name in EMBEDDERS:
             pages[path] = lambda: fake.model(name, self._started)
         if request.path == CHAT_PATH:
             raise Problem(405, "Only POST is allowed here.", headers=(("allow", "POST"),))
@@ -166,6 +205,16 @@ class MockProvider:
         if path.startswith("/v1/"):
             self._check_bearer(request.headers)
         return Answer(200, (msgspec.json.encode(pages[path]()),))
+
+    def _fall_sick(self, request: Request) -> Answer:
+        """Fail a share of chat requests from now on. Raises Problem (400, 405)."""
+        if request.method != b"POST":
+            raise Problem(405, "Only POST is allowed here.", headers=(("allow", "POST"),))
+        percent = request.path.partition(b"percent=")[2]
+        if not percent.isdigit() or int(percent) > 100:
+            raise Problem(400, "percent must be 0 to 100.", param="percent")
+        self.sick_percent = int(percent)
+        return Answer(200, (msgspec.json.encode({"percent": self.sick_percent}),))
 
     def _counters(self) -> dict[str, Any]:
         return {"chat": self.chat, "hung_up": self.hung_up, "bytes_sent": self.bytes_sent}

@@ -1,91 +1,61 @@
-"""Providers that a developer or an end user may bring a key for, as data: where they are, how a key is shown to
-them, and which cheap question tells whether they take it.
+"""The providers that a developer or an end user may bring a key for, by the name that the wire has.
 
-Not here: asking it (`providers.probe`), and who may use a key.
+Where the operator runs the mock provider it takes keys too, so that every route can be tried without a real one; its
+address is the operator's word, and nobody else's. Not here: what is known of a provider (`catalog`), asking it
+(`probe`), and who may use a key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from enum import Enum
-from urllib.parse import urlsplit
+from dataclasses import replace
 
+from faucet.kit.config import Config
 from faucet.kit.secret import Secret
 from faucet.kit.upstream import Endpoint
+from faucet.providers.base import Provider
+from faucet.providers.catalog import CATALOG, Entry, provider_for
+
+KEYED = {name: entry for entry in CATALOG.values() if not entry.operator_only for name in (entry.name, *entry.aliases)}
+"""With other names of a provider, such as `google` of `gemini`."""
+MOCK_DEFAULTS = ("mock-small", "mock-large")
+MOCK = replace(CATALOG["openai_compatible"], name="mock", auto_models=MOCK_DEFAULTS)
+NAMES = (*KEYED, MOCK.name)
 
 
-class Shown(Enum):
-    """The header that carries a key."""
-
-    BEARER = "authorization: Bearer "
-    API_KEY = "api-key: "
-    X_API_KEY = "x-api-key: "
-    GOOGLE = "x-goog-api-key: "
+def entry_of(name: str) -> Entry:
+    """What is known of a provider that keys are brought for. Raises KeyError."""
+    return MOCK if name == MOCK.name else KEYED[name]
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedProvider:
-    """One provider that keys may be brought for."""
-
-    name: str
-    base_url: str | None
-    """None: who brings the key has to say."""
-    question: str | None = "/models"
-    """The path of a request that costs nothing and needs a key; None where the provider has none."""
-    shown: Shown = Shown.BEARER
-    headers: str = ""
-    cut_at: str | None = None
-    """Where in an address's path the question's own path begins."""
-
-    def endpoint(self, base_url: str | None, *, extra_ports: Collection[int], allow_http: bool) -> Endpoint:
-        """Where to ask. Raises ValueError, in words for whoever gave the address."""
-        address = base_url or self.base_url
-        if address is None:
-            raise ValueError("is required for this provider")
-        if self.cut_at is not None:
-            # Judged as it was given first: cutting must not repair an address.
-            Endpoint.parse(address, trusted=False, extra_ports=extra_ports, allow_http=allow_http)
-            path = urlsplit(address).path
-            if self.cut_at in path:
-                address = address[: address.index(path)] + path[: path.index(self.cut_at)]
-        return Endpoint.parse(address, trusted=False, extra_ports=extra_ports, allow_http=allow_http)
-
-    def header_block(self, secret: Secret) -> bytes:
-        """The lines of a request's head that carry the key."""
-        lines = f"accept: application/json\r\nuser-agent: modelfaucet\r\n{self.headers}{self.shown.value}"
-        return lines.encode() + secret.reveal().encode("ascii") + b"\r\n"
-
-
-_GEMINI = KeyedProvider(
-    "gemini", "https://generativelanguage.googleapis.com/v1beta", "/models?pageSize=1", Shown.GOOGLE
-)
-KEYED = {
-    each.name: each
-    for each in (
-        KeyedProvider("openai", "https://api.openai.com/v1"),
-        # Its list of models is public; what it says about a key isn't.
-        KeyedProvider("openrouter", "https://openrouter.ai/api/v1", "/key"),
-        KeyedProvider(
-            "anthropic",
-            "https://api.anthropic.com/v1",
-            "/models?limit=1",
-            Shown.X_API_KEY,
-            "anthropic-version: 2023-06-01\r\n",
-        ),
-        _GEMINI,
-        KeyedProvider("azure_openai", None, "/openai/models?api-version=2024-10-21", Shown.API_KEY, cut_at="/openai"),
-        KeyedProvider("openai_compatible", None),
-        KeyedProvider("mistral", "https://api.mistral.ai/v1"),
-        KeyedProvider("groq", "https://api.groq.com/openai/v1"),
-        KeyedProvider("deepseek", "https://api.deepseek.com"),
-        KeyedProvider("xai", "https://api.x.ai/v1"),
-        KeyedProvider("together", "https://api.together.xyz/v1"),
-        KeyedProvider("fireworks", "https://api.fireworks.ai/inference/v1"),
-        KeyedProvider("cohere", "https://api.cohere.com/v1", "/models?page_size=1"),
-        KeyedProvider("cerebras", "https://api.cerebras.ai/v1"),
-        KeyedProvider("moonshot", "https://api.moonshot.ai/v1"),
-        KeyedProvider("perplexity", "https://api.perplexity.ai", None),
+def endpoint_of(config: Config, name: str, base_url: str | None) -> Endpoint:
+    """Where a tenant's key is sent. Raises ValueError, in words for whoever gave the address."""
+    if name == MOCK.name:
+        return Endpoint.parse(_mock_url(config, base_url), trusted=True)
+    return KEYED[name].endpoint(
+        base_url, extra_ports=config.tenant_upstream_ports, allow_http=config.tenant_upstream_http
     )
-} | {"google": _GEMINI}
-"""By the name that the wire has; `google` is another one of `gemini`."""
+
+
+def keyed_provider(config: Config, name: str, base_url: str | None, secret: Secret) -> Provider:
+    """The provider that a tenant's key opens. Raises ValueError on an address or a key that can't be."""
+    entry = entry_of(name)
+    if entry is MOCK:
+        address = _mock_url(config, base_url)
+        return provider_for(entry, secret, base_url=address, trusted=True, auto_models=entry.auto_models)
+    return provider_for(
+        entry,
+        secret,
+        base_url=base_url,
+        trusted=False,
+        extra_ports=config.tenant_upstream_ports,
+        allow_http=config.tenant_upstream_http,
+        auto_models=entry.auto_models,
+    )
+
+
+def _mock_url(config: Config, base_url: str | None) -> str:
+    if config.mock_provider_url is None:
+        raise ValueError("there is no mock provider here")
+    if base_url is not None:
+        raise ValueError("is for the operator to say for the mock provider")
+    return config.mock_provider_url

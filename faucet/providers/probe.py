@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from faucet.kit.secret import Secret
 from faucet.kit.upstream import Deadlines, Endpoint, Pool, UpstreamError
-from faucet.providers.keyed import KeyedProvider
+from faucet.providers.catalog import Entry
 
 DEADLINES = Deadlines(connect=3, first_byte=5, idle=5, total=8)
 AT_ONCE_MAX = 32
@@ -37,7 +37,7 @@ class Prober:
         self._pool = pool or Pool(max_connections_per_endpoint=4, keepalive_seconds=5, max_json_bytes=REPLY_BYTES_MAX)
         self._turns = asyncio.Semaphore(AT_ONCE_MAX)
 
-    async def ask(self, provider: KeyedProvider, endpoint: Endpoint, secret: Secret) -> Verdict:
+    async def ask(self, provider: Entry, endpoint: Endpoint, secret: Secret) -> Verdict:
         """What the provider says of this key."""
         if provider.question is None:
             return await self.judge(endpoint)

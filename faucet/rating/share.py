@@ -22,6 +22,17 @@ def split(cost_e8: int, markup_bps: int, share_bps: int) -> Charge:
     )
 
 
+def split_fixed(cost_e8: int, price_e8: int, share_bps: int) -> Charge:
+    """The charge of a request at a fixed price: what it leaves beyond the cost is the margin.
+
+    A cost above the price makes a charge of that cost, without a margin: no part is ever negative.
+    """
+    retail_e8 = max(price_e8, cost_e8)
+    margin_e8 = retail_e8 - cost_e8
+    channel_e8 = bps(margin_e8, share_bps)
+    return Charge(cost_e8=cost_e8, retail_e8=retail_e8, channel_e8=channel_e8, platform_e8=margin_e8 - channel_e8)
+
+
 def split_fee(fee_e8: int, share_bps: int) -> Charge:
     """The charge of a request whose provider somebody else paid: the shown fee and nothing else."""
     channel_e8 = bps(fee_e8, share_bps)

@@ -13,9 +13,10 @@ from datetime import datetime
 from typing import Any, Literal, LiteralString
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, kwargs_row
+from psycopg.types.json import Jsonb
 
-from faucet.rating.price import Price, PriceStatus
+from faucet.rating.price import Price, PriceStatus, Tier
 
 Decision = Literal["confirmed", "rejected"]
 
@@ -37,6 +38,7 @@ class PriceRow:
     reasoning_e8_per_m: int | None
     request_e8: int
     image_tokens_max: int
+    tiers: list[dict[str, int]]
     status: str
     effective_from: datetime
     source: str
@@ -45,14 +47,23 @@ class PriceRow:
     decided_by: str | None
 
 
+def _price(*, tiers: list[dict[str, int]], **columns: Any) -> Price:
+    return Price(**columns, tiers=tuple(Tier(**tier) for tier in tiers))
+
+
+def _columns(row: Price) -> dict[str, Any]:
+    tiers = [{name: value for name, value in asdict(tier).items() if value is not None} for tier in row.tiers]
+    return asdict(row) | {"tiers": Jsonb(tiers)}
+
+
 async def load_confirmed(tx: AsyncConnection[Any]) -> list[Price]:
     """Every confirmed version, those that are not yet in force included: what a `PriceBook` is built from."""
-    async with tx.cursor(row_factory=class_row(Price)) as cursor:
+    async with tx.cursor(row_factory=kwargs_row(_price)) as cursor:
         await cursor.execute(
             """
             select id, provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,
                    cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, reasoning_e8_per_m,
-                   request_e8, image_tokens_max, effective_from, source, status
+                   request_e8, image_tokens_max, tiers, effective_from, source, status
               from price
              where status = 'confirmed'
              order by provider, model, effective_from, id
@@ -70,12 +81,12 @@ async def list_prices(
     offset: int,
 ) -> list[Price]:
     """One page of versions, newest first within provider and model."""
-    async with tx.cursor(row_factory=class_row(Price)) as cursor:
+    async with tx.cursor(row_factory=kwargs_row(_price)) as cursor:
         await cursor.execute(
             """
             select id, provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,
                    cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, reasoning_e8_per_m,
-                   request_e8, image_tokens_max, effective_from, source, status
+                   request_e8, image_tokens_max, tiers, effective_from, source, status
               from price
              where (%(status)s::text is null or status = %(status)s::text)
                and (%(provider)s::text is null or provider = %(provider)s::text)
@@ -89,7 +100,7 @@ async def list_prices(
 
 _ROW: LiteralString = """
 select id, provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m, cached_read_e8_per_m,
-       cached_write_e8_per_m, output_e8_per_m, reasoning_e8_per_m, request_e8, image_tokens_max, status,
+       cached_write_e8_per_m, output_e8_per_m, reasoning_e8_per_m, request_e8, image_tokens_max, tiers, status,
        effective_from, source, created_at, decided_at, decided_by
   from price
 """
@@ -139,18 +150,18 @@ async def insert_drafts(tx: AsyncConnection[Any], rows: Iterable[Price]) -> int:
             """
             insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,
                                cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m,
-                               reasoning_e8_per_m, request_e8, image_tokens_max, status, effective_from,
-                               source)
+                               reasoning_e8_per_m, request_e8, image_tokens_max, tiers, status,
+                               effective_from, source)
             select %(provider)s::text, %(model)s::text, %(tokenizer)s::text, %(context_window)s::int,
                    %(max_output_tokens)s::int, %(input_e8_per_m)s::bigint, %(cached_read_e8_per_m)s::bigint,
                    %(cached_write_e8_per_m)s::bigint, %(output_e8_per_m)s::bigint,
-                   %(reasoning_e8_per_m)s::bigint, %(request_e8)s::bigint, %(image_tokens_max)s::int, 'draft',
-                   %(effective_from)s::timestamptz, %(source)s::text
+                   %(reasoning_e8_per_m)s::bigint, %(request_e8)s::bigint, %(image_tokens_max)s::int,
+                   %(tiers)s::jsonb, 'draft', %(effective_from)s::timestamptz, %(source)s::text
              where not exists (
                    select 1
                      from (select tokenizer, context_window, max_output_tokens, input_e8_per_m,
                                   cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m,
-                                  reasoning_e8_per_m, request_e8, image_tokens_max
+                                  reasoning_e8_per_m, request_e8, image_tokens_max, tiers
                              from price
                             where provider = %(provider)s::text
                               and model = %(model)s::text
@@ -166,11 +177,12 @@ async def insert_drafts(tx: AsyncConnection[Any], rows: Iterable[Price]) -> int:
                       and before.output_e8_per_m = %(output_e8_per_m)s::bigint
                       and before.reasoning_e8_per_m is not distinct from %(reasoning_e8_per_m)s::bigint
                       and before.request_e8 = %(request_e8)s::bigint
-                      and before.image_tokens_max = %(image_tokens_max)s::int)
+                      and before.image_tokens_max = %(image_tokens_max)s::int
+                      and before.tiers = %(tiers)s::jsonb)
             on conflict (provider, model, effective_from) do nothing
             """,
             # In order of time, so that each row sees the version before it.
-            [asdict(row) for row in sorted(rows, key=lambda row: row.effective_from)],
+            [_columns(row) for row in sorted(rows, key=lambda row: row.effective_from)],
         )
         return max(cursor.rowcount, 0)
 

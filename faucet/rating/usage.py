@@ -16,7 +16,10 @@ from faucet.terms import Usage
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 _RAW_MAX = 4096
-_COLUMNS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_CACHED_ELSEWHERE = ("prompt_cache_hit_tokens", "cached_tokens")
+_COLUMNS = frozenset(
+    {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_cache_miss_tokens", *_CACHED_ELSEWHERE}
+)
 _COLUMNS_OF = {
     "prompt_tokens_details": frozenset({"cached_tokens", "cache_write_tokens"}),
     "completion_tokens_details": frozenset({"reasoning_tokens"}),
@@ -71,7 +74,10 @@ def read_report(report: bytes | msgspec.Raw | None) -> tuple[Usage | None, str |
         if completion.audio_tokens or completion.accepted_prediction_tokens or completion.rejected_prediction_tokens:
             return _read_word_by_word(report)
         reasoning = completion.reasoning_tokens or 0
-    return _usage(common.prompt_tokens, common.completion_tokens, cached_read, cached_write, reasoning), None
+    given = common.completion_tokens
+    if reasoning:
+        given = _with_thinking(common.prompt_tokens, given, reasoning, common.total_tokens)
+    return _usage(common.prompt_tokens, given, cached_read, cached_write, reasoning), None
 
 
 def _read_word_by_word(report: bytes | msgspec.Raw) -> tuple[Usage | None, str | None]:
@@ -99,7 +105,8 @@ def usage_from_openai(report: object) -> Usage | None:
     """The tokens by kind that a `usage` object reports, or None where it is missing or not usable.
 
     On this wire the prompt's count includes what was read from and written to a cache, and the completion's
-    includes thinking; parts that exceed their whole are cut to it. Embeddings have no completion: then the
+    includes thinking, but where the total says that it doesn't (xAI); parts that exceed their whole are cut to it.
+    Some say beside the details what was read from a cache (DeepSeek, Moonshot). Embeddings have no completion: then the
     total must say so.
     """
     if not isinstance(report, dict):
@@ -111,9 +118,19 @@ def usage_from_openai(report: object) -> Usage | None:
     cached_read = _detail(report, "prompt_tokens_details", "cached_tokens")
     cached_write = _detail(report, "prompt_tokens_details", "cache_write_tokens")
     reasoning = _detail(report, "completion_tokens_details", "reasoning_tokens")
+    if not cached_read:
+        for elsewhere in _CACHED_ELSEWHERE:
+            if report.get(elsewhere) is not None:
+                cached_read = _count(report, elsewhere)
     if prompt is None or completion is None or cached_read is None or cached_write is None or reasoning is None:
         return None
+    completion = _with_thinking(prompt, completion, reasoning, report.get("total_tokens"))
     return _usage(prompt, completion, cached_read, cached_write, reasoning)
+
+
+def _with_thinking(prompt: int, completion: int, reasoning: int, total: object) -> int:
+    """All output tokens: with the thinking, where the total shows that the completion's count leaves it out."""
+    return completion + reasoning if reasoning and total == prompt + completion + reasoning else completion
 
 
 def _usage(prompt: int, completion: int, cached_read: int, cached_write: int, reasoning: int) -> Usage:

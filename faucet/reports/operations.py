@@ -69,7 +69,7 @@ async def newest_wallets(tx: Tx, *, developer_id: UUID | None, limit: int) -> li
                    coalesce(a.owner_id, a.developer_id) as owner_id,
                    case a.kind when 'earnings' then d.name end as owner_name, a.posted_e8, a.updated_at
               from account a join developer d on d.id = a.developer_id
-             where a.kind in ('wallet', 'earnings')
+             where a.kind in ('wallet', 'earnings') and a.label = ''
                and (%(developer)s::uuid is null or a.developer_id = %(developer)s::uuid)
              order by a.updated_at desc, a.id desc limit %(limit)s
             """,

@@ -27,6 +27,8 @@ FINDINGS_MAX = 200
 LEASE_GRACE_SECONDS = 30
 TOLERANCE_BPS = 100
 """By how much an invoice may differ where nobody says otherwise."""
+ALLOWANCE_DAYS = 2
+"""What is left of a free quota goes back within an hour after its month; later, a sweep is missing."""
 EDGE_HOURS = 2
 """A request that was held in one month and settled in the next counts in the first. No request lasts longer."""
 
@@ -151,7 +153,7 @@ limit %(limit)s
 """
 _COUNTERS: LiteralString = """
 with counter as (
-    select c.id, c.spent_e8, c.held_e8, l.scope, l.scope_id, l.period,
+    select c.id, c.spent_e8, c.held_e8, c.end_user_id, l.scope, l.scope_id, l.period,
            c.period_start::timestamp at time zone 'UTC' as starts,
            case l.period when 'month' then (c.period_start + interval '1 month') at time zone 'UTC'
                else 'infinity'::timestamptz end as ends,
@@ -163,8 +165,9 @@ with counter as (
            coalesce(sum(u.retail_e8), 0)::bigint as most
       from counter c
       left join usage_event u on u.created_at >= c.starts and u.created_at < c.ends + c.edge
-       and c.scope_id = case c.scope when 'app' then u.app_id when 'feature' then u.feature_id
-               when 'end_user' then u.end_user_id else u.session_id end
+       and c.scope_id = case c.scope when 'app' then u.app_id when 'end_user' then u.end_user_id
+               when 'session' then u.session_id else u.feature_id end
+       and (c.end_user_id is null or u.end_user_id = c.end_user_id)
      group by c.id
 ), held as (
     select k.counter, sum(h.amount_e8)::bigint as total
@@ -178,7 +181,47 @@ select 'counter_held', c.scope || ' ' || c.scope_id, coalesce(h.total, 0), c.hel
   from counter c left join held h on h.counter = c.id where c.held_e8 <> coalesce(h.total, 0)
 limit %(limit)s
 """
+# What was set aside for a developer's free quotas in a month is what their allowances got; what a month left goes back.
+_ALLOWANCES: LiteralString = """
+with opened as (
+    select a.id, a.public_id, a.developer_id, right(a.label, 7) as month, a.posted_e8, a.held_e8,
+           coalesce((select sum(t.amount_e8) from transfer t where t.credit_id = a.id and t.code = 12), 0) as granted_e8
+      from account a where a.label like 'free:%%'
+), given as (
+    select developer_id, month, sum(granted_e8)::bigint as total from opened group by 1, 2
+)
+select 'free_quota' as check, 'developer ' || coalesce(q.developer_id, g.developer_id) as subject,
+       coalesce(g.total, 0) as expected, coalesce(q.granted_e8, 0) as actual
+  from free_quota_month q
+  full join given g on g.developer_id = q.developer_id and g.month = to_char(q.month, 'YYYY-MM')
+ where coalesce(g.total, 0) <> coalesce(q.granted_e8, 0)
+union all
+select 'allowance_left', 'wallet ' || public_id, 0, posted_e8
+  from opened
+ where month < to_char((now() - make_interval(days => %(left_days)s)) at time zone 'UTC', 'YYYY-MM')
+   and posted_e8 > 0 and held_e8 = 0
+limit %(limit)s
+"""
+# Budgets of keys: a counter is the sum of what answers took and of what open holds reserve.
+_BUDGETS: LiteralString = """
+with taken as (
+    select credential_id, sum(cost_e8)::bigint as spent from budget_charge group by credential_id
+), reserved as (
+    select credential_id, sum(held_e8)::bigint as held from budget_hold group by credential_id
+)
+select 'budget_spent' as check, 'credential ' || b.credential_id as subject, coalesce(t.spent, 0) as expected,
+       b.spent_e8 as actual
+  from credential_budget b left join taken t using (credential_id) where b.spent_e8 <> coalesce(t.spent, 0)
+union all
+select 'budget_held', 'credential ' || b.credential_id, coalesce(r.held, 0), b.held_e8
+  from credential_budget b left join reserved r using (credential_id) where b.held_e8 <> coalesce(r.held, 0)
+union all
+select 'budget_without_hold', r.hold_id::text, 0, r.held_e8
+  from budget_hold r where not exists (select from hold h where h.id = r.hold_id)
+limit %(limit)s
+"""
 _CHECKS = (
+    _ALLOWANCES,
     _ACCOUNT_BALANCES,
     _TRIAL_BALANCE,
     _OVERDRAWN,
@@ -194,6 +237,7 @@ _CHECKS = (
     promo_checks.GIVEN,
     *closed.CHECKS,
     *processor.CHECKS,
+    _BUDGETS,
 )
 _BEGINNING = UUID(int=0)
 _FIRST_DAY = datetime(2000, 1, 1, tzinfo=UTC)
@@ -215,6 +259,7 @@ async def reconcile(tx: Tx, *, since: datetime | None = None, tolerance_bps: int
         "limit": FINDINGS_MAX,
         "grace": LEASE_GRACE_SECONDS,
         "edge": EDGE_HOURS,
+        "left_days": ALLOWANCE_DAYS,
         "since": _BEGINNING if since is None else _first_id_of(since),
         "since_at": since or _FIRST_DAY,
         "hours": processor.EVENT_HOURS,

@@ -58,7 +58,7 @@ with said as (
     select t.month, t.developer_id, t.end_user_id, t.closing,
            (select coalesce(sum(p.amount_e8), 0) from account a join period_sum p on p.account_id = a.id
              where a.developer_id = t.developer_id and p.month <= t.month
-               and (a.owner_id = t.end_user_id and a.kind = 'wallet'
+               and (a.owner_id = t.end_user_id and a.kind = 'wallet' and a.label = ''
                     or t.end_user_id is null and a.kind in ('earnings', 'payout_clearing')))::bigint as total
       from said t
 )

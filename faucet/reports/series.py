@@ -17,7 +17,7 @@ from faucet.kit.db import Tx
 from faucet.reports.spans import USAGE_SPAN
 
 Interval = Literal["day", "hour"]
-GroupBy = Literal["app", "feature", "model", "provider", "developer"]
+GroupBy = Literal["app", "feature", "feature_version", "model", "provider", "developer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class UsagePoint:
     developer_id: UUID | None
     public_app_id: str | None
     feature_key: str | None
+    feature_version: int | None
     provider: str | None
     model: str | None
     calls: int
@@ -52,7 +53,8 @@ async def usage_series(
 ) -> list[UsagePoint]:
     """The intervals in which there was an answer, oldest first; at most `limit` of them.
 
-    `app` groups name their app; `feature` groups their app and feature, none for answers without one.
+    `app` groups name their app; `feature` groups their app and feature, none for answers without one;
+    `feature_version` groups also which version of the feature answered.
     """
     async with tx.cursor(row_factory=class_row(UsagePoint)) as cursor:
         await cursor.execute(
@@ -61,8 +63,10 @@ async def usage_series(
             + """
             select date_trunc(%(interval)s, s.hour, 'UTC') as at,
                    case when %(group)s = 'developer' then a.developer_id end as developer_id,
-                   case when %(group)s in ('app', 'feature') then a.public_app_id end as public_app_id,
-                   case when %(group)s = 'feature' then f.feature_key end as feature_key,
+                   case when %(group)s in ('app', 'feature', 'feature_version') then a.public_app_id end
+                       as public_app_id,
+                   case when %(group)s in ('feature', 'feature_version') then f.feature_key end as feature_key,
+                   case when %(group)s = 'feature_version' then s.feature_version end as feature_version,
                    case when %(group)s = 'provider' then s.provider end as provider,
                    case when %(group)s = 'model' then s.model end as model,
                    sum(s.calls)::bigint as calls, sum(s.input_tokens)::bigint as input_tokens,
@@ -72,11 +76,11 @@ async def usage_series(
                    sum(s.platform_e8)::bigint as platform_e8
               from app a
               join span s on s.app_id = a.id
-              left join feature f on f.id = s.feature_id and %(group)s = 'feature'
+              left join feature f on f.id = s.feature_id and %(group)s in ('feature', 'feature_version')
              where (%(developer)s::uuid is null or a.developer_id = %(developer)s::uuid)
                and (%(app)s::uuid is null or a.id = %(app)s::uuid)
-             group by 1, 2, 3, 4, 5, 6
-             order by 1, 2, 3, 4, 5, 6
+             group by 1, 2, 3, 4, 5, 6, 7
+             order by 1, 2, 3, 4, 5, 6, 7
              limit %(limit)s
             """,
             {

@@ -17,20 +17,20 @@ USAGE_SPAN: LiteralString = """
                        least(date_trunc('hour', %(until)s::timestamptz, 'UTC'), rolled_until) as upper
                   from usage_rolled) r
     ), span as (
-        select h.hour, h.developer_id, h.app_id, h.feature_id, h.provider, h.model, h.payer, h.calls, h.input_tokens,
-               h.output_tokens, h.cost_e8, h.retail_e8, h.channel_e8, h.platform_e8
+        select h.hour, h.developer_id, h.app_id, h.feature_id, h.feature_version, h.provider, h.model, h.payer,
+               h.calls, h.input_tokens, h.output_tokens, h.cost_e8, h.retail_e8, h.channel_e8, h.platform_e8
           from usage_hour h
          where h.hour >= (select lower from bound) and h.hour < (select upper from bound)
         union all
-        select u.created_at, u.developer_id, u.app_id, u.feature_id, u.provider, u.model, u.payer, 1,
-               u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens, u.output_tokens, u.cost_e8,
-               u.retail_e8, u.channel_e8, u.platform_e8
+        select u.created_at, u.developer_id, u.app_id, u.feature_id, u.feature_version, u.provider, u.model, u.payer,
+               1, u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens, u.output_tokens,
+               u.cost_e8, u.retail_e8, u.channel_e8, u.platform_e8
           from usage_event u
          where u.created_at >= %(since)s::timestamptz and u.created_at < (select lower from bound)
         union all
-        select u.created_at, u.developer_id, u.app_id, u.feature_id, u.provider, u.model, u.payer, 1,
-               u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens, u.output_tokens, u.cost_e8,
-               u.retail_e8, u.channel_e8, u.platform_e8
+        select u.created_at, u.developer_id, u.app_id, u.feature_id, u.feature_version, u.provider, u.model, u.payer,
+               1, u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens, u.output_tokens,
+               u.cost_e8, u.retail_e8, u.channel_e8, u.platform_e8
           from usage_event u
          where u.created_at >= (select upper from bound) and u.created_at < %(until)s::timestamptz
     )

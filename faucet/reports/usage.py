@@ -97,6 +97,8 @@ class OwnUsageRow:
     retail_e8: int
     usage_source: int
     outcome: int
+    is_free: bool
+    """Paid by the feature's free quota, and not by the wallet."""
     created_at: datetime
 
 
@@ -109,8 +111,8 @@ async def end_user_page(
             """
             select u.id, u.request_id, f.feature_key, u.payer, u.provider, u.model,
                    u.input_tokens + u.cached_read_tokens + u.cached_write_tokens as input_tokens, u.output_tokens,
-                   u.retail_e8, u.usage_source, u.outcome, u.created_at
-              from usage_event u left join feature f on f.id = u.feature_id
+                   u.retail_e8, u.usage_source, u.outcome, coalesce(a.label <> '', false) as is_free, u.created_at
+              from usage_event u left join feature f on f.id = u.feature_id left join account a on a.id = u.wallet_id
              where u.end_user_id = %(user)s and (%(id)s::uuid is null or u.id < %(id)s)
              order by u.id desc limit %(limit)s
             """,

@@ -1,6 +1,8 @@
-"""What it is: which provider and model answer a request, decided purely.
+"""What it is: which model of which provider answers a request and who pays for it, decided purely.
 
-Owns: turning what was asked, a feature's policy and the prices in force into an ordered list of attempts.
-Does not own: calling anybody, counting failures, or what an answer costs.
-Invariants: no I/O and no clock in here; an attempt names its payer, so fallback never changes it silently.
+Owns: the words of a route policy (`policy`), turning them, what was asked and what there is into ordered attempts
+(`plan`), and what recent answers say of an upstream (`health`).
+Does not own: calling anybody, opening a credential, or what an answer costs.
+Invariants: no I/O and no clock in here; an attempt names its payer, and another payer follows one only where the
+policy names it and the owner of every key before it lets go.
 """

@@ -15,6 +15,9 @@ from faucet.kit.clock import Clock
 from faucet.kit.config import Config
 from faucet.kit.db import Tx
 from faucet.kit.errors import FaucetError
+from faucet.providers.base import Provider
+from faucet.providers.catalog import CATALOG
+from faucet.providers.platform import platform_providers
 from faucet.rating.price import Price, PriceBook
 from faucet.rating.seed import MOCK_PROVIDER, seed_rows
 from faucet.rating.store import decide_model, insert_drafts, load_confirmed
@@ -51,9 +54,13 @@ async def seed_stack(dsn: str, config: Config, note: Say) -> RealProvider | None
     real = None
     if config.litellm_base_url is not None:
         real = await _price_litellm(dsn, config, note)
-    if config.openai_api_key is not None:
-        await _price_openai(dsn, config, note)
-        real = RealProvider("openai", config.openai_base_url, "auto")
+    for provider in platform_providers(config):
+        if provider.name in (MOCK_PROVIDER, "litellm"):
+            continue
+        await _price_from_catalogue(dsn, provider, note)
+        if provider.auto_models and (real is None or real.name == "litellm"):
+            address = getattr(config, f"{provider.name}_base_url") or CATALOG[provider.name].base_url or ""
+            real = RealProvider(provider.name, address, "auto")
     return real
 
 
@@ -68,12 +75,13 @@ async def _price_mock(tx: Tx) -> None:
         )
 
 
-async def _price_openai(dsn: str, config: Config, note: Say) -> None:
+async def _price_from_catalogue(dsn: str, provider: Provider, note: Say) -> None:
+    """Confirm what the packaged catalogue says of a provider; what `auto` may choose beyond it has a made-up price."""
+    named = CATALOG[provider.name].prices
+    rows = seed_rows(providers=(provider.name,), names={named: provider.name} if named is not None else None).rows
     async with office(dsn) as tx:
-        rows = [row for row in seed_rows(providers=("openai",)).rows if row.provider == "openai"]
-        # A model without output is no chat model, and nothing here sells it.
-        await _confirm(tx, [row for row in rows if row.max_output_tokens > 0])
-        await _price_unknown(tx, "openai", config.openai_models, note)
+        await _confirm(tx, [row for row in rows if row.provider == provider.name])
+        await _price_unknown(tx, provider.name, provider.auto_models, note)
 
 
 async def _price_litellm(dsn: str, config: Config, note: Say) -> RealProvider | None:

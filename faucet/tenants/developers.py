@@ -24,11 +24,21 @@ class Developer:
     name: str
     email: str
     status: str
+    free_quota_month_max_e8: int
+    """What the platform gives away for their features' free quotas in a month."""
+    free_quota_granted_e8: int
+    """What it has set aside for them this month."""
     created_at: datetime
     updated_at: datetime
 
 
-_DEVELOPER: LiteralString = "select id, name, email, status, created_at, updated_at from developer"
+_DEVELOPER: LiteralString = """
+select id, name, email, status, free_quota_month_max_e8,
+       coalesce((select q.granted_e8 from free_quota_month q where q.developer_id = developer.id
+           and q.month = date_trunc('month', now() at time zone 'UTC')::date), 0) as free_quota_granted_e8,
+       created_at, updated_at
+  from developer
+"""
 
 
 async def find(tx: Tx, developer_id: UUID) -> Developer:
@@ -66,12 +76,19 @@ async def create(tx: Tx, *, name: str, email: str) -> Developer:
     return await find(tx, developer_id)
 
 
-async def change(tx: Tx, developer_id: UUID, *, name: str | None, status: str | None) -> Developer:
-    """The developer with another name or state; gateways are told. Raises Refusal `not_found`."""
+async def change(
+    tx: Tx,
+    developer_id: UUID,
+    *,
+    name: str | None = None,
+    status: str | None = None,
+    free_quota_month_max_e8: int | None = None,
+) -> Developer:
+    """The developer with what is given changed; gateways are told. Raises Refusal `not_found`."""
     await tx.execute(
-        "update developer set name = coalesce(%s, name), status = coalesce(%s, status), updated_at = now()"
-        " where id = %s",
-        (name, status, developer_id),
+        "update developer set name = coalesce(%s, name), status = coalesce(%s, status), updated_at = now(),"
+        " free_quota_month_max_e8 = coalesce(%s, free_quota_month_max_e8) where id = %s",
+        (name, status, free_quota_month_max_e8, developer_id),
     )
     await store.announce_change(tx)
     return await find(tx, developer_id)

@@ -13,14 +13,15 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 from psycopg.rows import class_row
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json, Jsonb
 
 from faucet.kit.db import Tx
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.ids import uuid7
 from faucet.tenants import store
 from faucet.tenants.apps import App
-from faucet.tenants.manifest import parse_manifest
+from faucet.tenants.manifest import FeatureManifest, parse_manifest
+from faucet.tenants.parts import PARTS_WORDS, Limits, parse_limits
 
 FEATURES_MAX = 1_000
 """Per app: sessions and gateways read all of an app's features."""
@@ -36,6 +37,8 @@ class Feature:
     display_name: str
     policy: dict[str, Any]
     pricing: dict[str, Any]
+    parts: dict[str, Any]
+    """`input_schema`, `prompt`, `output_schema` and `limits`, those that it has."""
     version: int
     status: str
     created_at: datetime
@@ -50,21 +53,24 @@ class Version:
     display_name: str
     policy: dict[str, Any]
     pricing: dict[str, Any]
+    parts: dict[str, Any]
     created_by: str
     created_at: datetime
 
 
 _FEATURE: LiteralString = """
-select f.id, a.public_app_id, f.feature_key, f.display_name, f.policy, f.pricing, f.version, f.status,
+select f.id, a.public_app_id, f.feature_key, f.display_name, f.policy, f.pricing, f.parts, f.version, f.status,
        f.created_at, f.updated_at
   from feature f join app a on a.id = f.app_id
 """
 
 
-def checked(app: App, policy: Mapping[str, Any], pricing: Mapping[str, Any]) -> None:
-    """Raises Refusal `invalid_request`, which names the path of the word that is wrong."""
+def checked(
+    app: App, policy: Mapping[str, Any], pricing: Mapping[str, Any], parts: Mapping[str, Any]
+) -> FeatureManifest:
+    """The manifest. Raises Refusal `invalid_request`, which names the path of the word that is wrong."""
     try:
-        parse_manifest(policy, pricing, default_share_bps=app.default_revenue_share_bps)
+        return parse_manifest(policy, pricing, parts, default_share_bps=app.default_revenue_share_bps)
     except ValueError as error:
         path, _, text = str(error).partition(": ")
         raise field_error(path, text) from None
@@ -104,24 +110,38 @@ async def create(
     display_name: str,
     policy: Mapping[str, Any],
     pricing: Mapping[str, Any],
+    parts: Mapping[str, Any] | None = None,
     by: str,
 ) -> Feature:
     """A new feature at version 1. Raises Refusal `conflict`, and `invalid_request` for a manifest that is wrong."""
-    checked(app, policy, pricing)
+    parts = parts or {}
+    manifest = checked(app, policy, pricing, parts)
+    await _give_away(tx, app, manifest)
     cursor = await tx.execute("select count(*) from feature where app_id = %s", (app.id,))
     row = await cursor.fetchone()
     if row is not None and row[0] >= FEATURES_MAX:
         raise Refusal("conflict", f"an app has at most {FEATURES_MAX} features, archived ones included")
     cursor = await tx.execute(
         """
-        insert into feature (id, developer_id, app_id, feature_key, display_name, policy, pricing)
-        values (%s, %s, %s, %s, %s, %s, %s) on conflict (app_id, feature_key) do nothing
+        insert into feature (id, developer_id, app_id, feature_key, display_name, policy, pricing, parts, free_quota_e8)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict (app_id, feature_key) do nothing
         """,
-        (uuid7(), app.developer_id, app.id, feature_key, display_name, Jsonb(policy), Jsonb(pricing)),
+        (
+            uuid7(),
+            app.developer_id,
+            app.id,
+            feature_key,
+            display_name,
+            Jsonb(policy),
+            Jsonb(pricing),
+            Json(parts),
+            manifest.pricing.free_quota_e8,
+        ),
     )
     if cursor.rowcount == 0:
         raise Refusal("conflict", f"this app has a feature {feature_key!r} already", param="feature_key")
     feature = await find(tx, app, feature_key)
+    await _limit(tx, feature.id, Limits(), manifest.parts.limits)
     await _keep(tx, app, feature, by)
     await store.announce_change(tx)
     return feature
@@ -135,25 +155,40 @@ async def change(
     display_name: str | None = None,
     policy: Mapping[str, Any] | None = None,
     pricing: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Any] | None = None,
     by: str,
 ) -> tuple[Feature, Feature]:
     """The feature before and after: what is given becomes its next version, in force when the tx commits.
+
+    Of `parts`, those that are named are changed, and taken away where they are None.
 
     Raises Refusal `feature_not_found`, and `invalid_request` for a manifest that is wrong.
     """
     before = await _locked(tx, app, feature_key)
     new_policy = before.policy if policy is None else policy
     new_pricing = before.pricing if pricing is None else pricing
-    checked(app, new_policy, new_pricing)
+    merged = before.parts | dict(parts or {})
+    new_parts = {word: merged[word] for word in PARTS_WORDS if merged.get(word) is not None}
+    manifest = checked(app, new_policy, new_pricing, new_parts)
+    await _give_away(tx, app, manifest)
     await _keep(tx, app, before, by)  # a feature that was made by hand may lack the version that it is at
     await tx.execute(
         """
-        update feature set display_name = %s, policy = %s, pricing = %s, updated_at = now(),
+        update feature set display_name = %s, policy = %s, pricing = %s, parts = %s, free_quota_e8 = %s,
+               updated_at = now(),
                version = (select max(v.version) + 1 from feature_version v where v.feature_id = feature.id)
          where id = %s
         """,
-        (display_name or before.display_name, Jsonb(new_policy), Jsonb(new_pricing), before.id),
+        (
+            display_name or before.display_name,
+            Jsonb(new_policy),
+            Jsonb(new_pricing),
+            Json(new_parts),
+            manifest.pricing.free_quota_e8,
+            before.id,
+        ),
     )
+    await _limit(tx, before.id, limits_of(before.parts), manifest.parts.limits)
     after = await find(tx, app, feature_key)
     await _keep(tx, app, after, by)
     await store.announce_change(tx)
@@ -170,12 +205,22 @@ async def activate(tx: Tx, app: App, feature_key: str, version: int) -> tuple[Fe
     wanted = next((v for v in await versions(tx, before, at=version)), None)
     if wanted is None:
         raise Refusal("not_found", f"this feature has no version {version}")
-    checked(app, wanted.policy, wanted.pricing)
+    manifest = checked(app, wanted.policy, wanted.pricing, wanted.parts)
+    await _give_away(tx, app, manifest)
     await tx.execute(
-        "update feature set display_name = %s, policy = %s, pricing = %s, version = %s, updated_at = now()"
-        " where id = %s",
-        (wanted.display_name, Jsonb(wanted.policy), Jsonb(wanted.pricing), version, before.id),
+        "update feature set display_name = %s, policy = %s, pricing = %s, parts = %s, free_quota_e8 = %s,"
+        " version = %s, updated_at = now() where id = %s",
+        (
+            wanted.display_name,
+            Jsonb(wanted.policy),
+            Jsonb(wanted.pricing),
+            Json(wanted.parts),
+            manifest.pricing.free_quota_e8,
+            version,
+            before.id,
+        ),
     )
+    await _limit(tx, before.id, limits_of(before.parts), manifest.parts.limits)
     await store.announce_change(tx)
     return before, await find(tx, app, feature_key)
 
@@ -193,13 +238,40 @@ async def versions(tx: Tx, feature: Feature, *, at: int | None = None, limit: in
     async with tx.cursor(row_factory=class_row(Version)) as cursor:
         await cursor.execute(
             """
-            select version, display_name, policy, pricing, created_by, created_at from feature_version
+            select version, display_name, policy, pricing, parts, created_by, created_at from feature_version
              where feature_id = %(id)s and (%(at)s::integer is null or version = %(at)s::integer)
              order by version desc limit %(limit)s
             """,
             {"id": feature.id, "at": at, "limit": limit},
         )
         return await cursor.fetchall()
+
+
+async def _give_away(tx: Tx, app: App, manifest: FeatureManifest) -> None:
+    """Raises Refusal `invalid_request` where a free quota would never be paid: the platform gives nothing away."""
+    if not manifest.pricing.free_quota_e8:
+        return
+    cursor = await tx.execute("select free_quota_month_max_e8 from developer where id = %s", (app.developer_id,))
+    row = await cursor.fetchone()
+    if row is None or row[0] < manifest.pricing.free_quota_e8:
+        raise field_error(
+            "pricing.free_quota", "is more than the operator gives away for this developer's features in a month"
+        )
+
+
+def limits_of(parts: Mapping[str, Any]) -> Limits:
+    """The limits of a manifest that is stored."""
+    return parse_limits(parts["limits"]) if "limits" in parts else Limits()
+
+
+async def _limit(tx: Tx, feature_id: UUID, before: Limits, after: Limits) -> None:
+    """Set and lift the spend limits of a feature; they bind from the ledger's next commit on."""
+    for scope, old, new in (
+        ("feature", before.feature_month_e8, after.feature_month_e8),
+        ("feature_end_user", before.end_user_month_e8, after.end_user_month_e8),
+    ):
+        if old != new:  # setting one stops all holds for a moment, so it isn't done for nothing
+            await tx.execute("select spend_limit_set_v1(%s, %s, 'month', %s)", (scope, feature_id, new))
 
 
 async def _locked(tx: Tx, app: App, feature_key: str) -> Feature:
@@ -212,8 +284,9 @@ async def _keep(tx: Tx, app: App, feature: Feature, by: str) -> None:
     """Write the version in force down, if it is not yet."""
     await tx.execute(
         """
-        insert into feature_version (feature_id, version, developer_id, display_name, policy, pricing, created_by)
-        values (%s, %s, %s, %s, %s, %s, %s) on conflict (feature_id, version) do nothing
+        insert into feature_version
+            (feature_id, version, developer_id, display_name, policy, pricing, parts, created_by)
+        values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict (feature_id, version) do nothing
         """,
         (
             feature.id,
@@ -222,6 +295,7 @@ async def _keep(tx: Tx, app: App, feature: Feature, by: str) -> None:
             feature.display_name,
             Jsonb(feature.policy),
             Jsonb(feature.pricing),
+            Json(feature.parts),
             by,
         ),
     )

@@ -7,10 +7,12 @@
       models: [mock-small]
     pricing:
       markup_percent: 30
+    input_schema: {type: object, properties: {question: {type: string}}, required: [question]}
+    prompt: {system: You answer customers., user: "{{ input.question }}"}
 
 A document holds one feature; a YAML file may hold several, with `---` between them, a JSON file an array of them.
 Everything that is wrong is told at once, each with its path and, where a word is near a known one, that word. What
-the words of `policy` and `pricing` mean is `manifest`'s and `rating.price`'s.
+the words mean is `manifest`'s, `parts`' and `rating.price`'s.
 
 YAML is read as its JSON part: no tags, no anchors (a short text that names itself could become a huge one), no key
 twice, and `yes`, `on` and dates stay text.
@@ -30,23 +32,20 @@ import yaml
 from faucet.kit.errors import FaucetError
 from faucet.rating.price import PRICING_WORDS, PricePlan
 from faucet.tenants.manifest import POLICY_WORDS, parse_manifest, parse_policy
+from faucet.tenants.parts import PARTS_WORDS, parse_parts
 
 CHARACTERS_MAX = 1 << 20
 DOCUMENTS_MAX = 1_000
 PROBLEMS_MAX = 50
 NAME_CHARACTERS_MAX = 200
-WORDS = ("app", "feature", "display_name", "policy", "pricing")
-NOT_ACTED_ON: Mapping[str, str] = {
-    "input_schema": "inputs are not checked against a schema yet",
-    "prompt": "prompts are not kept on the server yet",
-    "prompt_template": "prompts are not kept on the server yet",
-    "output_schema": "outputs are not held to a schema yet",
-    "limits": "limits are not part of a manifest yet; `faucet limits set feature` sets them",
-    "free_quota": "there is no free quota yet",
-    "pricing.free_quota": "there is no free quota yet",
-    "pricing.fixed_price_usd": "there is no fixed price yet",
+WORDS = ("app", "feature", "display_name", "policy", "pricing", *PARTS_WORDS)
+_ELSEWHERE: Mapping[str, str] = {
+    "prompt_template": "unknown word; did you mean `prompt`?",
+    "free_quota": "unknown word; did you mean `pricing.free_quota`?",
+    "fixed_price_usd": "unknown word; did you mean `pricing.fixed_price_usd`?",
+    "models": "unknown word; did you mean `policy.models`?",
 }
-"""Words that a manifest will have. They are refused, because a promise that nobody keeps must not look like one."""
+"""Words that stand somewhere else, or are called otherwise."""
 
 _IDENTIFIER = re.compile(r"[a-zA-Z0-9_:-]{1,128}")
 
@@ -72,6 +71,8 @@ class Document:
     display_name: str
     policy: dict[str, Any] = field(default_factory=dict)
     pricing: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
+    """`input_schema`, `prompt`, `output_schema` and `limits`, those that there are."""
 
 
 def read_documents(text: str, name: str = "the manifest") -> list[Document]:
@@ -225,10 +226,19 @@ def _problems(value: object) -> list[str]:
     policy, pricing = value.get("policy", {}), value.get("pricing", {})
     problems += _section("policy", policy, POLICY_WORDS, parse_policy)
     problems += _section("pricing", pricing, PRICING_WORDS, PricePlan.parse_pricing)
-    if not any(problem.startswith(("policy", "pricing")) for problem in problems):
+    parts = {word: value[word] for word in PARTS_WORDS if word in value}
+    for word, given in parts.items():
+        # A prompt is checked against the schema of its input; where that is wrong, it has been told.
+        beside = {"input_schema": parts["input_schema"]} if word == "prompt" and "input_schema" in parts else {}
+        if word != "prompt" or not any(problem.startswith("input_schema") for problem in problems):
+            problems += _refused(lambda w=word, g=given, b=beside: parse_parts({w: g} | b))
+    if not any(problem.startswith(("policy", "pricing", *PARTS_WORDS)) for problem in problems):
         # Each word by itself is well; some are wrong only beside others.
-        problems += _refused(lambda: parse_manifest(policy, pricing, default_share_bps=0))
+        problems += _refused(lambda: parse_manifest(policy, pricing, parts, default_share_bps=0))
     return problems
+
+
+_NEEDS_OTHERS = (("pricing", "mode"), ("pricing", "free_quota"))
 
 
 def _section(name: str, value: object, words: Collection[str], parse: Any) -> list[str]:
@@ -238,7 +248,7 @@ def _section(name: str, value: object, words: Collection[str], parse: Any) -> li
     for word, given in value.items():
         if word not in words:
             problems.append(_unknown(word, f"{name}.", words))
-        elif (name, word) != ("policy", "privacy") or given != "local_only":
+        elif (name, word) not in _NEEDS_OTHERS and ((name, word) != ("policy", "privacy") or given != "local_only"):
             problems += [
                 _with_suggestion(problem, given) for problem in _refused(lambda w=word, g=given: parse({w: g}))
             ]
@@ -255,8 +265,8 @@ def _refused(parse: Any) -> list[str]:
 
 def _unknown(word: object, path: str, words: Collection[str]) -> str:
     shown = f"{path}{str(word)[:100]}"
-    if shown in NOT_ACTED_ON:
-        return f"{shown}: {NOT_ACTED_ON[shown]}"
+    if shown in _ELSEWHERE:
+        return f"{shown}: {_ELSEWHERE[shown]}"
     near = difflib.get_close_matches(str(word), words, n=1)
     return f"{shown}: unknown word; " + (f"did you mean `{near[0]}`?" if near else f"there are {', '.join(words)}")
 
@@ -280,6 +290,7 @@ def _document(value: Mapping[str, Any]) -> Document:
         display_name=value["display_name"],
         policy=dict(value.get("policy", {})),
         pricing=dict(value.get("pricing", {})),
+        parts={word: value[word] for word in PARTS_WORDS if word in value},
     )
 
 
@@ -290,13 +301,14 @@ def _value(document: Document) -> dict[str, Any]:
         "display_name": document.display_name,
         "policy": document.policy,
         "pricing": document.pricing,
+        **document.parts,
     }
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     found = []
     for word, given in value.items():
-        if isinstance(given, Mapping):
+        if isinstance(given, Mapping) and (given or not prefix):
             found += _flat(given, f"{prefix}{word}.")
         else:
             found.append((f"{prefix}{word}", given))

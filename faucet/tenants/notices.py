@@ -23,6 +23,7 @@ delete from wallet_low l using account a join end_user u on u.id = a.owner_id jo
  where a.id = l.wallet_id and a.posted_e8 >= coalesce(p.wallet_low_e8, %(default)s)
 """
 # Only wallets that paid for something since the last look can have crossed the line; usage events know them by app.
+# What there is of a free quota has a label, and is to run out.
 _LOW: LiteralString = """
 with wanted as (
     select distinct e.developer_id from webhook_endpoint e
@@ -34,7 +35,8 @@ with wanted as (
 ), low as (
     insert into wallet_low (wallet_id, developer_id)
     select a.id, a.developer_id from spent s join account a on a.id = s.wallet_id
-     where a.posted_e8 < s.low_e8 and not exists (select from wallet_low l where l.wallet_id = a.id) limit %(batch)s
+     where a.label = '' and a.posted_e8 < s.low_e8
+       and not exists (select from wallet_low l where l.wallet_id = a.id) limit %(batch)s
     on conflict (wallet_id) do nothing returning wallet_id
 )
 select a.developer_id, a.public_id, a.owner_id, a.posted_e8, s.public_app_id, s.low_e8
@@ -88,22 +90,25 @@ with refused as (
         select id from limit_refusal order by id limit %(batch)s)
     returning developer_id, app_id, feature_id, end_user_id, required_e8
 ), reached as (
-    select distinct on (l.id) r.developer_id, r.end_user_id, p.public_app_id, f.feature_key, l.id, l.scope, l.period,
-           l.limit_e8, c.spent_e8, c.period_start
+    select distinct on (l.id, c.end_user_id) r.developer_id, r.end_user_id, p.public_app_id,
+           f.feature_key, l.id, l.scope, l.period, l.limit_e8, c.spent_e8, c.period_start
       from refused r
       join spend_limit l on (l.scope, l.scope_id) in
-           (('app', r.app_id), ('feature', r.feature_id), ('end_user', r.end_user_id))
+           (('app', r.app_id), ('feature', r.feature_id), ('feature_end_user', r.feature_id),
+            ('end_user', r.end_user_id))
       join spend_counter c on c.limit_id = l.id and c.period_start =
            case l.period when 'month' then date_trunc('month', now() at time zone 'UTC')::date else 'epoch'::date end
+       and c.end_user_id is not distinct from case when l.scope = 'feature_end_user' then r.end_user_id end
       join app p on p.id = r.app_id left join feature f on f.id = r.feature_id
-     where l.limit_e8 - c.spent_e8 < r.required_e8 order by l.id
+     where l.limit_e8 - c.spent_e8 < r.required_e8 order by l.id, c.end_user_id
 )
 select (select count(*) from refused), reached.* from (select) one left join reached on true
 """
 
 
 async def tell_reached_limits(tx: Tx, *, batch: int = BATCH) -> int:
-    """Tell of spend limits that have turned a request away, once per limit, period and amount of it.
+    """Tell of spend limits that have turned a request away, once per limit, period and amount of it; of one that holds
+    for each end user of a feature by themselves, once for each of them.
 
     Gives how many refusals were looked at; as many as `batch` means that there may be more. The limits of single
     sessions are not told of: they are many, and end with their sessions.
@@ -129,8 +134,8 @@ async def tell_reached_limits(tx: Tx, *, batch: int = BATCH) -> int:
         said = {
             "scope": scope,
             "public_app_id": app,
-            "feature_key": feature if scope == "feature" else None,
-            "end_user_id": end_user_id if scope == "end_user" else None,
+            "feature_key": feature if scope in ("feature", "feature_end_user") else None,
+            "end_user_id": end_user_id if scope in ("end_user", "feature_end_user") else None,
             "period": period,
             "limit_usd": to_wire(limit_e8),
             "spent_usd": to_wire(spent_e8),
@@ -140,6 +145,6 @@ async def tell_reached_limits(tx: Tx, *, batch: int = BATCH) -> int:
             developer_id,
             "usage.limit_reached",
             {name: value for name, value in said.items() if value is not None},
-            key=f"limit:{limit_id}:{start}:{limit_e8}",
+            key=f"limit:{limit_id}:{start}:{limit_e8}" + (f":{end_user_id}" if scope == "feature_end_user" else ""),
         )
     return count

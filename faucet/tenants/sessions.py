@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from psycopg.rows import class_row
+
 from faucet.kit.db import Tx
 from faucet.kit.errors import InvariantBroken, Refusal
 from faucet.kit.ids import uuid7
@@ -23,6 +25,7 @@ from faucet.ledger import moves, statement
 from faucet.tenants import identity, store
 from faucet.tenants.manifest import parse_policy
 from faucet.tenants.tenancy import see_only
+from faucet.vault.store import keys_of_app
 
 BEARER_PREFIX = "mf_sess_"
 
@@ -51,6 +54,14 @@ class Rules:
     open_session_limit_e8: int = 0
     """For apps that sign nothing; 0 is none."""
     open_spends_paid: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Whose providers' keys there are, for an end user of an app."""
+
+    byok: bool
+    developer: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +145,10 @@ async def mint(tx: Tx, app: store.App, ask: Ask, *, rules: Rules, now: datetime)
         limits.append(rules.open_session_limit_e8)
     if limits:
         await store.limit_session(tx, session_id, min(limits))
-    modes = _modes([feature] if feature is not None else features)
+    has_byok, has_developer_key = await keys_of_app(tx, app_id=app.id, end_user_id=end_user_id)
+    modes = _modes(
+        [feature] if feature is not None else features, has_byok=has_byok, has_developer_key=has_developer_key
+    )
     return Minted(bearer, session_id, end_user_id, modes, wallet.posted_e8)
 
 
@@ -153,15 +167,15 @@ async def find_app(tx: Tx, ask: Ask) -> store.App:
     return app
 
 
-def _modes(features: list[store.Feature]) -> list[str]:
-    """What these features allow, each mode once, in order of preference."""
+def _modes(features: list[store.Feature], *, has_byok: bool, has_developer_key: bool) -> list[str]:
+    """What these features and the keys that there are allow, each mode once, in order of preference."""
     modes: dict[str, None] = {}
     for feature in features:
         try:
             policy = parse_policy(feature.policy)
         except ValueError as error:
             raise InvariantBroken(f"feature {feature.id} is stored with a bad manifest: {error}") from error
-        modes |= dict.fromkeys(policy.modes())
+        modes |= dict.fromkeys(policy.modes(has_byok=has_byok, has_developer_key=has_developer_key))
     return list(modes)
 
 
@@ -177,6 +191,57 @@ async def resolve(tx: Tx, bearer: str | bytes, *, now: datetime) -> store.Sessio
     if session.app_status != "active" or session.developer_status != "active":
         raise Refusal("disabled", "this app is switched off")
     return session
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A session as whoever keeps its app sees it."""
+
+    id: UUID
+    feature_key: str | None
+    end_user_id: UUID
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+
+
+async def page(
+    tx: Tx, app_id: UUID, *, is_running: bool, now: datetime, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Listed]:
+    """An app's sessions, newest first, from a place in the list; `is_running`: only those that still are."""
+    at, after_id = after or (None, None)
+    async with tx.cursor(row_factory=class_row(Listed)) as cursor:
+        await cursor.execute(
+            """
+            select s.id, f.feature_key, s.end_user_id, s.created_at, s.expires_at, s.revoked_at
+              from session s left join feature f on f.id = s.feature_id
+             where s.app_id = %(app)s
+               and (not %(running)s or (s.revoked_at is null and s.expires_at > %(now)s))
+               and (%(at)s::timestamptz is null or (s.created_at, s.id) < (%(at)s::timestamptz, %(id)s::uuid))
+             order by s.created_at desc, s.id desc limit %(limit)s
+            """,
+            {"app": app_id, "running": is_running, "now": now, "at": at, "id": after_id, "limit": limit},
+        )
+        return await cursor.fetchall()
+
+
+async def find_listed(tx: Tx, app_id: UUID, session_id: UUID) -> Listed | None:
+    """One session of an app."""
+    async with tx.cursor(row_factory=class_row(Listed)) as cursor:
+        await cursor.execute(
+            "select s.id, f.feature_key, s.end_user_id, s.created_at, s.expires_at, s.revoked_at"
+            " from session s left join feature f on f.id = s.feature_id where s.app_id = %s and s.id = %s",
+            (app_id, session_id),
+        )
+        return await cursor.fetchone()
+
+
+async def revoke_by_id(tx: Tx, session_id: UUID, *, now: datetime) -> bool:
+    """End a session for good, and say whether it ran; gateways learn of it when the tx commits."""
+    ended = await store.revoke_session(tx, session_id, at=now)
+    if ended:
+        await store.announce_change(tx)
+    return ended
 
 
 async def revoke(tx: Tx, session: store.Session, *, now: datetime) -> None:

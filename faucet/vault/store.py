@@ -42,6 +42,9 @@ class Credential:
     budget_limit_e8: int | None
     fallback_to_platform: bool
     status: str
+    use_count: int
+    failing_since: datetime | None
+    last_error_code: str | None
     last_used_at: datetime | None
     last_validated_at: datetime | None
     validation_asked_at: datetime | None
@@ -85,8 +88,9 @@ class Sealing:
 
 _READ: LiteralString = """
 select c.id, c.owner, c.developer_id, c.app_id, c.end_user_id, c.provider, c.base_url, c.mask, c.models_allowed,
-       c.priority, c.weight, c.budget_limit_e8, c.fallback_to_platform, c.status, c.last_used_at, c.last_validated_at,
-       c.validation_asked_at, c.validation_answer, c.created_at, c.updated_at
+       c.priority, c.weight, c.budget_limit_e8, c.fallback_to_platform, c.status, c.use_count, c.failing_since,
+       c.last_error_code, c.last_used_at, c.last_validated_at, c.validation_asked_at, c.validation_answer,
+       c.created_at, c.updated_at
   from credential c
 """
 _AFTER: LiteralString = """
@@ -179,14 +183,39 @@ async def list_of_developers(
         return await cursor.fetchall()
 
 
-async def find(tx: Tx, row_id: UUID, *, end_user_id: UUID | None) -> Credential | None:
-    """A credential of this end user; None: of a developer whose rows this tx may see."""
+async def list_of_platform(tx: Tx, *, limit: int, after: tuple[datetime, UUID] | None) -> list[Credential]:
+    """The platform's own credentials, newest first, disabled ones too."""
+    at, row_id = after or (None, None)
+    async with tx.cursor(row_factory=class_row(Credential)) as cursor:
+        await cursor.execute(_READ + " where c.owner = 'platform' " + _AFTER, {"at": at, "id": row_id, "limit": limit})
+        return await cursor.fetchall()
+
+
+async def find(tx: Tx, row_id: UUID, *, end_user_id: UUID | None, owner: str | None = None) -> Credential | None:
+    """A credential of this end user; None: of a developer whose rows this tx may see, or of another `owner`."""
     async with tx.cursor(row_factory=class_row(Credential)) as cursor:
         await cursor.execute(
             _READ + " where c.id = %s and c.owner = %s and c.end_user_id is not distinct from %s",
-            (row_id, "developer" if end_user_id is None else "end_user", end_user_id),
+            (row_id, owner or ("developer" if end_user_id is None else "end_user"), end_user_id),
         )
         return await cursor.fetchone()
+
+
+async def keys_of_app(tx: Tx, *, app_id: UUID, end_user_id: UUID) -> tuple[bool, bool]:
+    """Whether an app's end user has an active credential, and whether its developer has one for the app."""
+    cursor = await tx.execute(
+        """
+        select exists (select from credential c
+                        where c.owner = 'end_user' and c.end_user_id = %(end_user)s and c.status = 'active'),
+               exists (select from credential c join app a on a.developer_id = c.developer_id
+                        where a.id = %(app)s and c.owner = 'developer' and c.status = 'active'
+                          and (c.app_id is null or c.app_id = a.id))
+        """,
+        {"end_user": end_user_id, "app": app_id},
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return row[0], row[1]
 
 
 async def change_terms(tx: Tx, row_id: UUID, terms: Terms, *, now: datetime) -> None:
@@ -213,7 +242,8 @@ async def replace(tx: Tx, row_id: UUID, sealing: Sealing, *, now: datetime, vali
     """Put another secret in the place of an active credential's, and say whether there was one."""
     cursor = await tx.execute(
         """
-        update credential set sealed = %s, key_id = %s, mask = %s, last_validated_at = %s, updated_at = %s
+        update credential set sealed = %s, key_id = %s, mask = %s, last_validated_at = %s, updated_at = %s,
+               failing_since = null, last_error_code = null
          where id = %s and status = 'active'
         """,
         (sealing.sealed, sealing.key_id, sealing.mask, now if validated else None, now, row_id),
@@ -226,7 +256,7 @@ async def disable(tx: Tx, row_id: UUID, *, now: datetime) -> bool:
     cursor = await tx.execute(
         """
         update credential set status = 'disabled', sealed = null, key_id = null, validation_asked_at = null,
-               updated_at = %s
+               failing_since = null, updated_at = %s
          where id = %s and status = 'active'
         """,
         (now, row_id),

@@ -3,7 +3,7 @@
 from faucet.kit.migrate import run_sql_file
 
 revision = "0013_pre_payments"
-down_revision = "0010_pre_end_users"
+down_revision = "0018_pre_price_tiers"
 branch_labels = None
 depends_on = None
 

@@ -245,7 +245,7 @@ def test_a_wallet_shows_what_is_held(client: httpx2.Client, books: Books, demo: 
     books.held(tenant, 3 * E8)
     wallet = client.get("/v1/user/wallet", headers=session).json()
     assert UUID.fullmatch(wallet.pop("id")) and UUID.fullmatch(wallet.pop("owner_id"))
-    assert MOMENT.fullmatch(wallet.pop("updated_at"))
+    assert MOMENT.fullmatch(wallet.pop("updated_at")) and len(wallet.pop("fees")) == 2
     assert wallet == {
         "owner_scope": "end_user",
         "balance_usd": "10.00000000",

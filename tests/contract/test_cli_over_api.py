@@ -248,3 +248,147 @@ def test_faults_are_one_line(faucet: Faucet, tmp_path: Path) -> None:
     assert "invalid_app" in faucet("apps", "show", "nobody").err
     # What would be another path or a query is still one word of the path.
     assert "not_found" in faucet("apps", "show", "no/such?app").err
+
+
+# ── the operator's levers ──
+
+
+def _statuses(faucet: Faucet, provider: str) -> dict[str, str]:
+    return {row["model"]: row["status"] for row in faucet.ok("prices", "list", provider)["items"]}
+
+
+def test_a_person_decides_over_prices(faucet: Faucet) -> None:
+    """Lost: a model is sold at a price that nobody confirmed, or a decision is taken twice."""
+    first = faucet.ok("prices", "seed", "--provider", "openai")
+    assert first["new_count"] == first["price_count"] > 10
+    assert set(_statuses(faucet, "openai").values()) == {"draft"}
+    assert faucet("prices", "seed", "--provider", "openai").out.startswith("0 new drafts")
+    assert faucet("prices", "confirm", "openai", "gpt-4.1-mini").out == "1 price confirmed.\n"
+    assert faucet("prices", "reject", "openai", "gpt-4.1-nano").code == 0
+    decided = _statuses(faucet, "openai")
+    assert (decided["gpt-4.1-mini"], decided["gpt-4.1-nano"]) == ("confirmed", "rejected")
+    refused = faucet("prices", "confirm", "openai", "gpt-4.1-nano")
+    assert refused.code == 1 and "has no draft of gpt-4.1-nano" in refused.err
+    assert _statuses(faucet, "openai") == decided
+    assert "gpt-4.1-mini" in faucet("prices", "list", "openai", "--status", "confirmed").out
+    wrong = faucet("prices", "confirm", "openai")
+    assert wrong.code == 2 and "name models, or say --all" in wrong.err
+
+
+def test_an_operator_sets_a_price(faucet: Faucet) -> None:
+    """Lost: an operator's own model can't be sold, or its price is rounded on the way."""
+    command = ("prices", "set", "litellm", "mine", "--input", "0.15", "--output", "0.00000001")
+    first = faucet.ok(*command)
+    assert (first["input_usd_per_m"], first["output_usd_per_m"]) == ("0.15000000", "0.00000001")
+    assert (first["status"], first["cached_read_usd_per_m"]) == ("confirmed", "0.15000000")
+    assert faucet.ok(*command)["id"] == first["id"]
+    changed = faucet.ok("prices", "set", "litellm", "mine", "--input", "0.3", "--output", "1", "--cached-input", "0.1")
+    assert changed["id"] > first["id"] and changed["cached_read_usd_per_m"] == "0.10000000"
+    for price in ("-1", "0.123456789", "x"):
+        wrong = faucet("prices", "set", "litellm", "mine", f"--input={price}", "--output", "1")
+        assert wrong.code == 2 and "at most 8 places" in wrong.err
+    assert faucet("prices", "set", "litellm", "mine", "--input", "9999999", "--output", "1").code == 1
+
+
+def test_switches_are_thrown_and_released(faucet: Faucet, acme: str) -> None:
+    """Lost: an operator in a hurry writes SQL."""
+    assert "Nothing is switched off" in faucet("switches", "list").out
+    thrown = faucet.ok("switches", "set", "app", "app_acme", "--reason", "stolen token")
+    assert (thrown["target"], thrown["target_id"]) == ("app", "app_acme")
+    faucet.ok("switches", "set", "everything", "--reason", "maintenance")
+    faucet.ok("switches", "set", "provider", "openai", "--reason", "outage")
+    assert {row["target"] for row in faucet.ok("switches", "list")["items"]} == {"app", "everything", "provider"}
+    refused = faucet("sessions", "create", "app_acme", "u")
+    assert refused.code == 1
+    assert faucet("switches", "clear", "app", "app_acme").out == "app_acme is on again.\n"
+    assert faucet("switches", "clear", "everything").code == 0 and faucet("switches", "clear", "everything").code == 1
+    assert faucet("switches", "clear", "provider").code == 2
+    assert faucet.ok("switches", "clear", "provider", "openai")["cleared"] is True
+
+
+def test_sessions_are_listed_without_bearers_and_revoked(faucet: Faucet, acme: str, tmp_path: Path) -> None:
+    """Lost: nobody sees who is in an app, or can end one session of many; or a list gives sessions away."""
+    (tmp_path / "reply.yaml").write_text(MANIFEST)
+    assert faucet("manifest", "apply", str(tmp_path / "reply.yaml")).code == 0
+    bearers = [faucet.ok("sessions", "create", "app_acme", f"u{i}")["session_token"] for i in range(3)]
+    listed = faucet("sessions", "list", "app_acme", "--json")
+    assert not any(bearer in listed.out for bearer in bearers)
+    rows = listed.json["items"]
+    assert [row["status"] for row in rows] == ["active"] * 3
+    assert faucet("sessions", "revoke", rows[0]["id"], "--app", "app_acme").code == 0
+    assert [row["status"] for row in faucet.ok("sessions", "list", "app_acme")["items"]].count("revoked") == 1
+    assert len(faucet.ok("sessions", "list", "app_acme", "--running")["items"]) == 2
+    assert len(faucet.ok("sessions", "list", "app_acme", "--limit", "1")["items"]) == 1
+    token = faucet.ok("tokens", "create", "--name", "t", "--developer", EMAIL, "--scope", "developer:apps:read")[
+        "token"
+    ]
+    assert len(faucet.ok("sessions", "list", "app_acme", "--token", token)["items"]) == 3
+    assert faucet("sessions", "revoke", rows[1]["id"], "--app", "app_acme", "--token", token).code == 1
+    assert faucet("sessions", "revoke", "01890000-0000-7000-8000-000000000000", "--app", "app_acme").code == 1
+
+
+WHOLE_MANIFEST = (
+    MANIFEST
+    + """\
+  free_quota: {usd: "0.10"}
+input_schema:
+  type: object
+  properties: {question: {type: string, maxLength: 2000}, tone: {type: string}}
+  required: [question]
+  additionalProperties: false
+prompt:
+  system: You are polite. {{ input.tone }}
+  user: "{{ input.question }}"
+  locked: true
+output_schema:
+  type: object
+  properties: {zeta: {type: string}, alpha: {type: string}}
+  required: [zeta, alpha]
+  additionalProperties: false
+limits:
+  requests_per_minute: {end_user: 20, session: 10}
+  monthly_spend_usd: {end_user: "5", feature: "100"}
+"""
+)
+
+
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_every_word_of_a_manifest_goes_round(faucet: Faucet, acme: str, tmp_path: Path, form: str) -> None:
+    """Lost: what is exported is not what was applied, or applying it again changes something."""
+    first, second = tmp_path / "first.yaml", tmp_path / f"second.{form}"
+    first.write_text(WHOLE_MANIFEST)
+    refused = faucet("manifest", "apply", str(first))
+    assert refused.code == 1 and "pricing.free_quota" in refused.err
+    assert faucet.ok("developers", "free-quota", EMAIL, "50")["free_quota_monthly_max_usd"] == "50.00000000"
+    assert faucet("manifest", "validate", str(first)).code == 0
+    assert faucet("manifest", "apply", str(first)).code == 0
+    exported = faucet("manifest", "export", "app_acme", "reply", *(["--json"] if form == "json" else []))
+    second.write_text(exported.out)
+    assert faucet("manifest", "diff", str(second)).code == 0
+    assert "as it was" in faucet("manifest", "apply", str(second)).out
+    # The order in which a model fills an answer is the order of its schema.
+    assert exported.out.index("zeta") < exported.out.index("alpha")
+    row = faucet.ok("features", "show", "app_acme", "reply")
+    assert row["version"] == 1 and row["prompt"]["locked"] is True
+    assert row["limits"]["monthly_spend_usd"] == {"end_user": "5", "feature": "100"}
+    without = WHOLE_MANIFEST.partition("limits:")[0].replace("  locked: true\n", "")
+    first.write_text(without)
+    shown = faucet("manifest", "diff", str(first))
+    assert shown.code == 1 and "- limits.requests_per_minute.end_user: 20" in shown.out
+    assert "- prompt.locked: true" in shown.out
+    assert "changed, version 2" in faucet("manifest", "apply", str(first)).out
+    assert "limits" not in faucet.ok("features", "show", "app_acme", "reply")
+    assert faucet("manifest", "diff", str(first)).code == 0
+    assert faucet.ok("features", "activate", "app_acme", "reply", "1")["limits"] == row["limits"]
+
+
+def test_a_manifest_that_is_wrong_is_told_with_path_and_suggestion(faucet: Faucet, tmp_path: Path) -> None:
+    """Lost: a slip of the pen is found by the first end user."""
+    file = tmp_path / "wrong.yaml"
+    file.write_text(WHOLE_MANIFEST.replace("{{ input.tone }}", "{{ input.tune }}").replace("maxLength", "maxLenght"))
+    told = faucet("manifest", "validate", str(file))
+    assert told.code == 1
+    assert "input_schema.properties.question.maxLenght" in told.err and "did you mean `maxLength`?" in told.err
+    file.write_text(WHOLE_MANIFEST.replace("{{ input.tone }}", "{{ input.tune }}"))
+    told = faucet("manifest", "validate", str(file))
+    assert "prompt.system: input_schema knows no `input.tune`; did you mean `tone`?" in told.err

@@ -50,36 +50,38 @@ def prices(db: psycopg.Connection[Any], provider: str) -> dict[str, tuple[str, i
     return {model: (status, e8, source) for model, status, e8, source in rows}
 
 
-def test_a_person_decides_over_prices(faucet: Faucet, db: psycopg.Connection[Any]) -> None:
-    """Lost: a model is sold at a price that nobody confirmed, or a decision is taken twice."""
-    assert faucet("prices", "seed", "--provider", "openai").exit_code == 0
-    drafts = prices(db, "openai")
-    assert {status for status, _, _ in drafts.values()} == {"draft"}
-    again = faucet("prices", "seed", "--provider", "openai")
-    assert again.stdout.startswith("0 new drafts")
+def test_a_sync_shows_what_differs_and_drafts_it_once(faucet: Faucet, db: psycopg.Connection[Any]) -> None:
+    """Lost: a provider's new prices are noticed on its invoice; or a person is asked twice about the same figures."""
 
-    assert faucet("prices", "confirm", "openai", "gpt-4.1-mini").exit_code == 0
-    assert faucet("prices", "reject", "openai", "gpt-4.1-nano").exit_code == 0
-    decided = prices(db, "openai")
-    assert decided["gpt-4.1-mini"][0] == "confirmed"
-    assert decided["gpt-4.1-nano"][0] == "rejected"
-    assert faucet("prices", "confirm", "openai", "gpt-4.1-nano").exit_code == 1
-    assert prices(db, "openai") == decided
+    def sync(*arguments: str) -> dict[str, Any]:
+        done = faucet("prices", "sync", *arguments, "--json")
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
 
-    listed = faucet("prices", "list", "openai", "--status", "confirmed", "--json")
-    assert [one["model"] for one in json.loads(listed.stdout)["items"]] == ["gpt-4.1-mini"]
-    assert "gpt-4.1-mini" in faucet("prices", "list", "openai", "--status", "confirmed").stdout
+    dry = sync("gemini", "--dry-run")
+    assert dry["drafts"] == 0 and prices(db, "gemini") == {}
+    added = {item["model"]: item for item in dry["items"]}
+    assert {item["kind"] for item in dry["items"]} == {"added"}
+    (tier,) = added["gemini-2.5-pro"]["after"]["tiers"]
+    assert (tier["above_input_tokens"], tier["input_e8_per_m"]) == (200_000, 250_000_000)
 
-
-def test_an_operator_sets_a_price(faucet: Faucet, db: psycopg.Connection[Any]) -> None:
-    """Lost: an operator's own model can't be sold, or its price is rounded on the way."""
-    command = ("prices", "set", "litellm", "mine", "--input", "0.15", "--output", "0.00000001")
-    assert faucet(*command).exit_code == 0
-    assert "as before" in faucet(*command).stdout
-    assert faucet("prices", "set", "litellm", "mine", "--input", "0.3", "--output", "1").exit_code == 0
-    rows = db.execute("select input_e8_per_m, output_e8_per_m, status from price order by effective_from").fetchall()
-    assert rows == [(15_000_000, 1, "confirmed"), (30_000_000, 100_000_000, "confirmed")]
-    assert faucet("prices", "set", "litellm", "mine", "--input=-1", "--output", "1").exit_code == 2
+    assert sync("gemini")["drafts"] >= len(added)
+    assert sync("gemini") == {"drafts": 0, "items": []}
+    for model in ("gemini-2.5-pro", "gemini-old"):
+        db.execute(
+            "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
+            " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source,"
+            " status) values ('gemini', %s, 'bytes', 9, 9, 9, 9, 9, 9, 9, now(), 'by hand', 'confirmed')",
+            (model,),
+        )
+    changed, removed = sync("gemini", "--dry-run")["items"]
+    assert (changed["kind"], changed["model"]) == ("changed", "gemini-2.5-pro")
+    assert {"input_e8_per_m", "tiers"} <= set(changed["differs_in"])
+    assert (removed["kind"], removed["model"]) == ("removed", "gemini-old")
+    shown = faucet("prices", "sync", "gemini", "--dry-run").stdout
+    assert "1 changed, 1 removed" in shown and "Nothing was written" in shown
+    assert faucet("prices", "sync", "nobody").exit_code == 2
 
 
 def test_limits_are_set_by_the_names_that_people_know(
@@ -156,6 +158,18 @@ def test_a_model_that_nobody_priced_gets_an_announced_price(
     assert "gpt-4.1-mini" not in notes[0]
     assert seed(dsn, settings(tmp_path, **env))[1] == []
     assert prices(db, "openai") == found
+
+
+def test_a_provider_of_the_catalogue_is_priced_under_our_name(
+    dsn: str, db: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    """Lost: a key of another provider is set, and nothing of it is for sale."""
+    env = {"GEMINI_API_KEY": "key-0123456789", "GEMINI_MODELS": "gemini-2.5-pro"}
+    real, notes = seed(dsn, settings(tmp_path, **env))
+    assert real is not None and (real.name, real.model, notes) == ("gemini", "auto", [])
+    assert real.address == "https://generativelanguage.googleapis.com/v1beta"
+    assert prices(db, "gemini")["gemini-2.5-pro"][:2] == ("confirmed", 125_000_000)
+    assert prices(db, "google") == {}
 
 
 async def test_what_a_litellm_proxy_lists_is_priced(dsn: str, tmp_path: Path) -> None:

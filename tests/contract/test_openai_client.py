@@ -105,6 +105,7 @@ def test_a_plain_reply_is_openais_with_what_it_cost(client: OpenAI, world: World
         "request_id": reply._request_id,
         "route_mode": "platform",
         "feature_key": FEATURE,
+        "feature_version": 1,
         "estimated_price_usd": to_wire(due.retail),
         "price_usd": to_wire(due.retail),
         "provider": "mock",
@@ -226,7 +227,7 @@ def test_images_are_sent_on_and_billed(client: OpenAI, mock: Mock, world: World)
 
 def test_unknown_fields_pass_and_our_words_do_not(client: OpenAI, mock: Mock) -> None:
     """New features of a provider would wait for us; or the provider would read words that are for us alone."""
-    ours = {"feature_key": FEATURE, "route_mode": "byok", "route_preference": ["platform_pool"]}
+    ours = {"feature_key": FEATURE, "route_mode": "platform", "route_preference": ["platform_pool"]}
     create(client, metadata={**ours, "ticket": "T-1"}, seed=7, extra_body={"verbosity": "low", "x_new": {"deep": [1]}})
     sent = mock.last()["body"]
     assert sent["metadata"] == {"ticket": "T-1"} and sent["seed"] == 7

@@ -32,6 +32,8 @@ ROUTES: list[tuple[str, str, Json | None]] = [
     ("PATCH", f"/v1/developers/{uuid4()}", {"name": "E"}),
     ("POST", f"/v1/admin/wallets/{uuid4()}/adjustments", {"kind": "refund", "direction": "debit", "amount_usd": "1"}),
     ("GET", "/v1/admin/prices", None),
+    ("POST", "/v1/admin/prices", {"provider": "p", "model": "m", "input_usd_per_m": "1", "output_usd_per_m": "1"}),
+    ("POST", "/v1/admin/prices/import", {}),
     ("POST", "/v1/admin/prices/1/confirm", None),
     ("POST", "/v1/admin/prices/1/reject", None),
     ("GET", "/v1/admin/kill-switches", None),
@@ -47,6 +49,9 @@ ROUTES: list[tuple[str, str, Json | None]] = [
     ("POST", f"/v1/admin/payouts/{uuid4()}/mark-paid", {}),
     ("POST", f"/v1/admin/payouts/{uuid4()}/cancel", {}),
     ("POST", f"/v1/admin/payouts/{uuid4()}/fail", {"reason": "r"}),
+    ("GET", "/v1/admin/provider-keys", None),
+    ("POST", "/v1/admin/provider-keys", {"provider": "openai", "api_key": "sk-x-0123456789", "validate": False}),
+    ("DELETE", f"/v1/admin/provider-keys/{uuid4()}", None),
 ]
 
 
@@ -65,7 +70,10 @@ def test_the_operator_s_routes_are_the_operator_s(world: ApiWorld, books: Books)
 def test_developers(world: ApiWorld, books: Books) -> None:
     """Lost: a developer whose earnings have no account; two with one address; a disabled one's app still mints."""
     made = ok(world.operator.post("/v1/developers", json={"name": "Ada", "email": "Ada@x.example"}), 201)
-    assert set(made) == {"id", "name", "email", "status", "created_at", "updated_at"}
+    assert set(made) == {
+        "id", "name", "email", "status", "free_quota_monthly_max_usd", "free_quota_granted_usd", "created_at",
+        "updated_at",
+    }  # fmt: skip
     kinds = books.rows("select kind::text from account where developer_id = %s order by 1", made["id"])
     assert {row[0] for row in kinds} == {"earnings", "payout_clearing", "platform_revenue"}
     again = world.operator.post("/v1/developers", json={"name": "A", "email": "ada@X.example"})

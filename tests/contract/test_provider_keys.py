@@ -69,6 +69,58 @@ def revealed(dsn: str, config: Config, key_id: str) -> str | None:
     return asyncio.run(reveal())
 
 
+# ── the platform's ──
+
+PLATFORM_KEYS = "/v1/admin/provider-keys"
+
+
+def test_the_platforms_keys_are_sealed_masked_and_disabled(
+    client: httpx2.Client, operator: dict[str, str], demo: Demo, dsn: str, config: Config
+) -> None:
+    """Lost: the operator keeps providers' keys in files; or a developer sees or ends one."""
+    ask = {"provider": "openai", "api_key": GOOD, "validate": False, "weight": 3, "models_allowed": ["gpt-4.1-mini"]}
+    named = operator | {"idempotency-key": "platform-key-once"}
+    made = client.post(PLATFORM_KEYS, json=ask, headers=named)
+    assert made.status_code == 201, made.text
+    assert client.post(PLATFORM_KEYS, json=ask, headers=named).json() == made.json()
+    key = made.json()
+    assert GOOD not in made.text and key["masked"] == f"sk-...{GOOD[-4:]}" and key["weight"] == 3
+    assert revealed(dsn, config, key["id"]) == GOOD
+    developer = developer_bearer(dsn, demo.developer_id, READ, WRITE)
+    assert client.get(DEVELOPER_KEYS, headers=developer).json()["items"] == []
+    refused(client.get(PLATFORM_KEYS, headers=developer), 403, "forbidden")
+    refused(client.delete(f"{DEVELOPER_KEYS}/{key['id']}", headers=developer), 404, "not_found")
+    refused(client.delete(f"{DEVELOPER_KEYS}/{key['id']}", headers=operator), 404, "not_found")
+    assert [one["id"] for one in client.get(PLATFORM_KEYS, headers=operator).json()["items"]] == [key["id"]]
+    ended = client.delete(f"{PLATFORM_KEYS}/{key['id']}", headers=operator)
+    assert ended.json()["status"] == "disabled" and revealed(dsn, config, key["id"]) is None
+    refused(client.delete(f"{PLATFORM_KEYS}/{uuid4()}", headers=operator), 404, "not_found")
+    refused(client.post(PLATFORM_KEYS, json=ask | {"provider": "nobody"}, headers=operator), 400, "invalid_request")
+
+
+def test_a_session_offers_the_ways_that_there_are_keys_for(
+    client: httpx2.Client, me: dict[str, str], demo: Demo, dsn: str
+) -> None:
+    """Lost: an app offers its users a way that ends in a refusal, or hides one that they have a key for."""
+
+    def modes(name: str = "crm-demo-user") -> list[str]:
+        ask = {"public_app_id": "app_pub_demo", "external_user_id": name}
+        found: list[str] = client.post("/v1/sessions", json=ask).json()["available_modes"]
+        return found
+
+    assert modes() == ["local", "platform"]
+    mine = added(client, me)
+    assert modes() == ["local", "byok", "platform"] and modes("somebody-else") == ["local", "platform"]
+    developer = developer_bearer(dsn, demo.developer_id, READ, WRITE)
+    body = {"provider": "openai", "api_key": GOOD, "validate": False, "public_app_id": "app_pub_demo"}
+    theirs = client.post(DEVELOPER_KEYS, json=body, headers=developer).json()
+    assert modes() == ["local", "byok", "developer_key", "platform"]
+    client.delete(f"{KEYS}/{mine['id']}", headers=me)
+    assert modes() == ["local", "developer_key", "platform"]
+    client.delete(f"{DEVELOPER_KEYS}/{theirs['id']}", headers=developer)
+    assert modes() == ["local", "platform"]
+
+
 # ── an end user's ──
 
 
@@ -486,3 +538,14 @@ def test_who_acts_for_all_names_an_app(client: httpx2.Client, operator: dict[str
     own = added(client, me)
     refused(client.delete(f"{DEVELOPER_KEYS}/{own['id']}", headers=operator), 404, "not_found")
     assert client.get(DEVELOPER_KEYS, headers=operator).json() == {"items": []}
+
+
+@pytest.mark.parametrize("base_url", [None, "https://llm.example.com/v1"])
+def test_the_mock_provider_takes_keys_only_where_the_operator_runs_one(
+    client: httpx2.Client, me: dict[str, str], base_url: str | None
+) -> None:
+    """Lost: by the mock provider's name a key is sent where a tenant likes, or somewhere that isn't there."""
+    ask = {"provider": "mock", "api_key": GOOD} | ({} if base_url is None else {"base_url": base_url})
+    reply = client.post(KEYS, json=ask, headers=me)
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "no_available_route"
+    assert "mock" not in str(client.get("/openapi.json").json()["components"]["schemas"]["ProviderKeyAsk"])

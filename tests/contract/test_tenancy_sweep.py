@@ -35,6 +35,7 @@ SAFE = {
 """Routes without a tenant: whoever knows an app may mint sessions of it, Stripe signs what it says."""
 _UUIDS = (
     "developer_id", "token_id", "wallet_id", "key_id", "topup_id", "payout_id", "promo_id", "webhook_id", "event_id",
+    "session_id",
 )  # fmt: skip
 LAST = str(months_ago(1))
 INVOICE = {
@@ -140,6 +141,7 @@ class Swept:
             "wallet_id": str(books.one("select public_id from account where id = %s", tenant.wallet)),
             "key_id": ok(self.owner.http.post("/v1/developer/provider-keys", json=key), 201)["id"],
             "price_id": "1",
+            "session_id": str(books.one("select id from session where developer_id = %s", self.owner.id)),
             "endpoint_id": ok(noted, 201)["id"],
             "period": LAST,
             "invoice_id": ok(world.operator.post("/v1/admin/provider-invoices", json=INVOICE), 201)["id"],

@@ -25,7 +25,7 @@ from faucet.gateway.exchange import Exchange
 from faucet.gateway.replay import Replays
 from faucet.gateway.world import World
 from faucet.kit.config import Config
-from faucet.providers.openai_compatible import platform_providers
+from faucet.providers.platform import platform_providers
 
 LIFE_SECONDS = 30
 _DELIVERED, _POINTS, _WHOLE = b"D", b"P", b"W"

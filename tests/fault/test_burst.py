@@ -72,16 +72,16 @@ def test_a_wallet_that_pays_for_ten_serves_ten(
     assert mock.calls() == before + PAID_FOR
 
 
-@pytest.mark.parametrize("scope", ["end_user", "app"])
+@pytest.mark.parametrize("scope", ["end_user", "app", "feature_end_user"])
 def test_a_spend_limit_that_pays_for_ten_serves_ten(pair: list[Gateway], world: World, mock: Mock, scope: str) -> None:
     """A burst would pass the limit that a developer or an end user has set, though every wallet is full."""
     tenant = world.books.tenant()
-    askers = [world.end_user(app_of=tenant) for _ in range(1 if scope == "end_user" else 4)]
+    askers = [world.end_user(app_of=tenant) for _ in range(4 if scope == "app" else 1)]
     body = chat(max_tokens=64)
     # This app has no markup: ask it, and not the other, what an answer costs.
     assert ask(pair[0], askers[0].bearer, body).status == 200
     price = world.events_of(askers[0])[0]["retail_e8"]
-    limited = getattr(askers[0].tenant, scope)
+    limited = getattr(askers[0].tenant, "feature" if scope == "feature_end_user" else scope)
     world.books.limit(scope, limited, "month", (PAID_FOR + 1) * price)
     before = mock.calls()
     replies = burst(pair, askers, body)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +12,9 @@ import httpx2
 import psycopg
 import pytest
 from fakes.keyed_provider import KeyedProvider
+from gateway_world import Gateway, Mock, World, ask, chat, request, wait_for
 from keyed_world import DEVELOPER_KEYS, KEYS, client, config, demo, me, operator, provider
+from keys_world import SETTINGS, KeysWorld
 
 __all__ = ["client", "config", "demo", "me", "operator", "provider"]
 
@@ -113,3 +117,34 @@ def test_planted_keys_are_nowhere(
     assert found(planted.canaries, stored) == []
     logged = capfd.readouterr()
     assert found(planted.canaries, logged.out + logged.err) == []
+
+
+def test_keys_in_use_are_nowhere(world: World, mock: Mock, tmp_path: Path) -> None:
+    """Lost: a key that serves requests turns up in a reply, an error, a log or a row, where its owner never put it."""
+    keys = KeysWorld(world)
+    canaries = []
+    came_back: list[str] = []
+    gateway = Gateway(world.dsn, mock.url, tmp_path, LOG_LEVEL="debug", **SETTINGS)
+    try:
+        for word in ("good", "wrong", "barred", "limited", "broken", "own\u00e9"):
+            app = keys.app(routes="byok_first")
+            user = keys.end_user(app)
+            for owner in (user, app, None):
+                canaries.append(f"sk-{word}-canary{uuid4().hex}")
+                kept = keys.key(owner, secret=canaries[-1], models=("mock-small", "canary-model"), lets_go=True)
+                for body in (chat(), chat(stream=True), chat(model="canary-model"), chat(mock={"tokens": "x"})):
+                    reply = ask(gateway, user.bearer, body)
+                    came_back.append(f"{reply.headers}{reply.body!r}")
+                if owner is None:
+                    keys.forget(kept)
+        for path in ("/metrics", "/health/providers", "/ready"):
+            came_back.append(str(request(gateway, "GET", path).body))
+        used = "select sum(use_count) from credential"
+        wait_for(lambda: (world.books.one(used) or 0) > 0)
+    finally:
+        gateway.stop()
+    seen = json.dumps(mock.last())
+    assert len(came_back) > 60
+    for text in ("\n".join(came_back), gateway.log.read_text(), dump(world.connection), seen):
+        assert found(canaries, text) == []
+    assert "provider.failed" in gateway.log.read_text()

@@ -195,7 +195,7 @@ def check_commands(data: Path) -> None:
     """What a stranger is told to run beside a running stack: each finds it, does what it says and ends with 0."""
     smoke = faucet(data, "smoke")
     assert smoke.returncode == 0, smoke.stdout + smoke.stderr
-    assert "11 of 11 checks hold" in smoke.stdout
+    assert "12 of 12 checks hold" in smoke.stdout
     chat = faucet(data, "chat", stdin="Where is my parcel?")
     assert chat.returncode == 0, chat.stderr
     assert len(chat.stdout.split()) > 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from math import floor
@@ -10,14 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faucet.rating.price import (
+    FIXED_PRICE_E8_MAX,
     GATEWAY_FEE_E8_MAX,
     MARKUP_BPS_MAX,
+    MINUTES_A_DAY,
     PRICE_E8_PER_M_MAX,
     REQUEST_E8_MAX,
     SHARE_BPS_MAX,
     TOKENS_MAX,
     Price,
     PricePlan,
+    Tier,
 )
 from faucet.rating.rate import afford_output_tokens, ceiling, ceiling_e8, input_bound_tokens, rate
 from faucet.rating.seed import seed_rows
@@ -32,6 +36,19 @@ token_counts = st.one_of(st.integers(0, 50), st.integers(0, 300_000), st.integer
 costing_payers = st.sampled_from((Payer.PLATFORM, Payer.DEVELOPER))
 free_payers = st.sampled_from((Payer.BYOK, Payer.LOCAL))
 payers = st.sampled_from(Payer)
+
+minutes = st.none() | st.tuples(st.integers(0, MINUTES_A_DAY - 1), st.integers(0, MINUTES_A_DAY - 1))
+tiers = st.builds(
+    lambda hours, **rest: Tier(from_minute=hours and hours[0], until_minute=hours and hours[1], **rest),
+    minutes,
+    above_input_tokens=st.one_of(st.integers(0, 50), st.integers(0, 300_000)),
+    input_e8_per_m=per_million,
+    cached_read_e8_per_m=per_million,
+    cached_write_e8_per_m=per_million,
+    output_e8_per_m=per_million,
+    reasoning_e8_per_m=st.none() | per_million,
+)
+times = st.datetimes(min_value=datetime(2026, 1, 1), timezones=st.just(UTC))
 
 prices = st.builds(
     Price,
@@ -52,12 +69,21 @@ prices = st.builds(
     source=st.just("test"),
     status=st.just("confirmed"),
 )
-plans = st.builds(
+tiered = st.builds(lambda price, more: replace(price, tiers=tuple(more)), prices, st.lists(tiers, max_size=4))
+markup_plans = st.builds(
     PricePlan,
     markup_bps=st.integers(0, MARKUP_BPS_MAX),
     share_bps=st.integers(0, SHARE_BPS_MAX),
     gateway_fee_e8=st.integers(0, GATEWAY_FEE_E8_MAX),
 )
+fixed_plans = st.builds(
+    PricePlan,
+    mode=st.just("fixed_price"),
+    share_bps=st.integers(0, SHARE_BPS_MAX),
+    gateway_fee_e8=st.integers(0, GATEWAY_FEE_E8_MAX),
+    fixed_price_e8=st.one_of(st.integers(1, 10_000), st.integers(1, FIXED_PRICE_E8_MAX)),
+)
+plans = markup_plans | fixed_plans
 
 
 @st.composite
@@ -98,13 +124,26 @@ def no_part_is_larger(charge: Charge, other: Charge) -> bool:
     )
 
 
-@given(prices, plans, costing_payers, usages())
+@given(prices, markup_plans, costing_payers, usages())
 def test_a_charge_equals_exact_arithmetic(price: Price, plan: PricePlan, payer: Payer, usage: Usage) -> None:
     """One rounding of cost, half to even, and two floors: else our books and a provider's invoice drift."""
     cost = round(exact_cost(price, usage))
     margin = floor(Fraction(cost * plan.markup_bps, 10_000))
     channel = floor(Fraction(margin * plan.share_bps, 10_000))
     assert rate(price, plan, payer, usage) == Charge(cost, cost + margin, channel, margin - channel)
+
+
+@given(prices, fixed_plans, costing_payers, usages())
+def test_a_fixed_price_is_the_whole_charge_down_to_its_cost(
+    price: Price, plan: PricePlan, payer: Payer, usage: Usage
+) -> None:
+    """A price that was shown would not be the price; or an answer be sold below cost by a negative part."""
+    cost = round(exact_cost(price, usage))
+    assert plan.fixed_price_e8 is not None
+    margin = max(0, plan.fixed_price_e8 - cost)
+    channel = floor(Fraction(margin * plan.share_bps, 10_000))
+    assert rate(price, plan, payer, usage) == Charge(cost, cost + margin, channel, margin - channel)
+    assert rate(price, plan, payer, usage, whole=False) == Charge(cost, cost, 0, 0)
 
 
 @given(prices, plans, payers, usages())
@@ -116,7 +155,7 @@ def test_the_parts_of_a_charge_sum_to_it(price: Price, plan: PricePlan, payer: P
     assert charge.retail_e8 <= BIGINT_MAX
 
 
-@given(prices, plans, payers, usages(), st.data())
+@given(prices, markup_plans, payers, usages(), st.data())
 def test_more_tokens_never_cost_less(
     price: Price, plan: PricePlan, payer: Payer, usage: Usage, data: st.DataObject
 ) -> None:
@@ -178,8 +217,47 @@ def test_usage_within_its_bounds_never_rates_above_the_ceiling(
         n=n,
     )
     charge = rate(price, plan, payer, usage)
-    assert no_part_is_larger(charge, most)
+    # Of a fixed price, less cost is more margin: only the whole is bounded.
+    assert (charge.cost_e8 <= most.cost_e8 and charge.retail_e8 <= most.retail_e8) or plan.fixed_price_e8 is None
+    assert no_part_is_larger(charge, most) or plan.fixed_price_e8 is not None
     assert capped(charge, most.retail_e8) == (charge, 0)
+
+
+@given(tiered, plans, payers, usages(), times, st.integers(1, 8), st.integers(0, 5_000), st.integers(0, 5_000))
+def test_no_tier_rates_above_the_ceiling(
+    price: Price, plan: PricePlan, payer: Payer, usage: Usage, at: datetime, n: int, more_input: int, more_output: int
+) -> None:
+    """A price that rises with the size of a request, or at noon, is not covered by what was held."""
+    bounds = {
+        "input_tokens_max": usage.total_input_tokens + more_input,
+        "output_tokens_max": -(-usage.output_tokens // n) + more_output,
+        "n": n,
+    }
+    most = ceiling(price, plan, payer, **bounds)
+    assert rate(price, plan, payer, usage, at).retail_e8 <= most.retail_e8
+    assert ceiling_e8(price, plan, payer, **bounds) == most.retail_e8
+
+
+@given(tiered, plans, costing_payers, usages(), times)
+def test_a_tier_rates_as_a_price_of_its_own(
+    price: Price, plan: PricePlan, payer: Payer, usage: Usage, at: datetime
+) -> None:
+    """Crossing a border changes the price of every token, exactly, and of nothing else."""
+    minute = at.hour * 60 + at.minute
+    holding = [tier for tier in price.tiers if tier.holds(usage.total_input_tokens, minute)]
+    names = ("input", "cached_read", "cached_write", "output", "reasoning")
+    same: Price | Tier = holding[-1] if holding else price
+    flat = replace(price, tiers=(), **{f"{name}_e8_per_m": getattr(same, f"{name}_e8_per_m") for name in names})
+    assert rate(price, plan, payer, usage, at) == rate(flat, plan, payer, usage)
+
+
+@given(tiered, st.integers(0, 400_000))
+def test_the_worst_is_reached_by_what_can_hold(price: Price, size: int) -> None:
+    """A ceiling with tiers that a request can't reach refuses requests that the wallet could pay."""
+    reachable = [price, *(tier for tier in price.tiers if any(tier.holds(size, m) for m in range(0, MINUTES_A_DAY)))]
+    never = [tier for tier in price.tiers if tier.above_input_tokens >= max(size, 1)]
+    assert not any(tier in reachable for tier in never if tier.above_input_tokens)
+    assert price.worst(size)[0] >= max(each.input_e8_per_m for each in reachable)
 
 
 @given(prices, plans, free_payers, usages())
@@ -199,7 +277,7 @@ def test_a_developers_key_costs_the_user_what_the_platforms_does(price: Price, p
     assert rate(price, plan, Payer.DEVELOPER, usage) == rate(price, plan, Payer.PLATFORM, usage)
 
 
-@given(prices, plans, payers, st.integers(0, 1_000_000), st.integers(1, 8), st.data())
+@given(prices | tiered, plans, payers, st.integers(0, 1_000_000), st.integers(1, 8), st.data())
 def test_the_affordable_output_is_the_largest_that_fits(
     price: Price, plan: PricePlan, payer: Payer, input_tokens: int, n: int, data: st.DataObject
 ) -> None:
@@ -295,7 +373,11 @@ def test_whatever_a_provider_reports_is_refused_or_can_be_charged(
         return
     assert isinstance(report, dict)
     assert usage.total_input_tokens == report["prompt_tokens"]
-    assert usage.output_tokens == (report.get("completion_tokens") or 0)
+    said = report.get("completion_tokens") or 0
+    assert usage.output_tokens == said or (
+        usage.output_tokens == said + usage.reasoning_tokens
+        and report["total_tokens"] == report["prompt_tokens"] + usage.output_tokens
+    )
     assert usage.reasoning_tokens <= usage.output_tokens
     assert 0 <= rate(price, plan, payer, usage).retail_e8 <= BIGINT_MAX
 

@@ -6,6 +6,8 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date, timedelta
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -15,6 +17,7 @@ from books import Books, Tenant
 from faucet.kit.ids import uuid7
 
 Row = dict[str, Any]
+_DAYS = count()
 HASH = b"\x01" * 32
 
 
@@ -36,6 +39,10 @@ def _local_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         "local_endpoint": lambda: {
             "id": uuid7(), "developer_id": t.developer, "app_id": t.app, "end_user_id": t.end_user,
             "name": str(uuid7()), "kind": "ollama", "base_url": "http://127.0.0.1:11434",
+        },
+        "local_usage_report": lambda: {
+            "end_user_id": t.end_user, "request_id": str(uuid7()), "developer_id": t.developer, "event_id": uuid7(),
+            "fingerprint": HASH, "happened_at": "2026-01-01",
         },
     }  # fmt: skip
 
@@ -79,6 +86,9 @@ def _vault_rows(t: Tenant) -> dict[str, Callable[[], Row]]:
             "id": uuid7(), "owner": "developer", "developer_id": t.developer, "app_id": t.app, "provider": "openai",
             "sealed": os.urandom(60), "mask": "sk-...1234",
         },
+        "credential_budget": dict,
+        "budget_hold": lambda: {"hold_id": uuid7(), "credential_id": uuid7(), "held_e8": 1},
+        "budget_charge": lambda: {"event_id": uuid7(), "credential_id": uuid7(), "cost_e8": 1},
     }  # fmt: skip
 
 
@@ -264,6 +274,7 @@ def _rows(t: Tenant) -> dict[str, Callable[[], Row]]:
         },
         "spend_limit": lambda: {"scope": "app", "scope_id": uuid7(), "period": "month", "limit_e8": 1},
         "spend_counter": lambda: {"limit_id": 0, "period_start": "2026-01-01"},
+        "free_quota_month": lambda: {"developer_id": t.developer, "month": date(2026, 1, 1) + timedelta(next(_DAYS))},
         "idempotent_reply": lambda: {
             "end_user_id": t.end_user, "key_hash": os.urandom(32), "fingerprint": HASH, "hold_id": uuid7(),
             "claimed_until": "2030-01-01", "expires_at": "2030-01-01",
@@ -303,9 +314,9 @@ def _tokens() -> list[Case]:
     return [Case("no_negative_tokens", "usage_event", {f"{name}_tokens": -1}) for name in names]
 
 
-_HOURS = "usage_hour_app_id_hour_feature_id_provider_model_payer_key"
+_HOURS = "usage_hour_place"
 CASES = [
-    *_checks("developer", name="", email="a", status="gone"),
+    *_checks("developer", name="", email="a", status="gone", free_quota_month_max_e8=-1),
     Case("developer_pkey", "developer", beside=("id",)),
     Case("developer_email_key", "developer", beside=("email",)),
     *_checks(
@@ -315,7 +326,7 @@ CASES = [
     Case("app_developer_id_fkey", "app", {"developer_id": uuid7()}),
     Case("app_pkey", "app", beside=("id",)),
     Case("app_public_app_id_key", "app", beside=("public_app_id",)),
-    *_checks("feature", display_name="", feature_key="no/slash", status="gone"),
+    *_checks("feature", display_name="", feature_key="no/slash", status="gone", free_quota_e8=-1),
     Case("feature_app_id_developer_id_fkey", "feature", {"developer_id": uuid7()}),
     *_checks("feature", version=0),
     Case("feature_pkey", "feature", beside=("id",)),
@@ -347,7 +358,7 @@ CASES = [
     Case("hold_resolution_pkey", "hold_resolution", beside=("id",)),
     *_tokens(),
     *[Case("known_codes", "usage_event", {c: v}) for c in ("usage_source", "outcome") for v in (-1, 3)],
-    Case("known_codes", "usage_event", {"usage_source": 2}),
+    Case("known_codes", "usage_event", {"usage_source": 3}),
     Case("known_codes", "usage_event", {"payer": -1, "retail_e8": 5}),
     Case("known_codes", "usage_event", {"payer": 4, "retail_e8": 5}),
     Case("nothing_negative", "usage_event", {"cost_e8": -1, "payer": 2, "retail_e8": 5}),
@@ -369,14 +380,17 @@ CASES = [
     *_checks("spend_counter", spent_e8=-1, held_e8=-1),
     Case("spend_counter_limit_id_fkey", "spend_counter", {"limit_id": 0}),
     Case("spend_counter_pkey", "spend_counter", beside=("id",)),
-    Case("spend_counter_limit_id_period_start_key", "spend_counter", beside=("limit_id", "period_start")),
+    Case("spend_counter_place", "spend_counter", beside=("limit_id", "period_start")),
+    *_checks("free_quota_month", granted_e8=-1),
+    Case("free_quota_month_developer_id_fkey", "free_quota_month", {"developer_id": uuid7()}),
+    Case("free_quota_month_pkey", "free_quota_month", beside=("developer_id", "month")),
     *_checks("idempotent_reply", key_hash=b"short", fingerprint=b"short"),
     Case("idempotent_reply_pkey", "idempotent_reply", beside=("key_hash",)),
     Case("idempotent_reply_hold_id_key", "idempotent_reply", beside=("hold_id",)),
     *_checks(
         "price", context_window=0, max_output_tokens=-1, input_e8_per_m=-1, cached_read_e8_per_m=-1,
         cached_write_e8_per_m=-1, output_e8_per_m=-1, reasoning_e8_per_m=-1, request_e8=-1,
-        image_tokens_max=-1, status="gone", tokenizer="runes",
+        image_tokens_max=-1, status="gone", tokenizer="runes", tiers="{}",
     ),
     Case("price_pkey", "price", beside=("id",)),
     Case("price_provider_model_effective_from_key", "price", beside=("model",)),
@@ -422,6 +436,17 @@ CASES = [
     Case("credential_end_user_id_fkey", "credential", {"owner": "end_user", "end_user_id": uuid7()}),
     Case("credential_key_id_fkey", "credential", {"key_id": uuid7()}),
     Case("credential_pkey", "credential", beside=("id",)),
+    *_checks("credential_budget", spent_e8=-1, held_e8=-1),
+    Case("credential_budget_credential_id_fkey", "credential_budget", {"credential_id": uuid7()}),
+    Case("credential_budget_pkey", "credential_budget", beside=("credential_id",)),
+    *_checks("budget_hold", held_e8=-1),
+    Case("budget_hold_pkey", "budget_hold", beside=("hold_id", "credential_id")),
+    *_checks("budget_charge", cost_e8=-1),
+    Case("budget_charge_pkey", "budget_charge", beside=("event_id",)),
+    *_checks("local_usage_report", request_id="", fingerprint=b"short"),
+    Case("local_usage_report_end_user_id_fkey", "local_usage_report", {"end_user_id": uuid7()}),
+    Case("local_usage_report_pkey", "local_usage_report", beside=("request_id",)),
+    Case("local_usage_report_event_id_key", "local_usage_report", beside=("event_id",)),
     *_checks("local_endpoint", name="", kind="gone", base_url="short", models=["m"] * 201),
     Case("local_endpoint_app_id_developer_id_fkey", "local_endpoint", {"developer_id": uuid7()}),
     Case("local_endpoint_end_user_id_fkey", "local_endpoint", {"end_user_id": uuid7()}),
@@ -561,6 +586,8 @@ def test_every_constraint_refuses(books: Books) -> None:
             other = books.end_user(tenant)
             own = {"end_user_id": other.end_user, "wallet_id": other.wallet}
             row |= {column: value for column, value in own.items() if column in row}
+        if table == "credential_budget":
+            row["credential_id"] = _insert(books, "credential", fresh("credential"))["id"]
         if table == "credential":
             row["key_id"] = _insert(books, "vault_key", good["vault_key"]())["id"]
         if table in ("period_sum", "statement"):

@@ -11,7 +11,8 @@ from books import Books
 DOORS = ("faucet_gateway", "faucet_api", "faucet_jobs")
 LEDGER = (
     "account", "hold", "hold_resolution", "usage_event", "transfer", "move", "spend_limit", "spend_counter",
-    "idempotent_reply", "ledger_horizon", "usage_hour", "usage_rolled", "period_sum",
+    "idempotent_reply", "credential_budget", "budget_hold", "budget_charge", "local_usage_report", "ledger_horizon",
+    "usage_hour", "usage_rolled", "period_sum",
 )  # fmt: skip
 WRITES = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
@@ -81,8 +82,12 @@ _COLUMNS = {
     ("faucet_api", "credential"): {
         "sealed", "key_id", "mask", "models_allowed", "priority", "weight", "budget_limit_e8",
         "fallback_to_platform", "status", "last_validated_at", "validation_asked_at", "validation_answer", "updated_at",
+        "failing_since", "last_error_code",
     },
-    ("faucet_gateway", "credential"): {"last_used_at", "last_validated_at", "validation_asked_at", "validation_answer"},
+    ("faucet_gateway", "credential"): {
+        "last_used_at", "last_validated_at", "validation_asked_at", "validation_answer", "use_count", "failing_since",
+        "last_error_code",
+    },
     ("faucet_jobs", "price"): {"status", "decided_at", "decided_by"},
     ("faucet_api", "provider_invoice"): {"withdrawn_at"},
     ("faucet_jobs", "period"): {"closed_at", "statements"},
@@ -125,12 +130,13 @@ _COLUMNS = {
 
 _FUNCTIONS = {
     "faucet_gateway": {
-        "group_v1", "hold_v1", "settle_v1", "release_v1", "renew_v1", "reply_claim_v1", "reply_keep_v1",
-        "reply_unclaim_v1", "session_resolve_v1", "session_alive_v1", "provider_cost_account_v1",
+        "group_v1", "group_v2", "hold_v1", "settle_v1", "settle_v2", "allowance_open_v1", "release_v1", "renew_v1",
+        "reply_claim_v1", "reply_keep_v1", "reply_unclaim_v1", "session_resolve_v1", "session_alive_v1",
+        "provider_cost_account_v1", "budget_group_v1", "developer_token_holder_v1", "generation_v1",
     },
     "faucet_api": {
         "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "take_back_v1",
-        "sessions_end_unvouched_v1", "wallet_freeze_v1", "earnings_mature_v1", "payout_open_v1",
+        "sessions_end_unvouched_v1", "wallet_freeze_v1", "earnings_mature_v1", "payout_open_v1", "local_usage_v1",
     },
     "faucet_jobs": {
         "transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1", "take_back_v1", "sessions_end_unvouched_v1",

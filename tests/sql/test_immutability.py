@@ -43,6 +43,19 @@ def test_booked_rows_are_never_changed(booked: Books, table: str, statement: str
 
 
 @pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("statement", ["update {} set created_at = now()", "delete from {}", "truncate {}"])
+def test_what_a_budget_was_charged_is_never_changed(books: Books, statement: str, role: str | None) -> None:
+    """Lost: what a key's owner has spent could be made to look like less, or more."""
+    books.rows(
+        "insert into budget_charge (event_id, credential_id, cost_e8) values (gen_random_uuid(), gen_random_uuid(), 1)"
+    )
+    before = books.rows("select * from budget_charge order by 1")
+    with pytest.raises((psycopg.errors.RestrictViolation, psycopg.errors.InsufficientPrivilege)):
+        books.rows(statement.format("budget_charge"), role=role)
+    assert books.rows("select * from budget_charge order by 1") == before
+
+
+@pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("table", ["audit_log", "feature_version"])
 @pytest.mark.parametrize("statement", ["update {} set created_at = now()", "delete from {}", "truncate {}"])
 def test_what_was_written_down_is_never_changed(books: Books, table: str, statement: str, role: str | None) -> None:

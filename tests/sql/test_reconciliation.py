@@ -94,6 +94,25 @@ def _ghost_hold(books: Books, tenant: Tenant) -> None:
     )
 
 
+def _budget(books: Books, tenant: Tenant, statement: str) -> None:
+    """A key's budget with an answer in it, and then this."""
+    key, credential, hold = uuid7(), uuid7(), books.held(tenant, 30)
+    books.rows(
+        "insert into vault_key (id, public_key, wrapped, kek) values (%s, %s, %s, 'local:x')", key, b"k" * 32, b"w" * 60
+    )
+    books.rows(
+        "insert into credential (id, owner, developer_id, provider, sealed, key_id, mask, budget_limit_e8)"
+        " values (%s, 'developer', %s, 'openai', %s, %s, 'sk-...', 1000)",
+        credential, tenant.developer, b"s" * 60, key,
+    )  # fmt: skip
+    books.rows(
+        "select budget_group_v1('{}', '{}', '{}', '{}', array[%s]::uuid[], array[%s]::uuid[], array[30]::bigint[])",
+        hold,
+        credential,
+    )
+    books.rows(statement)
+
+
 BREAKS: dict[str, tuple[Break, set[str]]] = {
     "a balance was changed": (
         _sql("update account set posted_e8 = posted_e8 + 1 where id = WALLET"),
@@ -151,6 +170,22 @@ BREAKS: dict[str, tuple[Break, set[str]]] = {
     "a charge without transfers": (
         _unprotected("update usage_event set platform_e8 = 9, retail_e8 = 13 where payer = 3"),
         {"usage_platform", "usage_paid", "counter_spent"},
+    ),
+    "a budget's spending was changed": (
+        lambda books, tenant: _budget(books, tenant, "update credential_budget set spent_e8 = spent_e8 + 1"),
+        {"budget_spent"},
+    ),
+    "a budget's reserve was changed": (
+        lambda books, tenant: _budget(books, tenant, "update credential_budget set held_e8 = held_e8 + 1"),
+        {"budget_held"},
+    ),
+    "a budget's reserve outlived its hold": (
+        lambda books, tenant: _budget(
+            books,
+            tenant,
+            "select release_v1(array_agg(id), array_agg('released'::text), array_agg('x'::text)) from hold",
+        ),
+        {"budget_without_hold"},
     ),
     "a counter's spending was changed": (
         _sql("update spend_counter set spent_e8 = spent_e8 + 1"),

@@ -36,6 +36,32 @@ def test_a_limit_binds_at_every_scope(books: Books, tenant: Tenant, scope: str, 
     books.assert_sound()
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_limit_for_each_end_user_of_a_feature_binds_each_by_themselves(
+    books: Books, tenant: Tenant, late: bool
+) -> None:
+    """Lost: one person uses up what others may spend, or passes a limit that was set in mid-month."""
+    other = books.end_user(tenant, 5_000)
+    if not late:
+        books.limit("feature_end_user", tenant.feature, "month", 1_000)
+    first = books.held(tenant, 700)
+    assert books.settle(Settlement(tenant, first, cost=400)) == [DONE]
+    second = books.held(tenant, 500)
+    if late:
+        books.limit("feature_end_user", tenant.feature, "month", 1_000)
+    assert books.hold(Hold(tenant, 101)) == [(BUDGET, 600, 500)]
+    group = [Hold(tenant, 60), Hold(other, 900), Hold(tenant, 60), Hold(other, 101)]
+    assert [status for status, _, _ in books.hold(*group)] == [DONE, DONE, BUDGET, BUDGET]
+    assert books.release(second) == [DONE]
+    assert books.hold(Hold(tenant, 540)) == [(DONE, 0, 0)]
+    rows = books.rows("select end_user_id, spent_e8, held_e8 from spend_counter")
+    assert sorted(rows) == sorted([(tenant.end_user, 400, 600), (other.end_user, 0, 900)])
+    assert BUDGET in [status for status, _, _ in books.hold(Hold(tenant, 1))]
+    books.assert_sound()
+    books.limit("feature_end_user", tenant.feature, "month", None)
+    assert books.hold(Hold(tenant, 1_000)) == [(DONE, 0, 0)]
+
+
 def test_the_tightest_limit_refuses_and_no_other_counts(books: Books, tenant: Tenant) -> None:
     """Lost: a hold that one limit refuses stays counted on another."""
     books.limit("app", tenant.app, "month", 1_000)

@@ -17,6 +17,7 @@ TABLES = (
     "usage_event", "developer_token", "audit_log", "top_up", "top_up_reversal", "top_up_refund", "payment_customer",
     "auto_top_up", "payout", "payout_account", "usage_hour", "period_sum", "statement", "webhook_endpoint",
     "webhook_event", "webhook_delivery", "webhook_attempt", "promo_redemption",
+    "free_quota_month", "local_usage_report",
 )  # fmt: skip
 
 
@@ -60,14 +61,17 @@ def _full(books: Books) -> Tenant:
         " values (%(feature)s, 1, %(developer)s, 'F', '{}', '{}', 'test')",
         "insert into developer_token (id, developer_id, name, token_hash, token_prefix, scopes, created_by)"
         " values (gen_random_uuid(), %(developer)s, 'T', sha256(%(id)s::text::bytea), 'mf_dev_', '{s}', 'test')",
+        "insert into local_usage_report (end_user_id, request_id, developer_id, event_id, fingerprint, happened_at)"
+        " values (%(end_user)s, 'r', %(developer)s, gen_random_uuid(), sha256(''), now())",
         "insert into audit_log (id, developer_id, actor_scope, action, resource_type)"
         " values (gen_random_uuid(), %(developer)s, 'operator', 'a', 'app')",
         "insert into payout (id, developer_id, amount_e8, provider, requested_by)"
         " values (gen_random_uuid(), %(developer)s, 1000000, 'manual', 'operator')",
         "insert into payout_account (developer_id, provider_account_id) values (%(developer)s, %(id)s::text)",
+        "insert into free_quota_month (developer_id, month) values (%(developer)s, '2026-01-01')",
         "insert into session (id, developer_id, app_id, end_user_id, bearer_hash, expires_at)"
         " values (gen_random_uuid(), %(developer)s, %(app)s, %(end_user)s, sha256(%(id)s::text::bytea), 'infinity')",
-        "insert into usage_hour values (now(), %(developer)s, %(app)s, null, 'p', 'm', 0, 1, 1, 1, 1, 1, 1, 1)",
+        "insert into usage_hour values (now(), %(developer)s, %(app)s, null, null, 'p', 'm', 0, 1, 1, 1, 1, 1, 1, 1)",
         "insert into period (month, asked_by) values ('2026-01-01', 'test') on conflict do nothing",
         "insert into period_sum values ('2026-01-01', %(wallet)s, 12, 5, %(developer)s)",
         "insert into statement_key values ('k', sha256('k')) on conflict do nothing",

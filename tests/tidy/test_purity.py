@@ -1,4 +1,4 @@
-"""Rating, routing and the arithmetic of limits decide without I/O: what comes in decides what comes out.
+"""Rating, routing, redaction and the arithmetic of limits decide without I/O: what comes in decides what comes out.
 
 So they can be tested with values alone, and a charge can be worked out again from its usage event years later.
 """
@@ -14,15 +14,18 @@ PURE = (
     "faucet/rating/usage.py",
     "faucet/routing/",
     "faucet/limits/bucket.py",
+    "faucet/privacy/",
     "faucet/ledger/chart.py",
     "faucet/kit/money.py",
     "faucet/terms.py",
 )
 MAY_IMPORT = frozenset(
-    "__future__ collections.abc dataclasses datetime enum math msgspec re typing uuid"
+    "__future__ collections collections.abc dataclasses datetime enum itertools json math msgspec phonenumbers re"
+    " typing uuid"
     " faucet.terms faucet.kit.money faucet.kit.errors".split()
 )
-"""Besides each other: parts of the standard library that only compute, msgspec's structs, and the ground's values."""
+"""Besides each other: parts of the standard library that only compute, msgspec, tables of phone numbers, and the
+ground's values."""
 CLOCKS = frozenset({"now", "utcnow", "today", "monotonic", "perf_counter", "time_ns"})
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from faucet.rating.price import PricePlan
-from faucet.routing.plan import RoutePolicy
-from faucet.tenants.manifest import Policy, Route, parse_manifest, parse_policy
+from faucet.routing.policy import Choice, RoutePolicy
+from faucet.tenants.manifest import PAYER_OF, Policy, Route, parse_manifest, parse_policy
+from faucet.terms import Payer
 
 ALL = (Route.LOCAL, Route.BYOK, Route.DEVELOPER_KEY, Route.PLATFORM)
 
@@ -25,7 +26,13 @@ def test_the_demo_s_policy() -> None:
     assert policy == Policy(routes=ALL, privacy="redact_pii_before_cloud")
     assert policy.modes() == ["local", "platform"]
     assert policy.modes(has_byok=True, has_developer_key=True) == ["local", "byok", "developer_key", "platform"]
-    assert policy.routing == RoutePolicy(models=(), allows_platform=True, provider_fallback=True)
+    assert policy.routing == RoutePolicy((Payer.LOCAL, Payer.BYOK, Payer.DEVELOPER, Payer.PLATFORM))
+
+
+@pytest.mark.parametrize("word", ["none", "redact_pii_before_cloud", "block"])
+def test_privacy_is_no_matter_of_routes(word: str) -> None:
+    """What may leave is said beside who answers: only `local_only` is both."""
+    assert parse_policy({"privacy": word}) == Policy(routes=(Route.PLATFORM,), privacy=word)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +57,7 @@ def test_routes_in_order_of_preference(policy: dict[str, Any], routes: tuple[Rou
     """Lost: a request goes another way, or on another's bill, than the manifest says."""
     parsed = parse_policy(policy)
     assert parsed.routes == routes
-    assert parsed.routing.allows_platform == (Route.PLATFORM in routes)
+    assert parsed.routing.payers == tuple(PAYER_OF[route] for route in routes)
 
 
 def test_models_and_bounds() -> None:
@@ -61,9 +68,13 @@ def test_models_and_bounds() -> None:
             "provider_fallback": False,
             "fit_to_wallet": False,
             "max_output_tokens": 9,
+            "model_policy": "quality_first",
+            "quality_tier": 3,
         }
     )
-    assert policy.routing == RoutePolicy(models=("gpt-4o-mini", "gpt-4o"), provider_fallback=False)
+    assert policy.routing == RoutePolicy(
+        models=("gpt-4o-mini", "gpt-4o"), choice=Choice.QUALITY, quality_tier=3, provider_fallback=False
+    )
     assert (policy.fit_to_wallet, policy.max_output_tokens) == (False, 9)
 
 
@@ -73,6 +84,8 @@ def test_models_and_bounds() -> None:
         (None, "policy"),
         ([], "policy"),
         ({"surprise": 1}, "policy.surprise"),
+        ({"quality_tier": 6}, "policy.quality_tier"),
+        ({"quality_tier": True}, "policy.quality_tier"),
         ({"route_preference": "fastest"}, "policy.route_preference"),
         ({"route_preference": []}, "policy.route_preference"),
         ({"route_preference": ["local", "local"]}, "policy.route_preference"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 
 import pytest
@@ -13,11 +13,12 @@ from genai_prices.types import (
     ModelInfo,
     ModelPrice,
     StartDateConstraint,
-    Tier,
     TieredPrices,
     TimeOfDateConstraint,
 )
+from genai_prices.types import Tier as PriceTier
 
+from faucet.rating.known_limits import limits_of
 from faucet.rating.price import Price, PriceBook
 from faucet.rating.seed import MOCK_PROVIDER, SEED_EFFECTIVE_FROM, _drafts, _NotFlat, e8, seed_rows
 
@@ -109,6 +110,7 @@ def test_the_mock_provider_has_its_prices() -> None:
         small.model,
         large.model,
         reasoner.model,
+        "mock-embed",
     }
     assert failing == set(
         "fail-500 stall cut-mid-stream no-usage lies-about-usage slow-first-byte 429 200-with-error-body "
@@ -175,14 +177,56 @@ def test_announced_prices_are_rows_of_their_own() -> None:
     ]
 
 
-def test_a_price_that_was_in_tiers_starts_when_it_is_flat() -> None:
-    """Before that day there is no price, and afterwards the old tiers are of no interest."""
-    tiers = ModelPrice(input_mtok=TieredPrices(Decimal("1"), [Tier(200_000, Decimal("2"))]), output_mtok=Decimal("8"))
+def test_a_price_that_no_draft_can_have_gives_way_to_one_that_can() -> None:
+    """Before that day there is no price; and none that would stay in force too long."""
+    audio = ModelPrice(input_mtok=Decimal("1"), output_mtok=Decimal("8"), input_audio_mtok=Decimal("9"))
     since = StartDateConstraint(date(2026, 3, 13))
-    (draft,) = drafts([ConditionalPrice(prices=tiers), ConditionalPrice(since, prices=FLAT)])
+    (draft,) = drafts([ConditionalPrice(prices=audio), ConditionalPrice(since, prices=FLAT)])
     assert (draft.effective_from, draft.input_e8_per_m) == (datetime(2026, 3, 13, tzinfo=UTC), 200_000_000)
-    with pytest.raises(_NotFlat, match="priced in tiers"):
-        drafts([ConditionalPrice(prices=FLAT), ConditionalPrice(since, prices=tiers)])
+    with pytest.raises(_NotFlat, match="also priced by"):
+        drafts([ConditionalPrice(prices=FLAT), ConditionalPrice(since, prices=audio)])
+
+
+def test_tiers_of_size() -> None:
+    """A long prompt, for which every token costs more, would be sold at the price of a short one."""
+    tiered = TieredPrices(Decimal("1"), [PriceTier(200_000, Decimal("2")), PriceTier(400_000, Decimal("5"))])
+    output = TieredPrices(Decimal("8"), [PriceTier(200_000, Decimal("12"))])
+    (draft,) = drafts(ModelPrice(input_mtok=tiered, cache_read_mtok=Decimal("0.1"), output_mtok=output))
+    figures = [(t.above_input_tokens, t.input_e8_per_m, t.cached_read_e8_per_m, t.output_e8_per_m) for t in draft.tiers]
+    assert (draft.input_e8_per_m, draft.output_e8_per_m) == (100_000_000, 800_000_000)
+    assert figures == [
+        (200_000, 200_000_000, 10_000_000, 1_200_000_000),
+        (400_000, 500_000_000, 10_000_000, 1_200_000_000),
+    ]
+    at = [draft.of(tokens, None).input_e8_per_m for tokens in (0, 200_000, 200_001, 400_000, 400_001)]
+    assert at == [100_000_000, 100_000_000, 200_000_000, 200_000_000, 500_000_000]
+
+
+def test_hours_of_the_day() -> None:
+    """What is cheap by night would be sold at that price by day."""
+    east = timezone(timedelta(hours=8))
+    dear = ModelPrice(input_mtok=Decimal("4"), output_mtok=Decimal("16"))
+    hours = TimeOfDateConstraint(time(8, 30, tzinfo=east), time(0, 30, tzinfo=east))
+    (draft,) = drafts([ConditionalPrice(prices=FLAT), ConditionalPrice(hours, prices=dear)])
+    (tier,) = draft.tiers
+    assert (tier.from_minute, tier.until_minute, draft.has_hours) == (30, 16 * 60 + 30, True)
+    moments = [(0, 29), (0, 30), (16, 29), (16, 30), (23, 59)]
+    at = [draft.of(9, datetime(2026, 5, 1, *moment, tzinfo=UTC)).input_e8_per_m for moment in moments]
+    assert at == [200_000_000, 400_000_000, 400_000_000, 200_000_000, 200_000_000]
+    with pytest.raises(ValueError, match="time of the day"):
+        draft.of(9, None)
+
+
+def test_our_names_for_providers_and_what_is_known_of_their_models() -> None:
+    """Prices under a name that no provider of ours has are for nobody; a bound that is a guess refuses too much."""
+    rows = {each.model: each for each in seed_rows(names={"google": "gemini"}, providers={"gemini"}).rows}
+    pro = rows["gemini-2.5-pro"]
+    assert (pro.provider, pro.context_window, pro.max_output_tokens, pro.image_tokens_max) == (
+        "gemini", 2**20, 65_535, 16 * 258
+    )  # fmt: skip
+    assert [tier.above_input_tokens for tier in pro.tiers] == [200_000]
+    outputs = {"claude-opus-4-1": 32_000, "claude-sonnet-4-5": 64_000, "claude-3-5-haiku-latest": 8_192}
+    assert {model: limits_of("anthropic", model).max_output_tokens for model in outputs} == outputs
 
 
 @pytest.mark.parametrize(
@@ -201,19 +245,19 @@ def test_a_price_that_was_in_tiers_starts_when_it_is_flat() -> None:
             "also priced by input_audio_mtok",
         ),
         (
-            ModelPrice(input_mtok=TieredPrices(Decimal("1"), [Tier(200_000, Decimal("2"))]), output_mtok=Decimal("1")),
+            [ConditionalPrice(TimeOfDateConstraint(time(1, tzinfo=UTC), time(9, tzinfo=UTC)), prices=FLAT)],
             "m",
             8_000,
-            "priced in tiers",
+            "priced in some hours only",
         ),
         (
             [
                 ConditionalPrice(prices=FLAT),
-                ConditionalPrice(TimeOfDateConstraint(time(1, tzinfo=UTC), time(9, tzinfo=UTC)), prices=FLAT),
+                ConditionalPrice(TimeOfDateConstraint(time(1, 0, 30, tzinfo=UTC), time(9, tzinfo=UTC)), prices=FLAT),
             ],
             "m",
             8_000,
-            "priced by time of day",
+            "seconds of the day",
         ),
         (
             ModelPrice(input_mtok=Decimal("0.000000001"), output_mtok=Decimal("1")),

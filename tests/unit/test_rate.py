@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ from faucet.kit.errors import InvariantBroken
 from faucet.rating.price import PRICE_E8_PER_M_MAX, TOKENS_MAX, Price, PriceBook, PricePlan
 from faucet.rating.rate import afford_output_tokens, ceiling, input_bound_tokens, rate
 from faucet.rating.share import capped, split, split_fee
-from faucet.rating.usage import usage_from_openai
+from faucet.rating.usage import read_report, usage_from_openai
 from faucet.terms import Charge, Payer, Usage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -389,6 +390,45 @@ def test_documented_reports_are_read_as_an_independent_reader_does(report: dict[
     assert usage.cached_write_tokens == theirs.cache_write_tokens
     assert usage.output_tokens == theirs.output_tokens
     assert usage.reasoning_tokens == theirs.output_reasoning_tokens
+
+
+@pytest.mark.parametrize(
+    ("report", "usage"),
+    [
+        (  # xAI: thinking is beside the completion, as the total shows
+            {
+                "prompt_tokens": 32,
+                "completion_tokens": 9,
+                "total_tokens": 135,
+                "completion_tokens_details": {"reasoning_tokens": 94},
+            },
+            Usage(32, 0, 0, 103, 94),
+        ),
+        (  # OpenAI: it is inside
+            {
+                "prompt_tokens": 32,
+                "completion_tokens": 103,
+                "total_tokens": 135,
+                "completion_tokens_details": {"reasoning_tokens": 94},
+            },
+            Usage(32, 0, 0, 103, 94),
+        ),
+        (  # DeepSeek
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 1,
+                "prompt_cache_hit_tokens": 64,
+                "prompt_cache_miss_tokens": 36,
+            },
+            Usage(36, 64, 0, 1, 0),
+        ),
+        ({"prompt_tokens": 100, "completion_tokens": 1, "cached_tokens": 64}, Usage(36, 64, 0, 1, 0)),  # Moonshot
+    ],
+)
+def test_providers_that_count_in_their_own_way(report: dict[str, Any], usage: Usage) -> None:
+    """What one provider says beside the details, or outside of a total, would be charged at another price, or not."""
+    assert usage_from_openai(report) == usage
+    assert read_report(json.dumps(report).encode()) == (usage, None)
 
 
 def test_an_embeddings_report_has_no_completion() -> None:

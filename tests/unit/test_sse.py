@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faucet.gateway.sse import DONE, EVENT_BYTES_MAX, EventSplitter, EventTooLong, decode_chunk, payload
+from faucet.gateway.sse import DONE, decode_chunk
+from faucet.kit.events import EVENT_BYTES_MAX, EventSplitter, EventTooLong, payload
 
 ENDS = {"lf": [b"\n"], "crlf": [b"\r\n"], "cr": [b"\r"], "mixed": [b"\n", b"\r\n"]}
 texts = st.text(st.characters(blacklist_characters="\r\n\x00", blacklist_categories=("Cs",)), max_size=12)

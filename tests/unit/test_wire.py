@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from faucet.gateway.wire import (
     ABSURD_TOKENS,
-    chat_reply,
+    chat_fields,
     decode_reply,
     error_body,
     is_answer,
@@ -22,6 +22,7 @@ from faucet.gateway.wire import (
     upstream_body,
     usage_of,
     with_cost,
+    with_note,
 )
 from faucet.kit.errors import Refusal, field_error
 
@@ -209,12 +210,14 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
     """Choices, logprobs or a provider's own fields would be lost; or a price be shown that isn't the one paid."""
     reply = b'{"id":"theirs","object":"chat.completion","model":"alias","choices":[{"x": 1.50}],"extra":{"a":1}}'
     note = money_note(
-        request_id="req_1", feature_json=b'"f"', price=b"0.00003958", balance_e8=5, provider_json=b'"p"',
+        request_id="req_1", mode=b"platform",
+        feature_json=b'"f"', feature_version=3, price=b"0.00003958", balance_e8=5, provider_json=b'"p"',
         model_json=b'"m"', counted=True,
     )  # fmt: skip
-    made = chat_reply(
-        decode_reply(reply), "chatcmpl_mf_req_1", b'"m"', with_cost(b'{"prompt_tokens":1}', b"0.00003958"), note
+    shown = chat_fields(
+        decode_reply(reply), "chatcmpl_mf_req_1", b'"m"', with_cost(b'{"prompt_tokens":1}', b"0.00003958")
     )
+    made = with_note(shown, note)
     assert b'[{"x": 1.50}]' in made
     told = json.loads(made, parse_float=Decimal)
     assert (told["id"], told["model"], told["extra"]) == ("chatcmpl_mf_req_1", "m", {"a": 1})
@@ -223,6 +226,7 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
         "request_id": "req_1",
         "route_mode": "platform",
         "feature_key": "f",
+        "feature_version": 3,
         "estimated_price_usd": "0.00003958",
         "price_usd": "0.00003958",
         "provider": "p",
@@ -235,11 +239,12 @@ def test_a_reply_gets_our_id_its_model_and_its_price_and_keeps_the_rest() -> Non
 def test_what_is_not_known_is_absent() -> None:
     """A client would read null where it expects a text."""
     note = money_note(
-        request_id="r", feature_json=None, price=b"0.00000000", balance_e8=None, provider_json=b'"p"',
-        model_json=quoted('m"'), counted=False,
+        request_id="r", mode=b"byok", feature_json=None, price=b"0.00000000", balance_e8=None, provider_json=b'"p"',
+        model_json=quoted('m"'), counted=False, more=b',"fee_usd":"0.00000000"',
     )  # fmt: skip
     told = json.loads(note)
     assert "feature_key" not in told and "wallet_balance_usd" not in told
+    assert (told["route_mode"], told["fee_usd"]) == ("byok", "0.00000000")
     assert told["model"] == 'm"' and told["usage_source"] == "reported"
 
 
@@ -288,3 +293,10 @@ def test_an_error_carries_its_details() -> None:
     """A form could not mark the field that is wrong."""
     told = json.loads(error_body(field_error("n", "must be less — 少"), "req_1"))["error"]
     assert told["param"] == "n" and told["details"]["fieldErrors"] == {"n": ["must be less — 少"]}
+
+
+@pytest.mark.parametrize("field", [{}, {"max_tokens": 9}, {"max_completion_tokens": 9}])
+def test_without_a_limit_the_callers_words_stay(field: dict[str, int]) -> None:
+    """Lost: a model that we don't know is asked for more tokens than it has, and refuses."""
+    sent = json.loads(upstream_body(parse_chat(body(**field)), b'"m"', None, "max_tokens"))
+    assert {name: sent[name] for name in ("max_tokens", "max_completion_tokens") if name in sent} == field

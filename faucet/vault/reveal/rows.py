@@ -6,7 +6,7 @@ One statement, because a rotation may replace both between two. Not here: what m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
@@ -16,8 +16,6 @@ from faucet.kit.db import Tx
 from faucet.vault.reveal.ring import Sealed, WrappedKey
 from faucet.vault.seal import Place
 from faucet.vault.store import SEALING_LOCK
-
-CREDENTIALS_MAX = 500
 
 _READ: LiteralString = """
 select c.id, c.owner, c.developer_id, c.app_id, c.end_user_id, c.provider, c.base_url, c.sealed, k.id, k.wrapped, k.kek
@@ -54,19 +52,89 @@ async def find_sealed(tx: Tx, row_id: UUID) -> Sealed | None:
     return None if row is None else _sealed(row)
 
 
-async def usable_sealed(tx: Tx, *, developer_id: UUID, app_id: UUID, end_user_id: UUID) -> list[Sealed]:
-    """What a request of this end user of this app may be sent with, sealed: first the user's own, then the
-    developer's, each by priority."""
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """A sealed credential with what its owner lets it be used for. Amounts in e8."""
+
+    sealed: Sealed
+    models_allowed: tuple[str, ...]
+    priority: int
+    weight: int
+    budget_e8: int | None
+    budget_taken_e8: int
+    """Spent, and reserved by requests in flight."""
+    fallback_to_platform: bool
+
+
+_USABLE: LiteralString = """
+select c.id, c.owner, c.developer_id, c.app_id, c.end_user_id, c.provider, c.base_url, c.sealed, k.id, k.wrapped, k.kek,
+       c.models_allowed, c.priority, c.weight, c.budget_limit_e8, coalesce(b.spent_e8 + b.held_e8, 0),
+       c.fallback_to_platform
+  from credential c join vault_key k on k.id = c.key_id left join credential_budget b on b.credential_id = c.id
+"""
+_IN_ORDER: LiteralString = " order by c.priority, c.created_at, c.id"
+
+
+def _usable(row: tuple[Any, ...]) -> Usable:
+    return Usable(_sealed(row[:11]), tuple(row[11]), *row[12:])
+
+
+async def usable_of(tx: Tx, *, end_user_ids: Collection[UUID], developer_ids: Collection[UUID]) -> list[Usable]:
+    """What requests of these end users of these developers may be sent with, by priority.
+
+    Whose a credential is, and of which app, is in its place; each caller gets only what is theirs.
+    """
     cursor = await tx.execute(
-        _READ
+        _USABLE
         + """
-         where (c.owner = 'end_user' and c.end_user_id = %s)
-            or (c.owner = 'developer' and c.developer_id = %s and (c.app_id is null or c.app_id = %s))
-         order by c.owner desc, c.priority, c.created_at, c.id limit %s
-        """,
-        (end_user_id, developer_id, app_id, CREDENTIALS_MAX),
+         where (c.owner = 'end_user' and c.end_user_id = any(%s))
+            or (c.owner = 'developer' and c.developer_id = any(%s))
+        """
+        + _IN_ORDER,
+        (list(end_user_ids), list(developer_ids)),
     )
-    return [_sealed(row) for row in await cursor.fetchall()]
+    return [_usable(row) for row in await cursor.fetchall()]
+
+
+async def usable_of_platform(tx: Tx) -> list[Usable]:
+    """The operator's own stored credentials, by priority."""
+    cursor = await tx.execute(_USABLE + " where c.owner = 'platform'" + _IN_ORDER)
+    return [_usable(row) for row in await cursor.fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What gateways saw of a credential since they last told."""
+
+    credential_id: UUID
+    uses: int
+    last_used_at: datetime | None
+    error_code: str | None
+    """How the provider refused it last; None where it answered since."""
+
+
+async def tell_uses(tx: Tx, told: Sequence[Told], *, now: datetime) -> None:
+    """Add up what was seen of credentials, one row each."""
+    await tx.execute(
+        """
+        update credential c
+           set use_count = c.use_count + t.uses, last_used_at = greatest(c.last_used_at, t.used_at),
+               failing_since = case when t.error is not null then coalesce(c.failing_since, %s::timestamptz)
+                   when t.uses > 0 then null else c.failing_since end,
+               last_error_code = case when t.error is not null then t.error
+                   when t.uses > 0 then null else c.last_error_code end
+          from (select * from unnest(%s::uuid[], %s::bigint[], %s::timestamptz[], %s::text[])
+                as u (id, uses, used_at, error) order by id) t
+         where c.id = t.id and c.status = 'active'
+        """,
+        (
+            now,
+            [each.credential_id for each in told],
+            [each.uses for each in told],
+            [each.last_used_at for each in told],
+            [each.error_code for each in told],
+        ),
+    )
 
 
 async def insert_key(tx: Tx, key: WrappedKey, public_key: bytes) -> None:
@@ -145,7 +213,9 @@ async def answer_validation(tx: Tx, row_id: UUID, answer: str, *, now: datetime)
     await tx.execute(
         """
         update credential set validation_asked_at = null, validation_answer = %(answer)s,
-               last_validated_at = case when %(answer)s = 'accepted' then %(now)s else last_validated_at end
+               last_validated_at = case when %(answer)s = 'accepted' then %(now)s else last_validated_at end,
+               failing_since = case when %(answer)s = 'accepted' then null else failing_since end,
+               last_error_code = case when %(answer)s = 'accepted' then null else last_error_code end
          where id = %(id)s
         """,
         {"answer": answer, "now": now, "id": row_id},
