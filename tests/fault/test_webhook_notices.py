@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -119,6 +120,40 @@ def test_a_look_goes_on_where_the_last_one_was(hooks: Hooks, books: Books, tenan
     assert tell(hooks) == 1
     age = books.one("select extract(epoch from now() - seen_until)::int from sweep_mark where sweep = 'wallet_low'")
     assert age < 60
+
+
+def test_a_free_quota_that_runs_out_is_no_low_wallet(hooks: Hooks, books: Books, tenant: Tenant) -> None:
+    """Lost: a developer is told of a wallet that no list shows, for every end user who uses what is free."""
+    books.rows("update feature set free_quota_e8 = 1000 where id = %s", tenant.feature)
+    books.rows("update developer set free_quota_month_max_e8 = 5000 where id = %s", tenant.developer)
+    account = books.one(
+        "select allowance_open_v1(%s, %s, gen_random_uuid(), gen_random_uuid())",
+        tenant.feature, tenant.end_user, role="faucet_gateway",
+    )  # fmt: skip
+    pay(books, replace(tenant, wallet=account), 1000)
+    assert tell(hooks) == 0 and hooks.events() == []
+
+
+def test_a_limit_of_each_end_user_is_told_for_each(hooks: Hooks, books: Books, tenant: Tenant) -> None:
+    """Lost: only the first of many who reached it is told of; or one whose own counter has room."""
+    other, third = books.end_user(tenant, 10 * E8), books.end_user(tenant, 10 * E8)
+    books.limit("feature_end_user", tenant.feature, "month", 5_000)
+    for who, spent in ((tenant, 4_000), (other, 4_500), (third, 100)):
+        pay(books, who, spent)
+    for _ in range(2):
+        for who in (tenant, other, third):
+            books.rows(
+                "insert into limit_refusal (id, developer_id, app_id, feature_id, end_user_id, required_e8)"
+                " values (gen_random_uuid(), %s, %s, %s, %s, 2000)",
+                who.developer, who.app, who.feature, who.end_user, role="faucet_gateway",
+            )  # fmt: skip
+        tell(hooks)
+    told = [event["data"] for event in hooks.events()]
+    assert {(data["end_user_id"], data["spent_usd"]) for data in told} == {
+        (str(tenant.end_user), "0.00004000"), (str(other.end_user), "0.00004500"),
+    }  # fmt: skip
+    assert len(told) == 2 and {data["scope"] for data in told} == {"feature_end_user"}
+    assert all("feature_key" in data for data in told)
 
 
 def test_many_wallets_in_small_bites_by_two_processes_are_told_once_each(

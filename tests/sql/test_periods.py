@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from faucet.closing import periods
 from faucet.closing.document import read_file
 from faucet.closing.verify import prove
 from faucet.jobs.close_periods import close_periods, make_final
+from faucet.jobs.reconcile import reconcile_books
 from faucet.kit.db import Tx
 from faucet.kit.errors import InvariantBroken, Refusal
 
@@ -96,6 +98,30 @@ def test_an_end_user_s_months_follow_each_other(two_months: Tenant, books: Books
         f"9.{E8 - spent:08d}", "0.00005000", "0.00000000", "0.00000200", "0.00000300", "0.00000000",
         f"10.{5_000 - 300 - spent - 200:08d}",
     ]  # fmt: skip
+
+
+def test_a_free_quota_is_not_the_end_user_s_money(books: Books, dsn: str) -> None:
+    """Lost: a statement of what the platform gave away beside, or two of them, of which one can't be kept."""
+    tenant = books.tenant(E8)
+    books.rows("update feature set free_quota_e8 = 1000 where id = %s", tenant.feature)
+    books.rows("update developer set free_quota_month_max_e8 = 5000 where id = %s", tenant.developer)
+    account = books.one(
+        "select allowance_open_v1(%s, %s, gen_random_uuid(), gen_random_uuid())",
+        tenant.feature, tenant.end_user, role="faucet_gateway",
+    )  # fmt: skip
+    answer(books, tenant)
+    answer(books, replace(tenant, wallet=account), cost=200)
+    date_back(books, months_ago(1).starts_at + timedelta(days=3))
+    assert close_all(dsn) == [months_ago(1)]
+    (content,) = files(books, tenant.developer, tenant.end_user)
+    says = read_file(content).says
+    assert says["wallet_id"] == str(books.one("select public_id from account where id = %s", tenant.wallet))
+    assert (says["granted_usd"], says["spent_usd"], says["closing_usd"]) == (
+        "1.00000000", "0.00000200", "0.99999800",
+    )  # fmt: skip
+    (own,) = files(books, tenant.developer)
+    assert read_file(own).says["earned_usd"] == "0.00000080"
+    assert as_jobs(dsn, lambda connection: reconcile_books(connection)) == []
 
 
 def test_closing_again_changes_nothing(two_months: Tenant, books: Books, dsn: str) -> None:
