@@ -54,13 +54,20 @@ prices = st.builds(
     source=st.just("test"),
     status=st.just("confirmed"),
 )
-plans = st.builds(
+_by_markup = st.builds(
     PricePlan,
     markup_bps=st.integers(0, MARKUP_BPS_MAX),
     share_bps=st.integers(0, SHARE_BPS_MAX),
     gateway_fee_e8=st.integers(0, GATEWAY_FEE_E8_MAX),
-    fixed_price_e8=st.none() | st.integers(1, 10**9),
 )
+_fixed = st.builds(
+    PricePlan,
+    mode=st.just("fixed_price"),
+    fixed_price_e8=st.integers(1, 10**9),
+    share_bps=st.integers(0, SHARE_BPS_MAX),
+    gateway_fee_e8=st.integers(0, GATEWAY_FEE_E8_MAX),
+)
+plans = st.one_of(_by_markup, _fixed)
 tokens = st.integers(0, 300_000)
 usages = st.builds(
     Usage, input_tokens=tokens, cached_read_tokens=tokens, cached_write_tokens=tokens, output_tokens=tokens
@@ -92,6 +99,7 @@ def test_a_byok_answer_never_bills_a_markup(
     # Nothing but fee and share has a say: not the price, not the markup, not how much was asked and given.
     same = msgspec.structs.replace(cast(Any, answer), usage=more)
     changed = PricePlan(
+        mode=other.mode,
         markup_bps=other.markup_bps,
         share_bps=plan.share_bps,
         gateway_fee_e8=fee,
