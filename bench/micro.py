@@ -116,7 +116,7 @@ def test_choose(benchmark: Any, policy: str, model: str) -> None:
     mock = dataclasses.replace(mock, name="mock", auto_models=("mock-small",))
     catalogue = Catalogue([Account(mock)], PriceBook([PRICE_FOR_SALE]), datetime.now(UTC), Circuits())
     parsed = parse_policy({"route_preference": policy}).routing
-    feature = Feature(UUID(int=1), "f", b'"f"', parsed, PLAN, True, None, uses_keys=policy == "byok_first")
+    feature = Feature(UUID(int=1), "f", b'"f"', parsed, PLAN, True, None, 1, "{}", uses_keys=policy == "byok_first")
     ask = parse_chat(json.dumps(json.loads(request_body("json")) | {"model": model}).encode())
     caller: Any = _Caller()
     keyring = Keyring(*([None] * 5))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
@@ -53,12 +54,20 @@ prices = st.builds(
     source=st.just("test"),
     status=st.just("confirmed"),
 )
-plans = st.builds(
+_by_markup = st.builds(
     PricePlan,
     markup_bps=st.integers(0, MARKUP_BPS_MAX),
     share_bps=st.integers(0, SHARE_BPS_MAX),
     gateway_fee_e8=st.integers(0, GATEWAY_FEE_E8_MAX),
 )
+_fixed = st.builds(
+    PricePlan,
+    mode=st.just("fixed_price"),
+    fixed_price_e8=st.integers(1, 10**9),
+    share_bps=st.integers(0, SHARE_BPS_MAX),
+    gateway_fee_e8=st.integers(0, GATEWAY_FEE_E8_MAX),
+)
+plans = st.one_of(_by_markup, _fixed)
 tokens = st.integers(0, 300_000)
 usages = st.builds(
     Usage, input_tokens=tokens, cached_read_tokens=tokens, cached_write_tokens=tokens, output_tokens=tokens
@@ -74,7 +83,7 @@ def product_of(price: Price, payer: Payer, number: int = 1) -> Product:
 
 
 def feature_of(plan: PricePlan) -> Feature:
-    return Feature(UUID(int=1), "f", b'"f"', RoutePolicy(), plan, True, None)
+    return Feature(UUID(int=1), "f", b'"f"', RoutePolicy(), plan, True, None, 1, "{}")
 
 
 @given(prices, prices, plans, plans, usages, usages)
@@ -89,7 +98,13 @@ def test_a_byok_answer_never_bills_a_markup(
     assert answer.charge.channel_e8 + answer.charge.platform_e8 == fee
     # Nothing but fee and share has a say: not the price, not the markup, not how much was asked and given.
     same = msgspec.structs.replace(cast(Any, answer), usage=more)
-    changed = PricePlan(markup_bps=other.markup_bps, share_bps=plan.share_bps, gateway_fee_e8=fee)
+    changed = PricePlan(
+        mode=other.mode,
+        markup_bps=other.markup_bps,
+        share_bps=plan.share_bps,
+        gateway_fee_e8=fee,
+        fixed_price_e8=other.fixed_price_e8,
+    )
     for product in (product_of(other_price, Payer.BYOK), product_of(unpriced("openai", "x"), Payer.BYOK)):
         assert rated(product, changed, more, fee) == same
     assert fee_note(product_of(price, Payer.BYOK), feature_of(plan)) == f',"fee_usd":"{to_wire(fee)}"'.encode()
@@ -124,7 +139,9 @@ def test_a_hold_covers_whichever_attempt_answers(
     max_tokens = min(max_tokens, max(first.context_window, first.max_output_tokens))
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": max_tokens, "n": n}
     ask = parse_chat(msgspec.json.encode(body))
-    bid = _Bid(cast(Any, None), cast(Any, None), feature_of(plan), Chosen(list(products), []), ask)
+    bid = _Bid(
+        cast(Any, None), cast(Any, SimpleNamespace(wallet_id=1)), feature_of(plan), Chosen(list(products), []), ask
+    )
     if data.draw(st.booleans()):
         bid.drop_dearer()
     held = bid.held(frozenset())
