@@ -14,6 +14,7 @@ from faucet.jobs.reconcile import reconcile_books
 from faucet.jobs.roll_up import roll_up
 from faucet.kit.db import Tx
 from faucet.reports.finding import Finding
+from faucet.reports.series import UsagePoint, usage_series
 from faucet.reports.usage import app_totals
 
 DAY = months_ago(1).first_day + timedelta(days=4)
@@ -168,4 +169,26 @@ def test_totals_are_exact_while_hours_are_added_up(books: Books, dsn: str) -> No
     assert as_jobs(dsn, roll_up) >= 1
     assert totals() == expected
     assert as_jobs(dsn, roll_up) == 0
+    assert found(dsn) == []
+
+
+def test_versions_of_a_feature_are_told_apart_in_hours_too(past: Tenant, books: Books, dsn: str) -> None:
+    """Lost: what a new version of a feature costs, as soon as its hours are added up."""
+    second = [row for (row,) in books.rows("select id from usage_event order by id limit 4")]
+    _unprotected(books, "update usage_event set feature_version = 2 where id = any (%s)", second)
+    books.rows("delete from usage_hour; update usage_rolled set rolled_until = '2000-01-01'")
+
+    def calls() -> list[tuple[int | None, int]]:
+        async def work(connection: Tx) -> list[UsagePoint]:
+            async with connection.transaction():
+                return await usage_series(
+                    connection, developer_id=None, app_id=past.app, since=months_ago(1).starts_at,
+                    until=months_ago(1).ends_at, interval="day", group_by="feature_version", limit=100,
+                )  # fmt: skip
+
+        return [(point.feature_version, point.calls) for point in as_jobs(dsn, work)]
+
+    assert calls() == [(1, 6), (2, 4)]
+    assert as_jobs(dsn, roll_up) > 0
+    assert calls() == [(1, 6), (2, 4)]
     assert found(dsn) == []
