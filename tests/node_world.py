@@ -42,7 +42,7 @@ def packages() -> Path:
     return folder
 
 
-def run(packages: Path, script: str, gateway: Gateway, end_user: EndUser) -> Any:
+def run(packages: Path, script: str, gateway: Gateway, end_user: EndUser, **settings: str) -> Any:
     """What a script saw."""
     # Node looks for packages beside the script, so it has to stand beside them.
     at = packages / f"{os.getpid()}-{script}"
@@ -54,7 +54,7 @@ def run(packages: Path, script: str, gateway: Gateway, end_user: EndUser) -> Any
             capture_output=True,
             text=True,
             timeout=60,
-            env=os.environ | {"GATEWAY_URL": gateway.base_url, "SESSION_TOKEN": end_user.bearer},
+            env=os.environ | {"GATEWAY_URL": gateway.base_url, "SESSION_TOKEN": end_user.bearer, **settings},
         )
     finally:
         at.unlink()
