@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from gateway_world import E8, EndUser, Gateway, Mock, Reply, World, hold_of, posted, request, wait_for
+from node_world import packages, run
+
+__all__ = ["packages"]
 
 PATH = "/v1/embeddings"
 MODEL = "mock-embed"
@@ -85,6 +89,13 @@ def test_the_official_client(world: World, embedder: Gateway, rich: EndUser) -> 
     assert [len(row.embedding) for row in floats.data] == [4, 4]
     assert quiet.data[0].embedding[:4] == pytest.approx(floats.data[0].embedding)
     assert quiet.usage.total_tokens == 2
+
+
+def test_the_official_client_on_node(packages: Path, world: World, embedder: Gateway, rich: EndUser) -> None:
+    """Lost: the same on Node."""
+    seen = run(packages, "embeddings.mjs", embedder, rich, MODEL=MODEL)
+    assert len(seen["sizes"]) == 2 and min(seen["sizes"]) > 1 and seen["tokens"] == 3 and float(seen["price"]) > 0
+    assert len(world.events_of(rich)) == 1
 
 
 @pytest.mark.parametrize("form", ["float", "base64"])
