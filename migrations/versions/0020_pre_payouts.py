@@ -1,9 +1,9 @@
-"""Runs `migrations/0016_pre_webhooks.sql`."""
+"""Runs `migrations/0020_pre_payouts.sql`."""
 
 from faucet.kit.migrate import run_sql_file
 
-revision = "0016_pre_webhooks"
-down_revision = "0015_pre_statements"
+revision = "0020_pre_payouts"
+down_revision = "0019_pre_payments"
 branch_labels = None
 depends_on = None
 

@@ -1,9 +1,9 @@
-"""Runs `migrations/0015_pre_statements.sql`."""
+"""Runs `migrations/0019_pre_payments.sql`."""
 
 from faucet.kit.migrate import run_sql_file
 
-revision = "0015_pre_statements"
-down_revision = "0014_pre_payouts"
+revision = "0019_pre_payments"
+down_revision = "0018_pre_price_tiers"
 branch_labels = None
 depends_on = None
 

@@ -1,9 +1,9 @@
-"""Runs `migrations/0013_pre_payments.sql`."""
+"""Runs `migrations/0021_pre_statements.sql`."""
 
 from faucet.kit.migrate import run_sql_file
 
-revision = "0013_pre_payments"
-down_revision = "0018_pre_price_tiers"
+revision = "0021_pre_statements"
+down_revision = "0020_pre_payouts"
 branch_labels = None
 depends_on = None
 

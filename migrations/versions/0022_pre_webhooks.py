@@ -1,9 +1,9 @@
-"""Runs `migrations/0014_pre_payouts.sql`."""
+"""Runs `migrations/0022_pre_webhooks.sql`."""
 
 from faucet.kit.migrate import run_sql_file
 
-revision = "0014_pre_payouts"
-down_revision = "0013_pre_payments"
+revision = "0022_pre_webhooks"
+down_revision = "0021_pre_statements"
 branch_labels = None
 depends_on = None
 
