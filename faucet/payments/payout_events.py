@@ -1,7 +1,8 @@
 """What the processor tells of payouts by itself: its events, applied in any order, each once (the inbox sees to that).
 
 An event is about a payout of ours if it names one in its metadata or is about a transfer or payout that we know; the
-platform may use Stripe for other things too, and those are let be. Each verdict's resource is the `Change`, or none.
+platform may use Stripe for other things too, and those are let be. Each verdict's resource is the `Change`, or none;
+its notes are for the audit log.
 """
 
 from __future__ import annotations
