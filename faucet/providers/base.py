@@ -144,3 +144,5 @@ KEY_STATUS = frozenset({401, 402, 403})
 """Statuses that speak about the account: its key is wrong, barred or out of credit."""
 CALLER_STATUS = frozenset({400, 404, 413, 415, 422})
 """Statuses that speak about the request itself: the caller can act on them."""
+NOT_THERE = 404
+"""The one of them that another account may answer otherwise: this one may not have the model."""

@@ -87,9 +87,11 @@ class Circuit:
         self._trial_until = now + self._rules.trial_seconds
         return False
 
-    def answered(self, now: float, first_byte_ms: int) -> None:
-        """It began to answer."""
-        self._times.append(first_byte_ms)
+    def answered(self, now: float, first_byte_ms: int | None) -> None:
+        """It began to answer; None where it only said what is wrong with the request, which says nothing of how fast
+        its answers are."""
+        if first_byte_ms is not None:
+            self._times.append(first_byte_ms)
         self._in_a_row = 0
         if self.state is State.CLOSED:
             if now - self._since > self._rules.window_seconds / 2:
@@ -124,6 +126,10 @@ class Circuit:
             self._open(now, self._open_for)
         elif self.state is State.CLOSED and self._is_sick():
             self._open(now, self._open_for)
+
+    def left(self) -> None:
+        """Who asked did not wait for the answer: if that was a trial, another may have it."""
+        self._trial_until = 0.0
 
     def bar(self, now: float, seconds: float, code: str) -> None:
         """Ask it last for so long, whatever its past: its key was refused."""

@@ -160,3 +160,21 @@ def test_it_never_stays_down(steps: list[tuple[float, str]]) -> None:
         assert not circuit.is_down(now)
         circuit.answered(now, 5)
     assert circuit.state is State.CLOSED
+
+
+def test_a_refused_request_says_nothing_of_how_fast_answers_are() -> None:
+    """Lost: latency_first prefers the provider that can't answer, because it says so at once."""
+    circuit = Circuit()
+    circuit.answered(0.0, 800)
+    for _ in range(SAMPLES):
+        circuit.answered(0.0, None)
+    assert circuit.percentile_ms(50) == 800 and circuit.samples == 1 and not circuit.is_down(0.0)
+
+
+def test_a_trial_that_its_client_left_is_given_to_the_next() -> None:
+    """Lost: a provider that recovered stays unused for a minute because one client hung up."""
+    circuit = Circuit()
+    failed(circuit, RULES.in_a_row)
+    assert not circuit.is_down(RULES.open_seconds) and circuit.is_down(RULES.open_seconds)
+    circuit.left()
+    assert not circuit.is_down(RULES.open_seconds)

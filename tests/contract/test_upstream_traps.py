@@ -1,0 +1,106 @@
+"""What a first upstream may do so that its answer, its error or its silence harms who asked: a healthy second one is
+behind it, and the key that it was sent is nobody's to see."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.answering_provider import Answer, AnsweringProvider
+from gateway_world import EndUser, Gateway, Mock, World, ask, chat, text_of
+
+KEY = "sk-the-operators-own-0123456789abcdef"
+NOTHING = Answer(500, (b"{}",))
+
+
+@pytest.fixture(scope="module")
+def first() -> Iterator[AnsweringProvider]:
+    """The provider that is asked first."""
+    with AnsweringProvider(lambda headers, body: NOTHING) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def sold_twice(world: World) -> None:
+    """`mock-large` is sold by `litellm`, too, and cheaper."""
+    world.books.rows(
+        "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
+        " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source,"
+        " status) values ('litellm', 'mock-large', 'words', 128000, 16384, 25000000, 25000000, 25000000, 100000000,"
+        " 1000, '2026-01-01', 'x', 'confirmed')"
+    )
+
+
+@pytest.fixture
+def gateway(
+    world: World, mock: Mock, first: AnsweringProvider, sold_twice: None, tmp_path: Path
+) -> Iterator[Gateway]:
+    """A gateway with both, new for each test: what was seen of the first one is not remembered."""
+    running = Gateway(
+        world.dsn,
+        mock.url,
+        tmp_path,
+        LITELLM_BASE_URL=first.url,
+        LITELLM_MASTER_KEY=KEY,
+        PROVIDER_TIMEOUT_MS=3000,
+        PROVIDER_MAX_RETRIES=1,
+        PROVIDER_RETRY_DELAY_MS=10,
+    )
+    first.asked.clear()
+    yield running
+    running.stop()
+
+
+def error(status: int, message: str, *headers: tuple[str, str], code: str | None = None) -> Answer:
+    body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": code}}).encode()
+    return Answer(status, (body,), (("content-type", "application/json"), *headers))
+
+
+def test_a_provider_that_repeats_our_headers_does_not_give_the_key_away(
+    gateway: Gateway, first: AnsweringProvider, rich: EndUser
+) -> None:
+    """Lost: an end user reads the operator's or the developer's key in an error."""
+    first.answer = lambda headers, body: error(400, f"bad request; headers were {headers}")
+    reply = ask(gateway, rich.bearer, chat(model="mock-large"))
+    assert reply.status == 400 and reply.code == "provider_error"
+    assert KEY.encode() not in reply.body and b"0123456789abcdef" not in reply.body
+    assert KEY not in gateway.log.read_text()
+    first.answer = lambda headers, body: error(400, "x" * 490 + headers["authorization"])
+    assert b"sk-" not in ask(gateway, rich.bearer, chat(model="mock-large")).body
+    first.answer = lambda headers, body: error(400, "temperature must be at most 2")
+    assert b"temperature must be at most 2" in ask(gateway, rich.bearer, chat(model="mock-large")).body
+
+
+def test_an_account_without_the_model_is_not_the_last_word(
+    gateway: Gateway, first: AnsweringProvider, rich: EndUser
+) -> None:
+    """Lost: an end user sees `model not found` although a healthy route has the model."""
+    first.answer = lambda headers, body: error(404, "The model does not exist or you do not have access to it.")
+    for stream in (False, True):
+        reply = ask(gateway, rich.bearer, chat(model="mock-large", stream=stream))
+        assert reply.status == 200, reply.body
+    assert len(first.asked) == 2  # never twice for one request
+
+
+def test_an_error_in_the_first_event_is_told_however_it_is_cut(
+    gateway: Gateway, first: AnsweringProvider, rich: EndUser
+) -> None:
+    """Lost: a stream whose first bytes are half an error is taken for an answer."""
+    event = b'data: {"error":{"message":"overloaded","code":529}}\n\n'
+    stream = (("content-type", "text/event-stream"),)
+    for cut in (1, 9, 20, len(event) - 1):
+        first.answer = lambda headers, body, cut=cut: Answer(200, (event[:cut], 0.02, event[cut:]), stream)
+        reply = ask(gateway, rich.bearer, chat(model="mock-large", stream=True))
+        assert reply.status == 200 and text_of(reply.events), (cut, reply.body)
+        assert b"overloaded" not in reply.body and reply.body.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_provider_that_wants_a_long_pause_gets_it(gateway: Gateway, first: AnsweringProvider, rich: EndUser) -> None:
+    """Lost: everybody waits for five seconds, and the provider is asked again before it said it may be."""
+    first.answer = lambda headers, body: error(429, "slow down", ("retry-after", "30"))
+    began = time.monotonic()
+    assert ask(gateway, rich.bearer, chat(model="mock-large")).status == 200
+    assert time.monotonic() - began < 4 and len(first.asked) == 1
