@@ -102,6 +102,8 @@ class Provider:
     """Whether usage has to be asked for in streams, and may be."""
     one_choice: bool = False
     """Whether it gives one choice only, whatever `n` says."""
+    answers_as: str | None = None
+    """The one model that its address leads to, whatever model is asked for."""
     bills_apart: tuple[str, ...] = ()
     """Fields that it bills for beside tokens, or by which another model may answer."""
 

@@ -44,6 +44,8 @@ class Offer:
     """1 is the least; 0 where nobody has judged it."""
     capabilities: frozenset[str] | None = None
     """None where nobody knows."""
+    embeds: bool = False
+    """Whether it makes vectors, and can't answer."""
     priority: int = 100
     """Lower goes first, whatever it costs."""
     weight: int = 1
@@ -61,7 +63,8 @@ class Offer:
     def suffices(self, need: Need, quality_tier: int) -> bool:
         """Whether the model can do what is needed, as far as anybody knows."""
         return (
-            need.input_tokens + need.output_tokens <= self.context_tokens
+            self.embeds is need.embeds
+            and need.input_tokens + need.output_tokens <= self.context_tokens
             and (self.capabilities is None or need.capabilities <= self.capabilities)
             and quality_tier <= self.quality_tier
         )

@@ -55,3 +55,5 @@ class Need:
     input_tokens: int = 0
     output_tokens: int = 0
     capabilities: frozenset[str] = frozenset()
+    embeds: bool = False
+    """Whether vectors are asked for, and no answer."""

@@ -247,3 +247,15 @@ def test_of_a_fixed_price_a_broken_answer_pays_its_cost_only(
     event = world.event(hold_of(reply))
     assert event is not None and event["outcome"] == 2
     assert event["retail_e8"] == event["cost_e8"] > 0 and event["channel_e8"] == 0
+
+
+def test_a_hint_about_the_payer_survives_the_standing_prompt(
+    features: Features, world: World, gateway: Gateway, rich: EndUser
+) -> None:
+    """Lost: an end user who wants to pay with a key of their own only is charged for the platform's answer."""
+    key = features.add({"route_preference": "byok_first"}, prompt=PROMPT)
+    run(gateway, rich, key, {"input": {"question": "Where?"}})
+    before = len(world.events_of(rich))
+    refused = ask(gateway, rich.bearer, chat(model=f"auto:{key}", metadata={"route_mode": "byok"}))
+    assert (refused.status, refused.code) == (503, "no_available_route")
+    assert len(world.events_of(rich)) == before

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 from fakes.answering_provider import Answer, AnsweringProvider
+from features_world import Features, features, run
 from gateway_world import EndUser, Gateway, Mock, World, ask, chat, text_of
+
+__all__ = ["features"]
 
 KEY = "sk-the-operators-own-0123456789abcdef"
 NOTHING = Answer(500, (b"{}",))
@@ -104,3 +107,19 @@ def test_a_provider_that_wants_a_long_pause_gets_it(gateway: Gateway, first: Ans
     began = time.monotonic()
     assert ask(gateway, rich.bearer, chat(model="mock-large")).status == 200
     assert time.monotonic() - began < 4 and len(first.asked) == 1
+
+
+def test_what_a_model_thinks_is_no_part_of_a_streamed_output(
+    gateway: Gateway, first: AnsweringProvider, features: Features, rich: EndUser
+) -> None:
+    """Lost: a valid answer is called invalid because the model thought aloud before it."""
+    deltas = [{"reasoning_content": "Hm."}, {"content": '{"ok":'}, {"content": "true}"}]
+    chunks = [{"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    chunks.append({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+    first.answer = lambda headers, asked: Answer(200, (body,), (("content-type", "text/event-stream"),))
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    key = features.add({"models": ["mock-large"]}, prompt={"user": "Is it?"}, output_schema=schema)
+    reply = run(gateway, rich, key, {"input": {}, "stream": True})
+    assert text_of(reply.events) == '{"ok":true}'
+    assert reply.events[-2]["modelfaucet"]["output_valid"] is True, reply.body

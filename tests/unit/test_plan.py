@@ -223,3 +223,13 @@ def test_the_matrix_of_routes() -> None:
         assert told | {payer for payer, _ in got} == set(order)  # whoever isn't in the plan is in its explanation
         cases += 1
     assert cases == len(ORDERS) * 16 * 3 * 2 == 6144
+
+
+def test_auto_never_takes_what_makes_vectors_for_what_answers() -> None:
+    """Lost: a chat goes to the model of embeddings, which is the cheapest there is, and fails."""
+    vectors, talks = offer("p", "vectors", 1, embeds=True), offer("p", "talks", 5)
+    shelf = {Payer.PLATFORM: Shelf({"vectors": [vectors], "talks": [talks]}, [vectors, talks])}
+    for models in ((), ("vectors", "talks")):
+        policy = RoutePolicy(models=models)
+        assert names(plan(policy, None, shelf, SOME)) == [("p", "talks")]
+        assert names(plan(policy, None, shelf, Need(embeds=True))) == [("p", "vectors")]
