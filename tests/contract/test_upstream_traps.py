@@ -38,9 +38,7 @@ def sold_twice(world: World) -> None:
 
 
 @pytest.fixture
-def gateway(
-    world: World, mock: Mock, first: AnsweringProvider, sold_twice: None, tmp_path: Path
-) -> Iterator[Gateway]:
+def gateway(world: World, mock: Mock, first: AnsweringProvider, sold_twice: None, tmp_path: Path) -> Iterator[Gateway]:
     """A gateway with both, new for each test: what was seen of the first one is not remembered."""
     running = Gateway(
         world.dsn,

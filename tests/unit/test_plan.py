@@ -10,6 +10,7 @@ import pytest
 
 from faucet.routing.plan import ATTEMPTS_MAX, Offer, Plan, Shelf, Why, in_order, plan
 from faucet.routing.policy import Choice, Need, RoutePolicy
+from faucet.tenants.manifest import parse_policy
 from faucet.terms import Payer
 
 MILLION = 1_000_000
@@ -233,3 +234,18 @@ def test_auto_never_takes_what_makes_vectors_for_what_answers() -> None:
         policy = RoutePolicy(models=models)
         assert names(plan(policy, None, shelf, SOME)) == [("p", "talks")]
         assert names(plan(policy, None, shelf, Need(embeds=True))) == [("p", "vectors")]
+
+
+@pytest.mark.parametrize(
+    ("policy", "first"),
+    [
+        ({"models": ["large", "small"]}, "large"),
+        ({"models": ["large", "small"], "model_policy": "cheapest_sufficient"}, "small"),
+        ({"model_policy": {"candidates": ["large", "small"]}}, "large"),
+        ({"model_policy": {"candidates": ["large", "small"], "order": "cost"}}, "small"),
+        ({"model_policy": "cheapest_sufficient"}, "small"),
+    ],
+)
+def test_the_cheapest_of_a_list_where_the_manifest_says_so(policy: dict[str, object], first: str) -> None:
+    """Lost: a manifest says `order: cost`, and the dearest answers because it was named first."""
+    assert names(plan(parse_policy(policy).routing, None, PLATFORM, SOME))[0][1] == first
