@@ -90,9 +90,11 @@ class Redactor:
             value = read[name]
             if name in SCHEMAS:
                 value = self._described(value)
-            else:
+            elif name == "metadata" and isinstance(value, dict):
                 # The caller's own words about a request have no types and ids of the wire's.
-                value = self._walked(value, name, _NONE_LEFT if name == "metadata" else _LEFT)
+                value = self._walked({self.redact_text(key): each for key, each in value.items()}, name, _NONE_LEFT)
+            else:
+                value = self._walked(value, name)
             made[name] = msgspec.Raw(_encode(value))
         return made
 
@@ -173,7 +175,9 @@ class Redactor:
                 return value
             for key, each in value.items():
                 # The name of a function is the app's; that of a speaker is a person's.
-                if key not in left and not (key == "name" and name in ("function", "custom", "function_call")):
+                if key == "file" and isinstance(each, dict) and isinstance(each.get("filename"), str):
+                    each["filename"] = self.redact_text(each["filename"])
+                elif key not in left and not (key == "name" and name in ("function", "custom", "function_call")):
                     value[key] = self._walked(each, key, left)
         elif isinstance(value, list):
             value[:] = [self._walked(each, name, left) for each in value]

@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.answering_provider import Answer, AnsweringProvider
 from features_world import Features, features, run
-from gateway_world import EndUser, Gateway, Mock, World, ask, chat, text_of
+from gateway_world import EndUser, Gateway, Mock, World, ask, chat, text_of, wait_for
 
 __all__ = ["features"]
 
@@ -121,3 +122,48 @@ def test_what_a_model_thinks_is_no_part_of_a_streamed_output(
     reply = run(gateway, rich, key, {"input": {}, "stream": True})
     assert text_of(reply.events) == '{"ok":true}'
     assert reply.events[-2]["modelfaucet"]["output_valid"] is True, reply.body
+
+
+def answer(model: str = "x", wait: float = 0.0) -> Answer:
+    reply = {
+        "id": "c",
+        "object": "chat.completion",
+        "model": model,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
+    }
+    return Answer(200, (wait, json.dumps(reply).encode()))
+
+
+def test_latency_first_takes_who_is_faster_and_says_so(
+    gateway: Gateway, first: AnsweringProvider, features: Features, rich: EndUser
+) -> None:
+    """Lost: a policy's word that changes nothing on a running gateway; a provider that refuses fast counts as fast."""
+    key = features.add({"models": ["mock-large"], "model_policy": "latency_first"})
+
+    def asked() -> str:
+        reply = run_chat(gateway, rich, key)
+        provider: str = reply["modelfaucet"]["provider"]
+        return provider
+
+    first.answer = lambda headers, body: answer(wait=0.4)
+    seen = [asked() for _ in range(8)]
+    assert seen[0] == "litellm" and set(seen[2:]) == {"mock"}, seen
+
+
+def test_a_provider_that_refuses_fast_is_not_fast(
+    gateway: Gateway, first: AnsweringProvider, features: Features, rich: EndUser
+) -> None:
+    """Lost: latency_first sends everybody to the one account that has not got the model."""
+    key = features.add({"models": ["mock-large"], "model_policy": "latency_first"})
+    first.answer = lambda headers, body: error(404, "no such model")
+    assert {run_chat(gateway, rich, key)["modelfaucet"]["provider"] for _ in range(4)} == {"mock"}
+
+
+def run_chat(gateway: Gateway, end_user: EndUser, key: str) -> dict[str, Any]:
+    """A chat with the feature, once the gateway knows it."""
+    body = chat(model=f"auto:{key}")
+    reply = wait_for(lambda: each if (each := ask(gateway, end_user.bearer, body)).status != 404 else None)
+    assert reply.status == 200, reply.body
+    told: dict[str, Any] = reply.json
+    return told

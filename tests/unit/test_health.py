@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faucet.routing.health import SAMPLES, Circuit, Rules, State
+from faucet.routing.health import OLD_SECONDS, SAMPLES, Circuit, Rules, State
 
 RULES = Rules()
 
@@ -178,3 +178,15 @@ def test_a_trial_that_its_client_left_is_given_to_the_next() -> None:
     assert not circuit.is_down(RULES.open_seconds) and circuit.is_down(RULES.open_seconds)
     circuit.left()
     assert not circuit.is_down(RULES.open_seconds)
+
+
+def test_who_was_slow_once_is_not_slow_for_ever() -> None:
+    """Lost: latency_first never again asks a provider whose first answer was slow by accident."""
+    circuit = Circuit()
+    assert circuit.likely_ms(0.0) == 0
+    circuit.answered(100.0, 900)
+    assert circuit.likely_ms(100.0 + OLD_SECONDS) == 1800
+    asked = [circuit.likely_ms(101.0 + OLD_SECONDS + second) for second in (0, 1, 1.5, 2.5, 3)]
+    assert asked == [0, 1800, 1800, 0, 1800]
+    circuit.answered(104.0 + OLD_SECONDS, 50)
+    assert circuit.likely_ms(104.0 + OLD_SECONDS) == 100
