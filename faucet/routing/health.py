@@ -151,10 +151,10 @@ class Circuit:
         return times[min(len(times) - 1, len(times) * percent // 100)] if times else 0
 
     def likely_ms(self, now: float) -> int:
-        """By what it is compared with others: the median with the tail, for one answer in twenty that hangs is not fast.
+        """What it is compared with others by: the median and the tail, for one answer in twenty that hangs is not fast.
 
-        It is 0 where nobody knows, and, to one who asks at a time, where what is known is old: so that one which was slow
-        once is not slow for ever.
+        It is 0 where nobody knows, and once in a while where what is known is old: whoever asks then finds out, so that
+        one which was slow once is not slow for ever.
         """
         if self._times and now - self._timed > OLD_SECONDS:
             self._timed = now - OLD_SECONDS + AGAIN_SECONDS
