@@ -30,7 +30,15 @@ from faucet.kit.errors import Refusal
 from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.kit.log import logger
 from faucet.kit.upstream import Deadlines, Pool, Response, UpstreamError
-from faucet.providers.base import CALLER_STATUS, KEY_STATUS, NOT_THERE, RETRYABLE_STATUS, Attempt, Call
+from faucet.providers.base import (
+    CALLER_STATUS,
+    KEY_STATUS,
+    NOT_THERE,
+    RETRYABLE_STATUS,
+    Attempt,
+    Call,
+    says_key_invalid,
+)
 from faucet.routing.health import State
 from faucet.routing.plan import in_order
 from faucet.routing.policy import MODE_OF
@@ -43,7 +51,8 @@ FIRST_EVENT_BYTES_MAX = 65_536
 KEY_CHARACTERS_MIN = 8
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
-_SAYS_KEY_INVALID = b"API_KEY_INVALID"
+_ACCOUNT_STATUS = {"authentication_error": 401, "billing_error": 402}
+"""What some say under status 400 is about the account, by the type of their error."""
 _PLAIN_WORDS = frozenset({"application/json", "modelfaucet-gateway"})
 _TIMEOUTS = frozenset({"first_byte_timeout", "idle_timeout", "total_timeout"})
 
@@ -362,8 +371,8 @@ async def _read_failure(response: Response | Inbound, headers: bytes) -> _Failur
     status = response.status
     public = None
     body = await response.read()
-    if status == 400 and _SAYS_KEY_INVALID in body:
-        status = 401  # how Google puts it
+    if status == 400:
+        status = 401 if says_key_invalid(body) else _ACCOUNT_STATUS.get(_error_type(body), 400)
     if status in CALLER_STATUS:
         public = _caller_text(body, headers)
     return _Failure(
@@ -373,6 +382,14 @@ async def _read_failure(response: Response | Inbound, headers: bytes) -> _Failur
         retry_after=_seconds(response.headers.get("retry-after")),
         public=public,
     )
+
+
+def _error_type(body: bytes) -> str:
+    try:
+        kind = msgspec.json.decode(body[:65_536])["error"]["type"]
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, IndexError):
+        return ""
+    return kind if isinstance(kind, str) else ""
 
 
 def _caller_text(body: bytes, headers: bytes) -> str | None:

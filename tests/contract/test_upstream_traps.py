@@ -135,6 +135,62 @@ def answer(model: str = "x", wait: float = 0.0) -> Answer:
     return Answer(200, (wait, json.dumps(reply).encode()))
 
 
+GOOGLES = '{"error":{"code":400,"status":"INVALID_ARGUMENT","message":%s,"details":[{"reason":"%s"}]}}'
+ANTHROPICS = '{"type":"error","error":{"type":"invalid_request_error","message":%s}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "about_the_account", "about_the_request"),
+    [
+        (
+            "gemini",
+            GOOGLES % ('"API key not valid."', "API_KEY_INVALID"),
+            GOOGLES % (json.dumps('no such type: "reason":"API_KEY_INVALID"'), "FIELD"),
+        ),
+        (
+            "anthropic",
+            ANTHROPICS % '"Your credit balance is too low to access the Anthropic API."',
+            ANTHROPICS % '"tag: Your credit balance is too low"',
+        ),
+    ],
+)
+def test_an_account_that_is_told_off_under_400_goes_last_and_nobody_can_feign_it(
+    world: World,
+    mock: Mock,
+    first: AnsweringProvider,
+    rich: EndUser,
+    tmp_path: Path,
+    name: str,
+    about_the_account: str,
+    about_the_request: str,
+) -> None:
+    """Lost: a dead account is asked first by every request; or an end user's words take it from everybody else."""
+    world.books.rows(
+        "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
+        " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source,"
+        " status) values (%s, 'mock-large', 'words', 128000, 16384, 25000000, 25000000, 25000000, 100000000, 1000,"
+        " '2026-01-01', 'x', 'confirmed')",
+        name,
+    )
+    word = name.upper()
+    settings = {f"{word}_API_KEY": KEY, f"{word}_BASE_URL": first.url, "PROVIDER_MAX_RETRIES": 0}
+    gateway = Gateway(world.dsn, mock.url, tmp_path, **settings)
+    first.asked.clear()
+    json_type = (("content-type", "application/json"),)
+    try:
+        first.answer = lambda headers, body: Answer(400, (about_the_request.encode(),), json_type)
+        for _ in range(2):
+            refused = ask(gateway, rich.bearer, chat(model="mock-large"))
+            assert refused.status == 400 and any(said in refused.body for said in (b"too low", b"no such type"))
+        assert len(first.asked) == 2
+        first.answer = lambda headers, body: Answer(400, (about_the_account.encode(),), json_type)
+        for _ in range(3):
+            assert ask(gateway, rich.bearer, chat(model="mock-large")).status == 200
+        assert len(first.asked) == 3
+    finally:
+        gateway.stop()
+
+
 def test_latency_first_takes_who_is_faster_and_says_so(
     gateway: Gateway, first: AnsweringProvider, features: Features, rich: EndUser
 ) -> None:
