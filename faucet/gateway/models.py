@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from faucet.gateway.admit import Caller, Feature
@@ -17,7 +18,6 @@ from faucet.routing.policy import MODE_OF, Need, RoutePolicy
 from faucet.terms import Payer
 
 _NO_NEED = Need()
-_AT_COST = PricePlan()
 _ANY = RoutePolicy()
 
 
@@ -27,7 +27,10 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
     caller = world.admission.recall(bearer) or await world.admission.find(bearer)
     world.limit(exchange, caller)
     feature = await _feature(world, caller)
-    policy, plan = (_ANY, _AT_COST) if feature is None else (feature.policy, feature.plan)
+    if feature is None:
+        policy, plan = _ANY, _dearest(await world.admission.features(caller))
+    else:
+        policy, plan = feature.policy, feature.plan
     stock = world.catalogue if feature is None else await world.stock(caller, feature)
     shown = [told for model in _names(stock, policy) if (told := _told(stock, policy, plan, model)) is not None]
     if wanted is None:
@@ -40,13 +43,19 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
 
 
 async def _feature(world: World, caller: Caller) -> Feature | None:
-    """The session's feature; None where it has several: then all models are shown, at cost."""
+    """The session's feature; None where it has several: then all models are shown, at the price of the dearest."""
     try:
         return await world.admission.feature(caller, None)
     except Refusal as refusal:
         if refusal.code != "invalid_request":
             raise
         return None
+
+
+def _dearest(features: Mapping[str, Feature]) -> PricePlan:
+    """What the app's features ask for at most beyond cost, fixed prices left out, which only their own sessions see."""
+    plans = [feature.plan for feature in features.values() if feature.plan.fixed_price_e8 is None]
+    return max(plans, key=lambda plan: plan.markup_bps, default=PricePlan())
 
 
 def _names(stock: Stock, policy: RoutePolicy) -> list[str]:
