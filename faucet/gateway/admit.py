@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -211,12 +211,8 @@ class Admission:
             return None
         return self._bucket.take(caller.session_id.bytes, time.monotonic())
 
-    async def feature(self, caller: Caller, key: str | None) -> Feature:
-        """The named feature, else the session's own, else the app's only one.
-
-        Raises Refusal `feature_not_found`, `disabled` where the operator has switched the app off, or
-        `invalid_request` where none is named and there are several.
-        """
+    async def features(self, caller: Caller) -> Mapping[str, Feature]:
+        """All features of the app, by key. Raises Refusal `disabled` where the operator has switched the app off."""
         if self._switches().stop(caller.app_id):
             raise Refusal("disabled", "this app is switched off")
         known = self._features.get(caller.app_id)
@@ -226,7 +222,15 @@ class Admission:
             if len(self._features) >= REMEMBERED_MAX:
                 self._features.clear()
             self._features[caller.app_id] = known
-        features = known[1]
+        return known[1]
+
+    async def feature(self, caller: Caller, key: str | None) -> Feature:
+        """The named feature, else the session's own, else the app's only one.
+
+        Raises Refusal `feature_not_found`, `disabled` where the operator has switched the app off, or
+        `invalid_request` where none is named and there are several.
+        """
+        features = await self.features(caller)
         if key is not None:
             found = features.get(key)
             if found is None:

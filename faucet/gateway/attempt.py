@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -29,15 +30,30 @@ from faucet.kit.errors import Refusal
 from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.kit.log import logger
 from faucet.kit.upstream import Deadlines, Pool, Response, UpstreamError
-from faucet.providers.base import CALLER_STATUS, KEY_STATUS, RETRYABLE_STATUS, Attempt, Call
+from faucet.providers.base import (
+    CALLER_STATUS,
+    KEY_STATUS,
+    NOT_THERE,
+    RETRYABLE_STATUS,
+    Attempt,
+    Call,
+    says_key_invalid,
+)
 from faucet.routing.health import State
 from faucet.routing.plan import in_order
 from faucet.routing.policy import MODE_OF
 
 RETRY_AFTER_MAX_SECONDS = 5.0
+"""A provider that wants to be left alone for longer is not asked a second time."""
 PUBLIC_TEXT_MAX = 500
+FIRST_EVENT_BYTES_MAX = 65_536
+"""A stream's first event is judged when it is whole, or when this much of it is there."""
+KEY_CHARACTERS_MIN = 8
 
-_SAYS_KEY_INVALID = b"API_KEY_INVALID"
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
+_ACCOUNT_STATUS = {"authentication_error": 401, "billing_error": 402}
+"""What some say under status 400 is about the account, by the type of their error."""
+_PLAIN_WORDS = frozenset({"application/json", "modelfaucet-gateway"})
 _TIMEOUTS = frozenset({"first_byte_timeout", "idle_timeout", "total_timeout"})
 
 
@@ -161,10 +177,10 @@ async def first_answer(
                     return outcome
                 if outcome is None:
                     continue  # another provider's wire may have words for it
-                if outcome.status in CALLER_STATUS and outcome.public is not None:
+                if outcome.status in CALLER_STATUS and outcome.status != NOT_THERE and outcome.public is not None:
                     # The request itself is wrong: another provider would say so too.
                     raise tries.refusal()
-                if outcome.retryable:
+                if outcome.retryable and (outcome.retry_after or 0) <= RETRY_AFTER_MAX_SECONDS:
                     left.append(product)
             group = left
             if not group:
@@ -218,7 +234,11 @@ async def _one_try(
         tries.unspoken = tries.unspoken or refusal
         return None
     began = time.monotonic()
-    outcome = await _call(pool, rules, exchange, product, call, stream, answers, began)
+    try:
+        outcome = await _call(pool, rules, exchange, product, call, stream, answers, began)
+    except BaseException:  # nobody waits any more: whether it is well nobody knows
+        product.circuit.left()
+        raise
     account = product.account
     if isinstance(outcome, Answering):
         product.circuit.answered(began, outcome.first_byte_ms)
@@ -231,15 +251,15 @@ async def _one_try(
         if account.credential is not None:
             watch.refused(account.credential, outcome.code)
     elif outcome.status in CALLER_STATUS:
-        product.circuit.answered(began, _ms_since(began))
+        product.circuit.answered(began, None)
     else:
         product.circuit.failed(time.monotonic(), outcome.code, wait_seconds=outcome.retry_after)
     return outcome
 
 
 def _pause(rules: CallRules, repeat: int, failure: _Failure | None) -> float:
-    if failure is not None and failure.retry_after is not None:
-        return min(failure.retry_after, RETRY_AFTER_MAX_SECONDS)
+    if failure is not None and failure.retry_after is not None and failure.retry_after <= RETRY_AFTER_MAX_SECONDS:
+        return failure.retry_after + rules.retry_delay_seconds * random.random()
     # Full jitter: many clients of one sick provider must not come back together.
     return rules.retry_delay_seconds * float(1 << repeat) * (0.5 + random.random() / 2)
 
@@ -267,9 +287,9 @@ async def _call(
         response = await _head(exchange, request, provider.bills_after_cancel)
         response = inbound(response, provider.adapter, call, stream=stream)
         if response.status != 200:
-            failure = await _read_failure(response)
+            failure = await _read_failure(response, headers)
         elif stream and _is_event_stream(response):
-            first = await response.chunk()
+            first = await _first_event(response)
             if first is not None and not _begins_with_error(first):
                 return Answering(product, response, first, None, _ms_since(began))
             response.cancel()
@@ -323,6 +343,17 @@ def _is_event_stream(response: Response | Inbound) -> bool:
     return response.headers.get("content-type", "").startswith(EVENT_STREAM)
 
 
+async def _first_event(response: Response | Inbound) -> bytes | None:
+    """The stream's bytes up to the end of its first event at least, so that an error in it can be told."""
+    first = await response.chunk()
+    while first is not None and not _EVENT_END.search(first) and len(first) < FIRST_EVENT_BYTES_MAX:
+        more = await response.chunk()
+        if more is None:
+            break
+        first += more
+    return first
+
+
 def _begins_with_error(first: bytes) -> bool:
     if b'"error"' not in first:
         return False
@@ -336,14 +367,14 @@ def _begins_with_error(first: bytes) -> bool:
     return False
 
 
-async def _read_failure(response: Response | Inbound) -> _Failure:
+async def _read_failure(response: Response | Inbound, headers: bytes) -> _Failure:
     status = response.status
     public = None
     body = await response.read()
-    if status == 400 and _SAYS_KEY_INVALID in body:
-        status = 401  # how Google puts it
+    if status == 400:
+        status = 401 if says_key_invalid(body) else _ACCOUNT_STATUS.get(_error_type(body), 400)
     if status in CALLER_STATUS:
-        public = _caller_text(body)
+        public = _caller_text(body, headers)
     return _Failure(
         status,
         f"http_{status}",
@@ -353,14 +384,28 @@ async def _read_failure(response: Response | Inbound) -> _Failure:
     )
 
 
-def _caller_text(body: bytes) -> str | None:
-    """What a provider says about the request itself, cut short; nothing else of its body is shown."""
+def _error_type(body: bytes) -> str:
+    try:
+        kind = msgspec.json.decode(body[:65_536])["error"]["type"]
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, IndexError):
+        return ""
+    return kind if isinstance(kind, str) else ""
+
+
+def _caller_text(body: bytes, headers: bytes) -> str | None:
+    """What a provider says about the request itself, cut short; nothing else of its body is shown, and nothing of a
+    text that repeats what our headers carry: the key is not the caller's to see."""
     try:
         told = msgspec.json.decode(body[:65_536])
         text = told["error"]["message"]
     except (msgspec.MsgspecError, KeyError, TypeError):
         return None
-    return f"the provider refused the request: {text[:PUBLIC_TEXT_MAX]}" if isinstance(text, str) else None
+    if not isinstance(text, str):
+        return None
+    sent = [word for line in headers.decode("latin-1").splitlines() for word in line.partition(":")[2].split()]
+    if any(len(word) >= KEY_CHARACTERS_MIN and word in text for word in sent if word not in _PLAIN_WORDS):
+        return "the provider refused the request"
+    return f"the provider refused the request: {text[:PUBLIC_TEXT_MAX]}"
 
 
 def _seconds(value: str | None) -> float | None:

@@ -6,6 +6,7 @@ and which route a request takes (`payers`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -99,9 +100,7 @@ class Stock:
         return any(model in shelf.by_model for shelf in self.shelves.values())
 
     def _latency(self, offer: Offer) -> int:
-        circuit = self.by_offer[offer].circuit
-        # With the tail: one answer in twenty that hangs is not fast.
-        return circuit.percentile_ms(50) + circuit.percentile_ms(95)
+        return self.by_offer[offer].circuit.likely_ms(time.monotonic())
 
 
 class Catalogue(Stock):
@@ -153,12 +152,17 @@ class Catalogue(Stock):
         """The models that an account can answer with. One without a price only where its owner pays for it, named it,
         and wants no budget kept."""
         priced = self.prices.get(account.provider.name, {})
-        if not account.models_allowed:
+        is_unrated = account.payer is Payer.BYOK and account.budget_left_e8 is None
+        names = account.models_allowed
+        if not names and account.provider.answers_as is not None and not is_unrated:
+            # What is asked for under another name would be answered by this one, at the other's price.
+            names = (account.provider.answers_as,)
+        if not names:
             return priced.values()
         found = []
-        for model in account.models_allowed:
+        for model in names:
             price = priced.get(model)
-            if price is None and account.payer is Payer.BYOK and account.budget_left_e8 is None:
+            if price is None and is_unrated:
                 price = unpriced(account.provider.name, model)
             if price is not None:
                 found.append(price)
@@ -178,6 +182,7 @@ class Catalogue(Stock):
             context_tokens=price.context_window,
             quality_tier=facts.tier,
             capabilities=facts.can,
+            embeds=price.max_output_tokens == 0,
             priority=account.priority,
             weight=account.weight,
             lets_go=account.lets_go,

@@ -87,6 +87,7 @@ def parse_embeddings(body: bytes) -> ChatAsk:
         extra_output_bytes=0,
         body=body,
         payers=payers,
+        embeds=True,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from faucet.gateway.admit import Caller, Feature
@@ -12,12 +13,11 @@ from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire
 from faucet.providers.facts import facts_of
-from faucet.rating.price import PricePlan
+from faucet.rating.price import Price, PricePlan, Tier
 from faucet.routing.policy import MODE_OF, Need, RoutePolicy
 from faucet.terms import Payer
 
 _NO_NEED = Need()
-_AT_COST = PricePlan()
 _ANY = RoutePolicy()
 
 
@@ -27,7 +27,10 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
     caller = world.admission.recall(bearer) or await world.admission.find(bearer)
     world.limit(exchange, caller)
     feature = await _feature(world, caller)
-    policy, plan = (_ANY, _AT_COST) if feature is None else (feature.policy, feature.plan)
+    if feature is None:
+        policy, plan = _ANY, _dearest(await world.admission.features(caller))
+    else:
+        policy, plan = feature.policy, feature.plan
     stock = world.catalogue if feature is None else await world.stock(caller, feature)
     shown = [told for model in _names(stock, policy) if (told := _told(stock, policy, plan, model)) is not None]
     if wanted is None:
@@ -40,13 +43,19 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
 
 
 async def _feature(world: World, caller: Caller) -> Feature | None:
-    """The session's feature; None where it has several: then all models are shown, at cost."""
+    """The session's feature; None where it has several: then all models are shown, at the price of the dearest."""
     try:
         return await world.admission.feature(caller, None)
     except Refusal as refusal:
         if refusal.code != "invalid_request":
             raise
         return None
+
+
+def _dearest(features: Mapping[str, Feature]) -> PricePlan:
+    """What the app's features ask for at most beyond cost, fixed prices left out, which only their own sessions see."""
+    plans = [feature.plan for feature in features.values() if feature.plan.fixed_price_e8 is None]
+    return max(plans, key=lambda plan: plan.markup_bps, default=PricePlan())
 
 
 def _names(stock: Stock, policy: RoutePolicy) -> list[str]:
@@ -88,8 +97,8 @@ def _route(product: Product, plan: PricePlan) -> dict[str, Any]:
     return told | {"pricing": _pricing(product, plan)}
 
 
-def _pricing(product: Product, plan: PricePlan) -> dict[str, str]:
-    """What the session pays by this route: per token and per request."""
+def _pricing(product: Product, plan: PricePlan) -> dict[str, Any]:
+    """What the session pays by this route: per token and per request, and what else under which conditions."""
     price, fixed_e8 = product.price, plan.fixed_price_e8
     if product.payer is Payer.BYOK:
         # The provider's own bill is between it and the end user; here there is the fee, and nothing else.
@@ -101,11 +110,29 @@ def _pricing(product: Product, plan: PricePlan) -> dict[str, str]:
         scaled = e8_per_m * (10_000 + plan.markup_bps) if fixed_e8 is None else 0
         return f"{scaled // 10**18}.{scaled % 10**18:018d}".rstrip("0").rstrip(".") or "0"
 
-    return {
-        "currency": "USD",
-        "prompt": per_token(price.input_e8_per_m),
-        "input_cache_read": per_token(price.cached_read_e8_per_m),
-        "input_cache_write": per_token(price.cached_write_e8_per_m),
-        "completion": per_token(price.output_e8_per_m),
-        "request": to_wire(price.request_e8 * (10_000 + plan.markup_bps) // 10_000 if fixed_e8 is None else fixed_e8),
-    }
+    def figures(prices: Price | Tier) -> dict[str, str]:
+        told = {
+            "prompt": per_token(prices.input_e8_per_m),
+            "input_cache_read": per_token(prices.cached_read_e8_per_m),
+            "input_cache_write": per_token(prices.cached_write_e8_per_m),
+            "completion": per_token(prices.output_e8_per_m),
+        }
+        if prices.reasoning_e8_per_m is not None:
+            told["internal_reasoning"] = per_token(prices.reasoning_e8_per_m)
+        return told
+
+    request_e8 = price.request_e8 * (10_000 + plan.markup_bps) // 10_000 if fixed_e8 is None else fixed_e8
+    told: dict[str, Any] = {"currency": "USD", **figures(price), "request": to_wire(request_e8)}
+    if price.tiers and fixed_e8 is None:
+        told["tiers"] = [_conditions(tier) | figures(tier) for tier in price.tiers]
+    return told
+
+
+def _conditions(tier: Tier) -> dict[str, Any]:
+    """When a tier's prices take the place of the others; the last whose conditions hold counts."""
+    told: dict[str, Any] = {}
+    if tier.above_input_tokens:
+        told["above_input_tokens"] = tier.above_input_tokens
+    if tier.from_minute is not None:
+        told |= {"from_minute": tier.from_minute, "until_minute": tier.until_minute}
+    return told

@@ -26,6 +26,8 @@ LIKELY_OUTPUT_TOKENS = 500
 """What an answer is expected to have, where a bound doesn't say less."""
 NARROWED_MAX = 10_000
 _NO_NEED = Need()
+_VECTORS = Need(embeds=True)
+"""Its size says nothing: a window is for each of many inputs."""
 
 
 class Chosen(msgspec.Struct):
@@ -41,6 +43,8 @@ def need_of(ask: ChatAsk, feature: Feature) -> Need:
     """What a request that leaves the model to us needs, in steps of two, so that alike requests share a route."""
     if ask.model is not None:
         return _NO_NEED
+    if ask.embeds:
+        return _VECTORS
     bound = ask.max_tokens or feature.max_output_tokens or LIKELY_OUTPUT_TOKENS
     return Need(
         _step(ask.body_bytes // LIKELY_BYTES_PER_TOKEN),

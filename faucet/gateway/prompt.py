@@ -134,5 +134,5 @@ def chat_ask(feature: Feature, ask: ChatAsk) -> ChatAsk:
     fields["messages"] = msgspec.Raw(_encode(standing)[:-1] + b"," + given[1:])
     longer = parse_chat(_encode(fields))
     # Whose words for us were taken out of `fields` is known from before.
-    longer.feature_key = ask.feature_key
+    longer.feature_key, longer.payers = ask.feature_key, ask.payers
     return longer

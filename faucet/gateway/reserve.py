@@ -219,6 +219,10 @@ class _Bid:
         kept = [product for product in self.products if self._ceiling_of(product) <= most_e8]
         if len(kept) == len(self.products):
             return False
+        self._keep_only(kept)
+        return True
+
+    def _keep_only(self, kept: list[Product]) -> None:
         self.passed_over = self.passed_over + [
             PassedOver(product.payer, Why.TOO_DEAR, product.provider.name, product.price.model)
             for product in self.products
@@ -226,7 +230,6 @@ class _Bid:
         ]
         self.products = kept
         self.amount_e8 = self._ceiling()
-        return True
 
     def _fit_budgets(self) -> None:
         """Shorten answers to what keys' budgets pay for, or do without those keys. Raises Refusal `budget_exceeded`.
@@ -326,16 +329,28 @@ class _Bid:
         self.amount_e8 = self._ceiling()
 
     async def fit_to_price(self, price_e8: int) -> None:
-        """Shorten the answer to what a fixed price pays for, so that nobody sells below cost. Raises Refusal."""
-        if self.amount_e8 <= price_e8:
+        """Shorten the answer to what a fixed price pays for, so that nobody sells below cost. Raises Refusal.
+
+        Whose own key answers pays the fee instead, whatever the price is.
+        """
+        if not self._is_sold_above(price_e8):
             return
         self.drop_dearer()
-        if self.amount_e8 <= price_e8 or self.shrink_to(price_e8):
+        if not self._is_sold_above(price_e8) or self.shrink_to(price_e8):
             return
         await self.count_input()
-        if self.amount_e8 > price_e8 and not self.shrink_to(price_e8):
+        if self._is_sold_above(price_e8) and not self.shrink_to(price_e8):
+            own = [product for product in self.products if product.payer is Payer.BYOK]
+            if own:
+                self._keep_only(own)
+                return
             field = self.ask.max_tokens_field or "messages"
             raise field_error(field, "this feature's fixed price does not pay for a request of this size")
+
+    def _is_sold_above(self, price_e8: int) -> bool:
+        """Whether an answer that we or the developer pay for could cost more."""
+        sold = [product for product in self.products if product.payer is not Payer.BYOK]
+        return any(self._ceiling_of(product) > price_e8 for product in sold)
 
     def shrink_to(self, room_e8: int) -> bool:
         """Shrink the output limit to what `room_e8` pays for; False where that is too little or not allowed."""

@@ -76,6 +76,8 @@ class ChatAsk(msgspec.Struct):
     body: bytes
     payers: tuple[Payer, ...] | None = None
     """Whom the caller would like to pay, in this order; whether that may be, the policy says."""
+    embeds: bool = False
+    """Whether vectors are asked for."""
     sensitive: tuple[str, ...] = ()
     """Values of this request that are personal because its feature says so, whatever they look like."""
 

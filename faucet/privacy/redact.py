@@ -31,6 +31,7 @@ _LEFT = frozenset(
     " signature encrypted_content".split()
 )
 """Parts of a message that stay as they are: images, sound and files, and what names or signs something."""
+_NONE_LEFT: frozenset[str] = frozenset()
 
 _BY_CONTEXT = frozenset({Kind.PHONE, Kind.SECRET, Kind.CARD, Kind.US_SSN, Kind.CN_ID, Kind.ADDRESS})
 """Kinds that are sometimes found by the words around a value."""
@@ -87,7 +88,14 @@ class Redactor:
         # First what is the same in every turn, then the conversation: numbers stay what they were.
         for name in sorted(read, key=lambda name: (name not in SCHEMAS, name != "messages")):
             value = read[name]
-            made[name] = msgspec.Raw(_encode(self._described(value) if name in SCHEMAS else self._walked(value, name)))
+            if name in SCHEMAS:
+                value = self._described(value)
+            elif name == "metadata" and isinstance(value, dict):
+                # The caller's own words about a request have no types and ids of the wire's.
+                value = self._walked({self.redact_text(key): each for key, each in value.items()}, name, _NONE_LEFT)
+            else:
+                value = self._walked(value, name)
+            made[name] = msgspec.Raw(_encode(value))
         return made
 
     def _left_over(self, made: Mapping[str, msgspec.Raw]) -> dict[str, Kind]:
@@ -154,7 +162,7 @@ class Redactor:
         self._back = None
         return name
 
-    def _walked(self, value: Any, name: str, inside: str = "") -> Any:
+    def _walked(self, value: Any, name: str, left: frozenset[str] = _LEFT) -> Any:
         """A value in which people and programs write, with every text of it redacted."""
         if isinstance(value, str):
             if value[:64].lstrip()[:1] in ("{", "["):
@@ -167,10 +175,12 @@ class Redactor:
                 return value
             for key, each in value.items():
                 # The name of a function is the app's; that of a speaker is a person's.
-                if key not in _LEFT and not (key == "name" and name in ("function", "custom", "function_call")):
-                    value[key] = self._walked(each, key)
+                if key == "file" and isinstance(each, dict) and isinstance(each.get("filename"), str):
+                    each["filename"] = self.redact_text(each["filename"])
+                elif key not in left and not (key == "name" and name in ("function", "custom", "function_call")):
+                    value[key] = self._walked(each, key, left)
         elif isinstance(value, list):
-            value[:] = [self._walked(each, name) for each in value]
+            value[:] = [self._walked(each, name, left) for each in value]
         elif type(value) is int and (value >= 1_000_000 or self._known):
             return self._number(value, name)
         return value

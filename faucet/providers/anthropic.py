@@ -54,8 +54,8 @@ BUDGETS = {"low": 1024, "medium": 4096, "high": 16_384, "xhigh": 32_768, "max": 
 """Tokens of thinking for models that want a number."""
 BUDGET_LEAST = 1024
 _NAMED = re.compile(r"claude-(?:(\d+)(?:-(\d{1,2}))?-[a-z]+|[a-z]+-(\d+)(?:-(\d{1,2}))?)(?![0-9])")
-_SAYS_UNPAID = b"credit balance is too low"
-"""How an account without money is told, under status 400."""
+_SAYS_UNPAID = "Your credit balance is too low"
+"""How an account without money is told, under status 400: the text begins so, and repeats nobody's words before it."""
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
 
@@ -127,14 +127,14 @@ class Anthropic:
 
     def failure(self, body: bytes) -> bytes:
         """An error's message and kind, nothing else of it; nothing at all where it is about our account."""
-        if _SAYS_UNPAID in body:
-            return b'{"error":{"type":"billing_error"}}'
         kind, text = "api_error", "the provider failed"
         try:
             error = decode(body)["error"]
             kind, text = str(error["type"]), str(error["message"])
         except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
             pass
+        if text.startswith(_SAYS_UNPAID):
+            return b'{"error":{"type":"billing_error"}}'
         return error_object(text, kind)
 
     def embeddings(self, fields: Fields, model: str) -> Call:

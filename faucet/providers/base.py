@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -102,6 +103,8 @@ class Provider:
     """Whether usage has to be asked for in streams, and may be."""
     one_choice: bool = False
     """Whether it gives one choice only, whatever `n` says."""
+    answers_as: str | None = None
+    """The one model that its address leads to, whatever model is asked for."""
     bills_apart: tuple[str, ...] = ()
     """Fields that it bills for beside tokens, or by which another model may answer."""
 
@@ -142,5 +145,16 @@ class Attempt:
 RETRYABLE_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 KEY_STATUS = frozenset({401, 402, 403})
 """Statuses that speak about the account: its key is wrong, barred or out of credit."""
+_KEY_INVALID = re.compile(rb'"reason"\s*:\s*"API_KEY_INVALID"')
+
+
+def says_key_invalid(body: bytes) -> bool:
+    """Whether it is Google's way to refuse a key, under status 400. Nobody's words can say so: in a text of JSON their
+    quotes are escaped."""
+    return _KEY_INVALID.search(body) is not None
+
+
 CALLER_STATUS = frozenset({400, 404, 413, 415, 422})
 """Statuses that speak about the request itself: the caller can act on them."""
+NOT_THERE = 404
+"""The one of them that another account may answer otherwise: this one may not have the model."""

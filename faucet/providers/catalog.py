@@ -148,6 +148,7 @@ def provider_for(
         only_limit_field=entry.only_limit_field,
         stream_options=entry.stream_options,
         one_choice=entry.one_choice,
+        answers_as=_deployment(entry, base_url),
         bills_apart=entry.bills_apart,
     )
 
@@ -166,12 +167,18 @@ def _path(entry: Entry, path: str, v1_path: str, base_url: str | None) -> bytes:
     """A path of the provider. An Azure address may name the one deployment that it is for, or the newer API."""
     if entry.wire == "azure" and base_url is not None:
         given = urlsplit(base_url).path
-        if _AZURE_DEPLOYMENT in given:
-            deployment = given.partition(_AZURE_DEPLOYMENT)[2].partition("/")[0]
+        deployment = _deployment(entry, base_url)
+        if deployment is not None:
             path = path.replace("{model}", deployment)
         elif given.rstrip("/").endswith(_AZURE_V1):
             path = _AZURE_V1 + v1_path
     return path.encode("ascii")
+
+
+def _deployment(entry: Entry, base_url: str | None) -> str | None:
+    """The one deployment that an Azure address is for, if it names one."""
+    given = "" if base_url is None or entry.wire != "azure" else urlsplit(base_url).path
+    return given.partition(_AZURE_DEPLOYMENT)[2].partition("/")[0] or None
 
 
 def read_catalog(text: str) -> dict[str, Entry]:

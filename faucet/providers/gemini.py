@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from faucet.kit.events import EventSplitter, EventTooLong, payload
-from faucet.providers.base import Call, Unreadable, path_of
+from faucet.providers.base import Call, Unreadable, path_of, says_key_invalid
 from faucet.providers.chat_words import (
     UNREADABLE,
     Chunks,
@@ -49,7 +49,6 @@ BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24_57
 """Tokens of thinking for models before the third generation."""
 LEVELS = {"none": "minimal", "minimal": "minimal", "low": "low", "medium": "medium", "high": "high"}
 _GENERATION = re.compile(r"gemini-(\d+)")
-_SAYS_INVALID = b"API_KEY_INVALID"
 
 
 class Gemini:
@@ -93,7 +92,7 @@ class Gemini:
 
     def failure(self, body: bytes) -> bytes:
         """An error's message and status, nothing else of it; nothing at all where it is about our key."""
-        if _SAYS_INVALID in body:
+        if says_key_invalid(body):
             return b'{"error":{"type":"authentication_error"}}'
         kind, text = "INTERNAL", "the provider failed"
         try:

@@ -10,13 +10,12 @@ from enum import StrEnum
 
 from faucet.kit.secret import Secret
 from faucet.kit.upstream import Deadlines, Endpoint, Pool, UpstreamError
+from faucet.providers.base import says_key_invalid
 from faucet.providers.catalog import Entry
 
 DEADLINES = Deadlines(connect=3, first_byte=5, idle=5, total=8)
 AT_ONCE_MAX = 32
 REPLY_BYTES_MAX = 64 << 10
-_SAYS_INVALID = b"API_KEY_INVALID"
-"""How Google puts it, under status 400."""
 
 
 class Verdict(StrEnum):
@@ -47,7 +46,7 @@ class Prober:
                     endpoint, b"GET", provider.question.encode(), provider.header_block(secret), b"", DEADLINES
                 )
                 try:
-                    says_invalid = response.status == 400 and _SAYS_INVALID in await response.read()
+                    says_invalid = response.status == 400 and says_key_invalid(await response.read())
                 finally:
                     response.cancel()
         except UpstreamError as problem:

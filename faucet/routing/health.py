@@ -13,6 +13,10 @@ from enum import Enum
 
 SAMPLES = 64
 """Times to the first byte that are remembered."""
+OLD_SECONDS = 60.0
+"""Where no answer came for so long, what was seen before says little of how fast the next one will be."""
+AGAIN_SECONDS = 2.0
+"""Then one request finds out, and if it doesn't, another so much later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Circuit:
         "_open_for",
         "_rules",
         "_since",
+        "_timed",
         "_times",
         "_trial_until",
         "_trials_left",
@@ -73,6 +78,7 @@ class Circuit:
         self._trials_left = 0
         self._trial_until = 0.0
         self._times: deque[int] = deque(maxlen=SAMPLES)
+        self._timed = 0.0
 
     def is_down(self, now: float) -> bool:
         """Whether it should be asked last; where its time is over, whoever is told no has the trial."""
@@ -87,9 +93,14 @@ class Circuit:
         self._trial_until = now + self._rules.trial_seconds
         return False
 
-    def answered(self, now: float, first_byte_ms: int) -> None:
-        """It began to answer."""
-        self._times.append(first_byte_ms)
+    def answered(self, now: float, first_byte_ms: int | None) -> None:
+        """It began to answer; None where it only said what is wrong with the request, which says nothing of how fast
+        its answers are."""
+        if first_byte_ms is not None:
+            if now - self._timed > OLD_SECONDS - AGAIN_SECONDS:
+                self._times.clear()
+            self._times.append(first_byte_ms)
+            self._timed = now
         self._in_a_row = 0
         if self.state is State.CLOSED:
             if now - self._since > self._rules.window_seconds / 2:
@@ -125,6 +136,10 @@ class Circuit:
         elif self.state is State.CLOSED and self._is_sick():
             self._open(now, self._open_for)
 
+    def left(self) -> None:
+        """Who asked did not wait for the answer: if that was a trial, another may have it."""
+        self._trial_until = 0.0
+
     def bar(self, now: float, seconds: float, code: str) -> None:
         """Ask it last for so long, whatever its past: its key was refused."""
         self.last_error = code
@@ -134,6 +149,17 @@ class Circuit:
         """The observed time to the first byte that so many percent of answers were not slower than; 0 if unknown."""
         times = sorted(self._times)
         return times[min(len(times) - 1, len(times) * percent // 100)] if times else 0
+
+    def likely_ms(self, now: float) -> int:
+        """What it is compared with others by: the median and the tail, for one answer in twenty that hangs is not fast.
+
+        It is 0 where nobody knows, and once in a while where what is known is old: whoever asks then finds out, so that
+        one which was slow once is not slow for ever.
+        """
+        if self._times and now - self._timed > OLD_SECONDS:
+            self._timed = now - OLD_SECONDS + AGAIN_SECONDS
+            return 0
+        return self.percentile_ms(50) + self.percentile_ms(95)
 
     @property
     def samples(self) -> int:

@@ -44,6 +44,8 @@ class Offer:
     """1 is the least; 0 where nobody has judged it."""
     capabilities: frozenset[str] | None = None
     """None where nobody knows."""
+    embeds: bool = False
+    """Whether it makes vectors, and can't answer."""
     priority: int = 100
     """Lower goes first, whatever it costs."""
     weight: int = 1
@@ -61,7 +63,8 @@ class Offer:
     def suffices(self, need: Need, quality_tier: int) -> bool:
         """Whether the model can do what is needed, as far as anybody knows."""
         return (
-            need.input_tokens + need.output_tokens <= self.context_tokens
+            self.embeds is need.embeds
+            and need.input_tokens + need.output_tokens <= self.context_tokens
             and (self.capabilities is None or need.capabilities <= self.capabilities)
             and quality_tier <= self.quality_tier
         )
@@ -207,10 +210,11 @@ def _ordered(policy: RoutePolicy, model: str | None, found: list[Offer], need: N
             return (offer.priority, latency(offer))
         if model is not None:
             return (offer.priority,)
+        # The manifest's own order of models is its preference, unless it says how to choose among them.
+        cost_e8 = 0 if policy.models and not policy.by_price else offer.expected_e8(need)
         if policy.choice is Choice.QUALITY:
-            return (offer.priority, -offer.quality_tier, 0 if policy.models else offer.expected_e8(need))
-        # The manifest's own order of models is its preference.
-        return (offer.priority, 0 if policy.models else offer.expected_e8(need))
+            return (offer.priority, -offer.quality_tier, cost_e8)
+        return (offer.priority, cost_e8)
 
     ranked = sorted(found, key=by_choice)
     # Credentials for the same thing come together, where the first of them is.

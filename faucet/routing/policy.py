@@ -36,6 +36,8 @@ class RoutePolicy:
     models: tuple[str, ...] = ()
     """The only models that may answer, in order of preference; empty means all that there are."""
     choice: Choice = Choice.CHEAPEST
+    by_price: bool = False
+    """Whether the cheapest of `models` goes first, and not the one that is named first."""
     quality_tier: int = 0
     """The least tier of a model that `auto` may choose; 0 means any."""
     provider_fallback: bool = True
@@ -55,3 +57,5 @@ class Need:
     input_tokens: int = 0
     output_tokens: int = 0
     capabilities: frozenset[str] = frozenset()
+    embeds: bool = False
+    """Whether vectors are asked for, and no answer."""

@@ -62,6 +62,8 @@ class Policy:
     model_policy: str = "cheapest_sufficient"
     models: tuple[str, ...] = ()
     """The only models that may answer, in order of preference; empty means all that are for sale."""
+    by_price: bool = False
+    """Whether `cheapest_sufficient` was said of `models`; unsaid, the first that suffices answers."""
     quality_tier: int = 0
     """The least tier of a model that `auto` may choose, 1 to 5; 0 means any."""
     provider_fallback: bool = True
@@ -76,6 +78,7 @@ class Policy:
             payers=tuple(PAYER_OF[route] for route in self.routes),
             models=self.models,
             choice=Choice(self.model_policy),
+            by_price=self.by_price,
             quality_tier=self.quality_tier,
             provider_fallback=self.provider_fallback,
         )
@@ -129,6 +132,10 @@ def parse_policy(policy: object) -> Policy:
         if "models" in values:
             raise ValueError("policy.models: model_policy.candidates says the same; keep one of them")
         values |= {"models": candidates.models, "model_policy": candidates.model_policy}
+    stated = policy.get("model_policy", {})
+    by_price = not isinstance(stated, Mapping) or "order" in stated
+    if by_price and values.get("models") and values.get("model_policy") == Choice.CHEAPEST:
+        values["by_price"] = True
     return Policy(routes=_routes(policy, values.get("privacy")), **values)
 
 

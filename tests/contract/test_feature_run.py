@@ -247,3 +247,34 @@ def test_of_a_fixed_price_a_broken_answer_pays_its_cost_only(
     event = world.event(hold_of(reply))
     assert event is not None and event["outcome"] == 2
     assert event["retail_e8"] == event["cost_e8"] > 0 and event["channel_e8"] == 0
+
+
+def test_a_hint_about_the_payer_survives_the_standing_prompt(
+    features: Features, world: World, gateway: Gateway, rich: EndUser
+) -> None:
+    """Lost: an end user who wants to pay with a key of their own only is charged for the platform's answer."""
+    key = features.add({"route_preference": "byok_first"}, prompt=PROMPT)
+    run(gateway, rich, key, {"input": {"question": "Where?"}})
+    before = len(world.events_of(rich))
+    refused = ask(gateway, rich.bearer, chat(model=f"auto:{key}", metadata={"route_mode": "byok"}))
+    assert (refused.status, refused.code) == (503, "no_available_route")
+    assert len(world.events_of(rich)) == before
+
+
+def test_models_are_never_shown_cheaper_than_they_are(
+    features: Features, world: World, gateway: Gateway, rich: EndUser
+) -> None:
+    """Lost: a session of an app with several features sees what models cost us, and is charged more."""
+    world.books.rows("update session set feature_id = null where id = %s", rich.tenant.session)
+    headers = {"authorization": f"Bearer {rich.bearer}"}
+
+    def prompt_price() -> str:
+        told: str = request(gateway, "GET", "/v1/models/mock-small", None, headers).json["pricing"]["prompt"]
+        return told
+
+    alone = prompt_price()
+    key = features.add(
+        pricing={"mode": "usage_markup", "markup_percent": 100, "channel_share_bps": 4000}, prompt=PROMPT
+    )
+    run(gateway, rich, key, {"input": {"question": "Where?"}})  # it is known now
+    assert (alone, prompt_price()) == ("0.000000195", "0.0000003")

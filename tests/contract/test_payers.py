@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +88,21 @@ def test_an_explicit_fee_is_all_that_a_byok_answer_costs(opener: Gateway, keys: 
     assert ask(opener, user.bearer, chat()).status == 200
     broke = ask(opener, user.bearer, chat())
     assert (broke.status, broke.code) == (402, "insufficient_balance")
+
+
+def test_a_fixed_price_is_no_bound_of_a_byok_fee(opener: Gateway, keys: KeysWorld, world: World) -> None:
+    """Lost: whoever brings a key is told that the price, which isn't theirs, does not pay for their request."""
+    app = keys.app(routes="byok_first")
+    pricing = {"mode": "fixed_price", "fixed_price_usd": "0.00001", "explicit_gateway_fee_usd": "0.001"}
+    world.books.rows("update feature set pricing = %s where id = %s", json.dumps(pricing), app.feature)
+    world.announce()
+    for lets_go in (False, True):
+        user = keys.end_user(app)
+        keys.key(user, lets_go=lets_go)
+        note = answered(ask(opener, user.bearer, chat("word " * 2000)), "byok")
+        assert (note["price_usd"], note["fee_usd"]) == ("0.00100000", "0.00100000")
+    nobodys = ask(opener, keys.end_user(app).bearer, chat("word " * 2000))
+    assert (nobodys.status, nobodys.code) == (400, "invalid_request")
 
 
 def test_a_developer_key_earns_cost_and_share(opener: Gateway, keys: KeysWorld, world: World) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from books import Tenant
-from gateway_world import EndUser, Gateway, Mock, Reply, World, ask, chat, request
+from gateway_world import EndUser, Gateway, Mock, Reply, World, ask, chat, request, wait_for
 from keys_world import SETTINGS, KeysWorld
 
 from faucet.kit.ids import uuid7
@@ -133,3 +134,36 @@ def test_models_say_who_pays(opener: Gateway, keys: KeysWorld) -> None:
     assert seen["mock-large"]["context_length"] == 128_000 and seen["mock-large"]["quality_tier"] == 3
     assert "own-model" not in models(poor)
     assert [one["route_mode"] for one in models(poor)["mock-small"]["routes"]] == ["platform"]
+
+
+def test_models_show_every_price_that_may_be_charged(opener: Gateway, keys: KeysWorld, world: World) -> None:
+    """Lost: a long prompt, one at noon, or thinking costs more than any price that could be seen before."""
+    tier = {
+        "input_e8_per_m": 400_000_000,
+        "cached_read_e8_per_m": 40_000_000,
+        "cached_write_e8_per_m": 400_000_000,
+        "output_e8_per_m": 800_000_000,
+        "reasoning_e8_per_m": None,
+    }
+    tiers = [tier | {"above_input_tokens": 200_000}, tier | {"from_minute": 60, "until_minute": 30}]
+    world.books.rows(
+        "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
+        " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, reasoning_e8_per_m, image_tokens_max, tiers,"
+        " effective_from, source, status) values ('mock', 'mock-tiers', 'words', 1000000, 4096, 200000000, 20000000,"
+        " 200000000, 400000000, 600000000, 0, %s, '2026-01-01', 'x', 'confirmed')",
+        json.dumps(tiers),
+    )
+    world.announce()
+    user = keys.end_user(keys.app(routes="platform_pool"))
+    headers = {"authorization": f"Bearer {user.bearer}"}
+
+    def told() -> Any:
+        reply = request(opener, "GET", "/v1/models/mock-tiers", None, headers)
+        return reply.json.get("pricing") if reply.status == 200 else None
+
+    pricing = wait_for(told, 30)
+    assert (pricing["prompt"], pricing["completion"]) == ("0.0000026", "0.0000052")
+    assert pricing["internal_reasoning"] == "0.0000078"
+    long, night = pricing["tiers"]
+    assert (long["above_input_tokens"], long["prompt"]) == (200_000, "0.0000052") and "from_minute" not in long
+    assert (night["from_minute"], night["until_minute"], night["completion"]) == (60, 30, "0.0000104")

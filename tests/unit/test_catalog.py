@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from faucet.gateway.catalogue import Account, Catalogue, unpriced
+from faucet.gateway.circuits import Circuits
 from faucet.kit.config import NAMES, load_config
 from faucet.kit.secret import Secret
 from faucet.providers.base import path_of
 from faucet.providers.catalog import CATALOG, provider_for, read_catalog
 from faucet.providers.keyed import KEYED
 from faucet.providers.platform import platform_providers
+from faucet.rating.price import PriceBook
+from faucet.terms import Payer
 
 KEY = "sk-key-0123456789"
 FOREIGN_SETTINGS = {"openai_compatible"}
@@ -110,3 +117,25 @@ def test_a_models_name_stays_in_its_place() -> None:
     """Lost: a model's name chooses another path of the provider."""
     assert path_of(b"/models/{model}:x", "../files?a=b#c%") == b"/models/..%2Ffiles%3Fa%3Db%23c%25:x"
     assert path_of(b"/chat/completions", "{model}") == b"/chat/completions"
+
+
+def test_an_azure_deployment_is_one_model() -> None:
+    """Lost: whoever names a cheaper model is answered by the deployment, and pays the cheaper model's price."""
+
+    def sold(base_url: str, payer: Payer, *allowed: str) -> set[str]:
+        provider = provider_for(CATALOG["azure_openai"], Secret(KEY), base_url=base_url)
+        prices = [
+            replace(unpriced("azure_openai", model), id=number, max_output_tokens=100)
+            for number, model in enumerate(("gpt-4o", "gpt-4o-mini"), 1)
+        ]
+        catalogue = Catalogue([], PriceBook(prices), datetime(2026, 1, 1, tzinfo=UTC), Circuits())
+        shelves, _ = catalogue.shelve([Account(provider, payer, UUID(int=1), models_allowed=allowed)])
+        return set(shelves[payer].by_model) if payer in shelves else set()
+
+    root = "https://res.openai.azure.com"
+    one = f"{root}/openai/deployments/gpt-4o"
+    assert sold(root, Payer.DEVELOPER) == {"gpt-4o", "gpt-4o-mini"}
+    assert sold(one, Payer.DEVELOPER) == {"gpt-4o"} == sold(one, Payer.PLATFORM)
+    assert sold(f"{root}/openai/deployments/mine", Payer.DEVELOPER) == set()
+    assert sold(f"{root}/openai/deployments/mine", Payer.DEVELOPER, "gpt-4o") == {"gpt-4o"}
+    assert sold(one, Payer.BYOK) == {"gpt-4o", "gpt-4o-mini"}  # nothing of it is on anybody's bill here

@@ -79,3 +79,20 @@ def test_an_answer_without_placeholders_keeps_its_bytes() -> None:
     _, redactor = out("hello [EMAIL_1]")
     listed = msgspec.Raw(b'[ {"message": {"content": "[EMAIL_1]"}} ]')
     assert restored(redactor, listed) is listed
+
+
+def test_metadata_has_no_names_that_are_left_alone() -> None:
+    """Lost: an e-mail address that a caller files a request under goes to the provider, because it is called an id."""
+    metadata = {"id": MAIL, "file": MAIL, "type": MAIL, "name": MAIL, "note": MAIL}
+    ask, _ = out("Hello", metadata=metadata)
+    assert MAIL.encode() not in ask.body
+    assert set(msgspec.json.decode(ask.fields["metadata"]).values()) == {"[EMAIL_1]"}
+
+
+def test_names_of_files_and_of_metadata_are_looked_at() -> None:
+    """Lost: a person's number leaves as the name of a file, or as the name of a note."""
+    part = {"type": "file", "file": {"filename": f"{MAIL} 2.pdf", "file_data": "data:application/pdf;base64,AAAA"}}
+    messages = [{"role": "user", "content": [part]}]
+    ask, _ = out("Hello", metadata={MAIL: "x", "y": MAIL}, messages=messages)
+    assert b"anna" not in ask.body
+    assert msgspec.json.decode(ask.fields["metadata"]) == {"[EMAIL_1]": "x", "y": "[EMAIL_1]"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faucet.routing.health import SAMPLES, Circuit, Rules, State
+from faucet.routing.health import OLD_SECONDS, SAMPLES, Circuit, Rules, State
 
 RULES = Rules()
 
@@ -160,3 +160,33 @@ def test_it_never_stays_down(steps: list[tuple[float, str]]) -> None:
         assert not circuit.is_down(now)
         circuit.answered(now, 5)
     assert circuit.state is State.CLOSED
+
+
+def test_a_refused_request_says_nothing_of_how_fast_answers_are() -> None:
+    """Lost: latency_first prefers the provider that can't answer, because it says so at once."""
+    circuit = Circuit()
+    circuit.answered(0.0, 800)
+    for _ in range(SAMPLES):
+        circuit.answered(0.0, None)
+    assert circuit.percentile_ms(50) == 800 and circuit.samples == 1 and not circuit.is_down(0.0)
+
+
+def test_a_trial_that_its_client_left_is_given_to_the_next() -> None:
+    """Lost: a provider that recovered stays unused for a minute because one client hung up."""
+    circuit = Circuit()
+    failed(circuit, RULES.in_a_row)
+    assert not circuit.is_down(RULES.open_seconds) and circuit.is_down(RULES.open_seconds)
+    circuit.left()
+    assert not circuit.is_down(RULES.open_seconds)
+
+
+def test_who_was_slow_once_is_not_slow_for_ever() -> None:
+    """Lost: latency_first never again asks a provider whose first answer was slow by accident."""
+    circuit = Circuit()
+    assert circuit.likely_ms(0.0) == 0
+    circuit.answered(100.0, 900)
+    assert circuit.likely_ms(100.0 + OLD_SECONDS) == 1800
+    asked = [circuit.likely_ms(101.0 + OLD_SECONDS + second) for second in (0, 1, 1.5, 2.5, 3)]
+    assert asked == [0, 1800, 1800, 0, 1800]
+    circuit.answered(104.0 + OLD_SECONDS, 50)
+    assert circuit.likely_ms(104.0 + OLD_SECONDS) == 100

@@ -10,6 +10,7 @@ import pytest
 
 from faucet.routing.plan import ATTEMPTS_MAX, Offer, Plan, Shelf, Why, in_order, plan
 from faucet.routing.policy import Choice, Need, RoutePolicy
+from faucet.tenants.manifest import parse_policy
 from faucet.terms import Payer
 
 MILLION = 1_000_000
@@ -223,3 +224,28 @@ def test_the_matrix_of_routes() -> None:
         assert told | {payer for payer, _ in got} == set(order)  # whoever isn't in the plan is in its explanation
         cases += 1
     assert cases == len(ORDERS) * 16 * 3 * 2 == 6144
+
+
+def test_auto_never_takes_what_makes_vectors_for_what_answers() -> None:
+    """Lost: a chat goes to the model of embeddings, which is the cheapest there is, and fails."""
+    vectors, talks = offer("p", "vectors", 1, embeds=True), offer("p", "talks", 5)
+    shelf = {Payer.PLATFORM: Shelf({"vectors": [vectors], "talks": [talks]}, [vectors, talks])}
+    for models in ((), ("vectors", "talks")):
+        policy = RoutePolicy(models=models)
+        assert names(plan(policy, None, shelf, SOME)) == [("p", "talks")]
+        assert names(plan(policy, None, shelf, Need(embeds=True))) == [("p", "vectors")]
+
+
+@pytest.mark.parametrize(
+    ("policy", "first"),
+    [
+        ({"models": ["large", "small"]}, "large"),
+        ({"models": ["large", "small"], "model_policy": "cheapest_sufficient"}, "small"),
+        ({"model_policy": {"candidates": ["large", "small"]}}, "large"),
+        ({"model_policy": {"candidates": ["large", "small"], "order": "cost"}}, "small"),
+        ({"model_policy": "cheapest_sufficient"}, "small"),
+    ],
+)
+def test_the_cheapest_of_a_list_where_the_manifest_says_so(policy: dict[str, object], first: str) -> None:
+    """Lost: a manifest says `order: cost`, and the dearest answers because it was named first."""
+    assert names(plan(parse_policy(policy).routing, None, PLATFORM, SOME))[0][1] == first
