@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Annotated
 from uuid import UUID
@@ -45,6 +46,7 @@ class DeveloperToken:
     developer_id: UUID
     token_id: UUID
     scopes: frozenset[str]
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class DeveloperScope:
     actor: Actor
     scopes: frozenset[str] | None = None
     """What the caller's token allows; None for staff, who may do everything."""
+    expires_at: datetime | None = None
+    """When the caller's token ends, if it does."""
 
     def owner(self, named: UUID | None) -> UUID:
         """The developer whom something is made for: the caller's own, or the one that staff names.
@@ -135,16 +139,16 @@ async def principal(request: Request, world: World) -> Principal:
         token = await tokens.resolve(t, bearer, now=now)
         world.count(token.id)
         await tokens.touch(t, token, now=now)
-    return DeveloperToken(token.developer_id, token.id, frozenset(token.scopes))
+    return DeveloperToken(token.developer_id, token.id, frozenset(token.scopes), token.expires_at)
 
 
 def scope_of(caller: Principal, scope: str) -> DeveloperScope:
     """Whose rows the caller may have under this scope. Raises Refusal `forbidden` where its token lacks it."""
     match caller:
-        case DeveloperToken(developer_id, token_id, scopes):
+        case DeveloperToken(developer_id, token_id, scopes, expires_at):
             if scope not in scopes:
                 raise Refusal("forbidden", f"this token lacks the scope {scope}")
-            return DeveloperScope(developer_id, Actor("developer_token", str(token_id)), scopes)
+            return DeveloperScope(developer_id, Actor("developer_token", str(token_id)), scopes, expires_at)
         case DeveloperAdmin():
             return DeveloperScope(None, Actor("developer_admin"))
         case Operator():

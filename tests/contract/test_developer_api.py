@@ -85,6 +85,23 @@ def test_a_token_gives_only_scopes_that_it_has(world: ApiWorld) -> None:
     refused(world.operator.post(TOKENS, json={"name": "x", "scopes": ["developer:apps:read"]}), 400, "invalid_request")
 
 
+def test_a_token_gives_only_the_time_that_it_has(world: ApiWorld) -> None:
+    """Lost: a token that was stolen for an hour makes itself another one that never ends."""
+    developer = world.developer()
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    ask = {"name": "x", "scopes": ["developer:tokens:write"]}
+    short = ok(developer.http.post(TOKENS, json=ask | {"expires_at": end.isoformat()}), 201)
+    thief = world.client(short["token"])
+    later = (end + timedelta(seconds=1)).isoformat()
+    error = refused(thief.post(TOKENS, json=ask | {"expires_at": later}), 403, "forbidden")
+    assert "more time" in error["message"]
+    assert ok(thief.post(TOKENS, json=ask), 201)["item"]["expires_at"] == short["item"]["expires_at"]
+    sooner = (end - timedelta(minutes=1)).isoformat()
+    made = ok(thief.post(TOKENS, json=ask | {"expires_at": sooner}), 201)
+    assert made["item"]["expires_at"] < short["item"]["expires_at"]
+    assert "expires_at" not in ok(developer.http.post(TOKENS, json=ask), 201)["item"]
+
+
 ROUTES = [
     ("GET", TOKENS, "developer:tokens:read"),
     ("POST", TOKENS, "developer:tokens:write"),
