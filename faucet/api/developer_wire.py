@@ -236,10 +236,6 @@ class FeatureVersionItem(Reply):
     created_at: Moment
 
 
-class FeatureVersions(Reply):
-    items: list[FeatureVersionItem]
-
-
 # ── operations, usage ──
 
 

@@ -155,7 +155,3 @@ class SwitchItem(Reply):
     reason: str
     thrown_by: str
     thrown_at: Moment
-
-
-class SwitchList(Reply):
-    items: list[SwitchItem]
