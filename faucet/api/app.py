@@ -36,6 +36,7 @@ from faucet.api import (
     tokens,
     wallets,
 )
+from faucet.api.document import complete
 from faucet.api.edge import Edge
 from faucet.api.errors import respond
 from faucet.api.health import SERVICE
@@ -78,7 +79,7 @@ _ROUTES = (
     docs,
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorReply, "description": "Refused; the envelope says why."},
+    "4XX": {"model": ErrorReply, "description": "Whatever else HTTP may refuse: a method, a head that is too large."},
     "5XX": {"model": ErrorReply, "description": "Something failed that is not the caller's doing."},
 }
 
@@ -133,7 +134,7 @@ def openapi_document() -> dict[str, Any]:
 
 
 def _assemble(lifespan: Any) -> FastAPI:
-    app = FastAPI(
+    app = _App(
         title="ModelFaucet Control API",
         version="2.0.0",
         description="Sessions, wallets, reports. Money is a decimal string of eight places.",
@@ -151,6 +152,15 @@ def _assemble(lifespan: Any) -> FastAPI:
     for kind in (Refusal, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
     return app
+
+
+class _App(FastAPI):
+    """FastAPI's app, whose document has all errors and an example of each body."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = complete(super().openapi())
+        return self.openapi_schema
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
