@@ -243,6 +243,22 @@ def test_a_feature_s_versions(world: ApiWorld, books: Books) -> None:
     refused(developer.http.delete(f"{path}/none"), 404, "feature_not_found")
 
 
+def test_a_word_that_was_probably_meant(world: ApiWorld) -> None:
+    """Lost: who writes `modles` over the API is not told what is wrong, and a long word fills the answer."""
+    developer = world.developer()
+    path = f"{APPS}/{developer.app()['public_app_id']}/features"
+    ask: Json = {"feature_key": "reply", "display_name": "R"}
+    for change, said in (
+        ({"policy": {"modles": ["a"]}}, "policy.modles: unknown word; did you mean `models`?"),
+        ({"pricing": {"markup": 3}}, "pricing.markup: unknown word; did you mean `markup_percent`?"),
+        ({"prompt": {"usr": "x"}}, "prompt.usr: unknown word; did you mean `user`?"),
+        ({"policy": {"max_output_tokens": 10**12}}, "policy.max_output_tokens: must be a whole number from 1 to "),
+    ):
+        assert refused(developer.http.post(path, json=ask | change), 400, "invalid_request")["message"].startswith(said)
+    long = refused(developer.http.post(path, json=ask | {"pricing": {"x" * 90_000: 1}}), 400, "invalid_request")
+    assert len(str(long)) < 2_000
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
