@@ -33,6 +33,7 @@ from faucet.api import (
     reports,
     sessions,
     signing_keys,
+    spend_limits,
     tokens,
     wallets,
 )
@@ -73,6 +74,7 @@ _ROUTES = (
     operations,
     developers,
     adjustments,
+    spend_limits,
     prices,
     platform_keys,
     control,

@@ -36,6 +36,8 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "credit_test_balance": ("conflict",),
     "confirm_price": ("conflict",),
     "reject_price": ("conflict",),
+    "set_spend_limit": ("not_found",),
+    "lift_spend_limit": ("not_found",),
     "throw_kill_switch": ("conflict", "invalid_app"),
     "release_kill_switch": ("invalid_app",),
     "switch_everything_on": ("not_found",),

@@ -48,6 +48,8 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
         "public_app_id": "app_pub_demo", "external_user_id": "crm-demo-user", "feature_key": "customer_reply",
     },
     "SigningKeyAsk": {"name": "backend", "kind": "HS256"},
+    "SpendLimitAsk": {"scope": "end_user", "target": "app_support/ada", "period": "month", "limit_usd": "5.00"},
+    "SpendLimitLift": {"scope": "app", "target": "app_support", "period": "month"},
     "SwitchAsk": {"target": "app", "target_id": "app_support", "reason": "stolen token"},
     "TestCreditAsk": {"amount_usd": "10.00"},
     "TokenAsk": {"name": "ci", "scopes": ["developer:apps:read", "developer:apps:write"]},

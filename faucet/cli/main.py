@@ -20,8 +20,9 @@ from faucet.cli.developers import apps_app, developers_app, tokens_app
 from faucet.cli.doctor import doctor
 from faucet.cli.features import features_app
 from faucet.cli.levers import credentials_app, switches_app
+from faucet.cli.limits import limits_app
 from faucet.cli.manifest import manifest_app
-from faucet.cli.operate import limits_app, reconcile
+from faucet.cli.operate import reconcile
 from faucet.cli.price_sync import sync
 from faucet.cli.prices import prices_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
