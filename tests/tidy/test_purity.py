@@ -21,7 +21,7 @@ PURE = (
     "faucet/terms.py",
 )
 MAY_IMPORT = frozenset(
-    "__future__ collections collections.abc dataclasses datetime enum itertools json math msgspec phonenumbers re"
+    "__future__ collections collections.abc dataclasses datetime difflib enum itertools json math msgspec phonenumbers re"
     " typing uuid"
     " faucet.terms faucet.kit.money faucet.kit.errors faucet.kit.words".split()
 )
