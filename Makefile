@@ -1,7 +1,7 @@
 # Every verb makes what it needs first: the environment in .venv, from locked requirements. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke story-onboarding serve test check bench profile torture sim schema openapi lock clean
+.PHONY: help setup demo smoke story-onboarding story-topup story-payout serve test check bench profile torture sim schema openapi lock clean
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -34,6 +34,12 @@ smoke: setup ## check over HTTP that whole requests add up
 
 story-onboarding: setup ## onboard a developer on a fresh stack, from nothing to revenue
 	@exec $(BIN)/faucet story $(ARGS)
+
+story-topup: setup ## pay in by a real browser on a fresh stack; refund, dispute, and compare every figure
+	@exec $(PY) tests/top_up_story.py
+
+story-payout: setup ## earn, wait, and be paid out; and a payout that fails, is cancelled, or whose sender dies
+	@exec $(PY) tests/payout_story.py
 
 serve: setup ## run everything here, without the show
 	@exec $(BIN)/faucet up $(ARGS)

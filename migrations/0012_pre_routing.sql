@@ -117,9 +117,12 @@ $$;
 
 -- What models on end users' own machines answered. Nobody but the end user can vouch for it, so it moves no money;
 -- a report's id makes sending it again harmless.
+-- The new one allows more than the old one did.
+-- squawk-ignore ban-drop-constraint
 alter table usage_event drop constraint known_codes;
 alter table usage_event add constraint known_codes check (least(payer, usage_source, outcome) >= 0 and payer <= 3
     and usage_source <= 2 and outcome <= 2) not valid;
+-- squawk-ignore constraint-missing-not-valid
 alter table usage_event validate constraint known_codes;
 create table local_usage_report (
     end_user_id uuid not null references end_user (id),

@@ -139,6 +139,32 @@ CREATE FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope text) RET
         and p_scope = any (t.scopes)
 $$;
 
+CREATE FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+    select greatest(a.posted_e8 - earnings_young_v1(p_developer, a.id, p_since), 0)
+    from account a where a.kind = 'earnings' and a.developer_id = p_developer and a.label = '' and a.currency = 'USD'
+$$;
+
+CREATE FUNCTION public.earnings_spent_v1(p_earnings bigint) RETURNS bigint
+    LANGUAGE sql STABLE
+    AS $$
+    select coalesce((select sum(t.amount_e8) from transfer t where t.debit_id = p_earnings and t.code >= 10), 0)::bigint
+        - coalesce((select sum(t.amount_e8) from transfer t
+            where t.credit_id = p_earnings and t.code >= 10 and t.code in (42, 43)), 0)::bigint
+$$;
+
+CREATE FUNCTION public.earnings_young_v1(p_developer uuid, p_earnings bigint, p_since timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE
+    AS $$
+    select coalesce((select sum(u.channel_e8 + case u.payer when 1 then u.cost_e8 else 0 end)
+            from app a join usage_event u on u.app_id = a.id and u.created_at > p_since
+            where a.developer_id = p_developer), 0)::bigint
+        + coalesce((select sum(t.amount_e8) from transfer t
+            where t.credit_id = p_earnings and t.code >= 10 and t.code not in (42, 43) and t.created_at > p_since), 0)::bigint
+$$;
+
 CREATE FUNCTION public.expire_holds_v1(p_limit integer) RETURNS TABLE(id uuid, amount_e8 bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -387,6 +413,40 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.ledger_final_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+    v_until timestamptz;
+begin
+    lock table ledger_horizon in access share mode;
+    select h.final_until into v_until from ledger_horizon h;
+    if now() < v_until then
+        raise exception 'what happened before % is final, and this tx began at %', v_until, now()
+            using errcode = 'serialization_failure';
+    end if;
+    return null;
+end
+$$;
+
+CREATE FUNCTION public.ledger_finalize_v1(p_until timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_until timestamptz;
+begin
+    if p_until > now() - interval '1 hour' then
+        raise exception 'less than an hour ago is not final yet' using errcode = 'restrict_violation';
+    end if;
+    perform set_config('lock_timeout', '250ms', true);
+    lock table ledger_horizon in access exclusive mode;
+    update ledger_horizon set final_until = p_until where final_until < p_until;
+    select h.final_until into v_until from ledger_horizon h;
+    return v_until;
+end
+$$;
+
 CREATE FUNCTION public.ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -459,6 +519,90 @@ begin
             v_wallet, 0, 0, 0, 0, 0, 0, 0, p_input[i], 0, 0, p_output[i], 0, p_duration_ms[i], 3, 2, 0, p_provider[i],
             p_model[i], p_request_id[i]);
     end loop;
+end
+$$;
+
+CREATE FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_earnings bigint;
+    v_clearing bigint;
+    v_spent bigint;
+begin
+    select a.id into v_earnings from account a where a.kind = 'earnings' and a.developer_id = p_developer
+        and a.label = '' and a.currency = 'USD';
+    select a.id into v_clearing from account a where a.kind = 'payout_clearing' and a.developer_id = p_developer
+        and a.label = '' and a.currency = 'USD';
+    if v_earnings is null or v_clearing is null or p_since is null then
+        status := 6;
+        return;
+    end if;
+    -- One statement is one snapshot: the three figures are of the same moment.
+    select a.posted_e8 - earnings_young_v1(p_developer, v_earnings, p_since), earnings_spent_v1(v_earnings)
+        into mature, v_spent from account a where a.id = v_earnings;
+    perform from account a where a.id in (v_earnings, v_clearing) order by a.id for update;
+    mature := greatest(mature - (earnings_spent_v1(v_earnings) - v_spent), 0);
+    amount := coalesce(p_amount, least(mature, p_most) / 1000000 * 1000000);
+    if amount > mature or amount < p_least or amount <= 0 then
+        status := 1;
+        return;
+    end if;
+    select s.status[1] into status from transfer_v1(array[p_payout], array[40::smallint], array[v_earnings],
+        array[v_clearing], array[amount], array[p_key], array[p_memo]) s;
+end
+$$;
+
+CREATE FUNCTION public.payout_refuse_change_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if tg_op = 'UPDATE'
+        and (new.id, new.developer_id, new.amount_e8, new.provider, new.provider_account_id, new.run, new.requested_by,
+            new.created_at) is not distinct from (old.id, old.developer_id, old.amount_e8, old.provider,
+            old.provider_account_id, old.run, old.requested_by, old.created_at)
+        and (old.approved_by is null or new.approved_by is not distinct from old.approved_by)
+        and (old.provider_transfer_id is null or new.provider_transfer_id is not distinct from old.provider_transfer_id)
+        and (old.provider_reversal_id is null or new.provider_reversal_id is not distinct from old.provider_reversal_id)
+        and new.key_number >= old.key_number
+        and (old.status in ('requested', 'approved', 'sent', 'paid') and new.status = old.status
+            or (old.status, new.status) in (('requested', 'approved'), ('requested', 'cancelled'),
+                ('approved', 'cancelled'), ('approved', 'failed'), ('sent', 'paid'), ('sent', 'failed'),
+                ('paid', 'failed'))
+            or old.provider = 'stripe' and (old.status, new.status) = ('approved', 'sent')
+            or old.provider = 'manual' and (old.status, new.status) = ('approved', 'paid')) then
+        return new;
+    end if;
+    raise exception 'a payout that is % may not become %', old.status, coalesce(new.status, 'deleted')
+        using errcode = 'restrict_violation';
+end
+$$;
+
+CREATE FUNCTION public.period_sum_v1(p_month date) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_from timestamptz := p_month::timestamp at time zone 'UTC';
+    v_until timestamptz := (p_month + interval '1 month') at time zone 'UTC';
+begin
+    perform from period p where p.month = p_month and p.summed_at is null for update;
+    if not found then
+        return;
+    end if;
+    insert into period_sum (month, account_id, code, amount_e8, developer_id)
+    select p_month, s.account_id, s.code, sum(s.amount), a.developer_id
+    from (
+        select t.debit_id as account_id, t.code, -sum(t.amount_e8) as amount from transfer t
+        where t.created_at >= v_from and t.created_at < v_until group by 1, 2
+        union all
+        select t.credit_id, t.code, sum(t.amount_e8) from transfer t
+        where t.created_at >= v_from and t.created_at < v_until group by 1, 2
+    ) s
+    join account a on a.id = s.account_id and a.kind in ('wallet', 'earnings', 'payout_clearing')
+    group by s.account_id, s.code, a.developer_id;
+    update period set summed_at = now() where month = p_month;
 end
 $$;
 
@@ -664,6 +808,22 @@ CREATE FUNCTION public.session_resolve_v1(p_bearer_hash bytea) RETURNS TABLE(ses
     join account r on r.kind = 'platform_revenue' and r.developer_id = s.developer_id and r.owner_id is null
         and r.label = '' and r.currency = 'USD'
     where s.bearer_hash = p_bearer_hash
+$$;
+
+CREATE FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_ended integer;
+begin
+    update session set revoked_at = now() where end_user_id = p_end_user and not may_spend_paid and revoked_at is null;
+    get diagnostics v_ended = row_count;
+    if v_ended > 0 then
+        perform pg_notify('faucet_changed', '');
+    end if;
+    return v_ended;
+end
 $$;
 
 CREATE FUNCTION public.settle_carefully_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) RETURNS record
@@ -999,6 +1159,48 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_clearing bigint;
+    v_write_off bigint;
+    v_wallet account%rowtype;
+    v_done smallint[];
+begin
+    select a.id into v_clearing from account a where a.kind = 'stripe_clearing' and a.currency = 'USD';
+    select a.id into v_write_off from account a where a.kind = 'write_off' and a.currency = 'USD';
+    perform from account where id in (p_wallet, v_clearing, v_write_off) order by kind = 'write_off', id for update;
+    select coalesce(sum(t.amount_e8) filter (where t.key = p_key), 0),
+        coalesce(sum(t.amount_e8) filter (where t.key <> p_key), 0)
+    into taken, written_off from transfer t where t.key in (p_key, p_key || ':write_off');
+    if taken + written_off > 0 then
+        status := case when taken + written_off = p_amount then 4 else 5 end;
+        return;
+    end if;
+    select * into v_wallet from account where id = p_wallet;
+    if v_wallet.kind is distinct from 'wallet' or p_code not in (20, 22) or p_amount is null or p_amount <= 0 then
+        status := 6;
+        return;
+    end if;
+    taken := least(p_amount, v_wallet.posted_e8 - v_wallet.held_e8);
+    written_off := p_amount - taken;
+    status := 0;
+    if taken > 0 then
+        v_done := transfer_v1(array[p_event], array[p_code], array[p_wallet], array[v_clearing], array[taken],
+            array[p_key], array[p_memo]);
+        status := v_done[1];
+    end if;
+    if status = 0 and written_off > 0 then
+        v_done := transfer_v1(array[p_event], array[p_code + 1]::smallint[], array[v_write_off], array[v_clearing],
+            array[written_off], array[p_key || ':write_off'], array[p_memo]);
+        status := v_done[1];
+        update account set frozen_at = coalesce(frozen_at, now()) where id = p_wallet;
+    end if;
+end
+$$;
+
 CREATE FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) RETURNS smallint[]
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -1043,6 +1245,45 @@ begin
             update account set posted_e8 = posted_e8 + p_amount[i], updated_at = now() where account.id = p_credit[i];
         end if;
     end loop;
+end
+$$;
+
+CREATE FUNCTION public.usage_roll_up_v1(p_final timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+declare
+    v_from timestamptz;
+    v_until timestamptz;
+begin
+    select r.rolled_until into v_from from usage_rolled r for update;
+    if v_from = '2000-01-01 00:00:00+00' then
+        select coalesce(date_trunc('day', min(u.created_at), 'UTC'), v_from) into v_from from usage_event u;
+    end if;
+    v_until := least(v_from + interval '1 day', date_trunc('hour', p_final, 'UTC'));
+    if v_until <= v_from or not exists (select from usage_event) then
+        return null;
+    end if;
+    insert into usage_hour (hour, developer_id, app_id, feature_id, feature_version, provider, model, payer, calls,
+        input_tokens, output_tokens, cost_e8, retail_e8, channel_e8, platform_e8)
+    select date_trunc('hour', u.created_at, 'UTC'), u.developer_id, u.app_id, u.feature_id, u.feature_version,
+        u.provider, u.model, u.payer, count(*), sum(u.input_tokens::bigint + u.cached_read_tokens + u.cached_write_tokens),
+        sum(u.output_tokens), sum(u.cost_e8), sum(u.retail_e8), sum(u.channel_e8), sum(u.platform_e8)
+    from usage_event u where u.created_at >= v_from and u.created_at < v_until
+    group by 1, 2, 3, 4, 5, 6, 7, 8;
+    update usage_rolled set rolled_until = v_until;
+    return v_until;
+end
+$$;
+
+CREATE FUNCTION public.wallet_freeze_v1(p_wallet bigint, p_frozen boolean) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+begin
+    update account set frozen_at = case when p_frozen then now() end, updated_at = now()
+    where id = p_wallet and kind = 'wallet' and (frozen_at is not null) <> p_frozen;
+    return found;
 end
 $$;
 
@@ -1101,12 +1342,14 @@ CREATE TABLE public.app (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     session_spend_limit_e8 bigint,
+    wallet_low_e8 bigint,
     CONSTRAINT app_default_revenue_share_bps_check CHECK (((default_revenue_share_bps >= 0) AND (default_revenue_share_bps <= 10000))),
     CONSTRAINT app_identity_mode_check CHECK ((identity_mode = ANY (ARRAY['open'::text, 'signed'::text]))),
     CONSTRAINT app_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT app_public_app_id_check CHECK ((public_app_id ~ '^[a-zA-Z0-9_:-]{1,128}$'::text)),
     CONSTRAINT app_session_spend_limit_e8_check CHECK ((session_spend_limit_e8 >= 0)),
-    CONSTRAINT app_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'archived'::text])))
+    CONSTRAINT app_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'archived'::text]))),
+    CONSTRAINT app_wallet_low_e8_check CHECK ((wallet_low_e8 >= 0))
 );
 
 CREATE TABLE public.app_signing_key (
@@ -1140,6 +1383,27 @@ CREATE TABLE public.audit_log (
     request_id text,
     before jsonb,
     after jsonb
+);
+
+CREATE TABLE public.auto_top_up (
+    wallet_id bigint NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    end_user_id uuid NOT NULL,
+    status text NOT NULL,
+    threshold_e8 bigint NOT NULL,
+    amount_e8 bigint NOT NULL,
+    monthly_cap_e8 bigint NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    pause_reason text,
+    consented_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT auto_top_up_amount_e8_check CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0))),
+    CONSTRAINT auto_top_up_failures_check CHECK ((failures >= 0)),
+    CONSTRAINT auto_top_up_status_check CHECK ((status = ANY (ARRAY['on'::text, 'paused'::text, 'off'::text]))),
+    CONSTRAINT auto_top_up_threshold_e8_check CHECK ((threshold_e8 > 0)),
+    CONSTRAINT cap_fits_one CHECK ((monthly_cap_e8 >= amount_e8))
 );
 
 CREATE TABLE public.budget_charge (
@@ -1361,6 +1625,23 @@ CREATE TABLE public.kill_switch (
     CONSTRAINT kill_switch_target_check CHECK ((target = ANY (ARRAY['app'::text, 'provider'::text, 'everything'::text])))
 );
 
+CREATE TABLE public.ledger_horizon (
+    is_only boolean DEFAULT true NOT NULL,
+    final_until timestamp with time zone NOT NULL,
+    CONSTRAINT ledger_horizon_is_only_check CHECK (is_only)
+);
+
+CREATE TABLE public.limit_refusal (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    feature_id uuid,
+    end_user_id uuid NOT NULL,
+    required_e8 bigint NOT NULL,
+    refused_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT limit_refusal_required_e8_check CHECK ((required_e8 >= 0))
+);
+
 CREATE TABLE public.local_endpoint (
     id uuid NOT NULL,
     developer_id uuid NOT NULL,
@@ -1395,6 +1676,86 @@ CREATE TABLE public.move (
     name text NOT NULL,
     debit_kind public.account_kind NOT NULL,
     credit_kind public.account_kind NOT NULL
+);
+
+CREATE TABLE public.payment_customer (
+    end_user_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    customer_id text NOT NULL,
+    payment_method_id text,
+    card_brand text,
+    card_last4 text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT payment_customer_card_last4_check CHECK ((card_last4 ~ '^[0-9]{4}$'::text))
+);
+
+CREATE TABLE public.payout (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    amount_e8 bigint NOT NULL,
+    status text DEFAULT 'requested'::text NOT NULL,
+    provider text NOT NULL,
+    provider_account_id text,
+    run text,
+    requested_by text NOT NULL,
+    approved_by text,
+    operator_note text,
+    reason text,
+    attempts integer DEFAULT 0 NOT NULL,
+    key_number integer DEFAULT 1 NOT NULL,
+    next_attempt_at timestamp with time zone,
+    last_error text,
+    provider_transfer_id text,
+    provider_payout_id text,
+    provider_reversal_id text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    approved_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    paid_at timestamp with time zone,
+    stop_asked_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT account_of_stripe CHECK (((provider = 'stripe'::text) = (provider_account_id IS NOT NULL))),
+    CONSTRAINT approved_before_paid CHECK (((approved_by IS NOT NULL) OR (status = ANY (ARRAY['requested'::text, 'cancelled'::text])))),
+    CONSTRAINT ended_has_a_time CHECK (((status = ANY (ARRAY['paid'::text, 'failed'::text, 'cancelled'::text])) = (ended_at IS NOT NULL))),
+    CONSTRAINT four_eyes CHECK ((approved_by <> requested_by)),
+    CONSTRAINT paid_has_a_time CHECK (((status <> 'paid'::text) OR (paid_at IS NOT NULL))),
+    CONSTRAINT payout_approved_by_check CHECK (((length(approved_by) >= 1) AND (length(approved_by) <= 200))),
+    CONSTRAINT payout_attempts_check CHECK ((attempts >= 0)),
+    CONSTRAINT payout_key_number_check CHECK ((key_number >= 1)),
+    CONSTRAINT payout_provider_check CHECK ((provider = ANY (ARRAY['manual'::text, 'stripe'::text]))),
+    CONSTRAINT payout_requested_by_check CHECK (((length(requested_by) >= 1) AND (length(requested_by) <= 200))),
+    CONSTRAINT payout_status_check CHECK ((status = ANY (ARRAY['requested'::text, 'approved'::text, 'sent'::text, 'paid'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT sent_before_called CHECK (((sent_at IS NOT NULL) OR ((attempts = 0) AND (provider_transfer_id IS NULL)))),
+    CONSTRAINT whole_cents CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0)))
+);
+
+CREATE TABLE public.payout_account (
+    developer_id uuid NOT NULL,
+    provider_account_id text NOT NULL,
+    is_ready boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT payout_account_provider_account_id_check CHECK (((length(provider_account_id) >= 1) AND (length(provider_account_id) <= 255)))
+);
+
+CREATE TABLE public.period (
+    month date NOT NULL,
+    asked_by text NOT NULL,
+    asked_at timestamp with time zone DEFAULT now() NOT NULL,
+    summed_at timestamp with time zone,
+    closed_at timestamp with time zone,
+    statements integer DEFAULT 0 NOT NULL,
+    CONSTRAINT period_month_check CHECK ((month = (date_trunc('month'::text, (month)::timestamp without time zone))::date))
+);
+
+CREATE TABLE public.period_sum (
+    month date NOT NULL,
+    account_id bigint NOT NULL,
+    code smallint NOT NULL,
+    amount_e8 bigint NOT NULL,
+    developer_id uuid NOT NULL
 );
 
 CREATE TABLE public.transfer (
@@ -1467,6 +1828,60 @@ ALTER TABLE public.price ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+CREATE TABLE public.promo_code (
+    id uuid NOT NULL,
+    code text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    redemptions_max integer NOT NULL,
+    redemptions integer DEFAULT 0 NOT NULL,
+    app_id uuid,
+    developer_id uuid,
+    expires_at timestamp with time zone,
+    disabled_at timestamp with time zone,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT never_above_the_cap CHECK ((redemptions <= redemptions_max)),
+    CONSTRAINT of_one_app_or_all CHECK (((app_id IS NULL) = (developer_id IS NULL))),
+    CONSTRAINT promo_code_amount_e8_check CHECK ((amount_e8 > 0)),
+    CONSTRAINT promo_code_code_check CHECK ((code ~ '^[A-Z0-9-]{4,40}$'::text)),
+    CONSTRAINT promo_code_redemptions_check CHECK ((redemptions >= 0)),
+    CONSTRAINT promo_code_redemptions_max_check CHECK (((redemptions_max >= 1) AND (redemptions_max <= 10000000)))
+);
+
+CREATE TABLE public.promo_redemption (
+    promo_code_id uuid NOT NULL,
+    end_user_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    wallet_id bigint NOT NULL,
+    amount_e8 bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT promo_redemption_amount_e8_check CHECK ((amount_e8 > 0))
+);
+
+CREATE TABLE public.provider_invoice (
+    id uuid NOT NULL,
+    provider text NOT NULL,
+    reference text NOT NULL,
+    first_day date NOT NULL,
+    last_day date NOT NULL,
+    imported_by text NOT NULL,
+    imported_at timestamp with time zone DEFAULT now() NOT NULL,
+    withdrawn_at timestamp with time zone,
+    CONSTRAINT days_in_order CHECK ((first_day <= last_day)),
+    CONSTRAINT provider_invoice_provider_check CHECK (((length(provider) >= 1) AND (length(provider) <= 100))),
+    CONSTRAINT provider_invoice_reference_check CHECK (((length(reference) >= 1) AND (length(reference) <= 200)))
+);
+
+CREATE TABLE public.provider_invoice_line (
+    invoice_id uuid NOT NULL,
+    day date NOT NULL,
+    model text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    CONSTRAINT provider_invoice_line_amount_e8_check CHECK ((amount_e8 >= 0)),
+    CONSTRAINT provider_invoice_line_model_check CHECK (((length(model) >= 1) AND (length(model) <= 200)))
 );
 
 CREATE TABLE public.usage_event (
@@ -1551,6 +1966,7 @@ CREATE TABLE public.session (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     expires_at timestamp with time zone NOT NULL,
     revoked_at timestamp with time zone,
+    may_spend_paid boolean DEFAULT false NOT NULL,
     CONSTRAINT session_bearer_hash_check CHECK ((length(bearer_hash) = 32))
 );
 
@@ -1596,6 +2012,153 @@ ALTER TABLE public.spend_limit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE public.statement (
+    id uuid NOT NULL,
+    month date NOT NULL,
+    developer_id uuid NOT NULL,
+    end_user_id uuid,
+    body text NOT NULL,
+    hash bytea NOT NULL,
+    signature bytea NOT NULL,
+    key_id text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT statement_hash_check CHECK ((length(hash) = 32)),
+    CONSTRAINT statement_signature_check CHECK ((length(signature) = 64))
+);
+
+CREATE TABLE public.statement_key (
+    key_id text NOT NULL,
+    public_key bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT statement_key_public_key_check CHECK ((length(public_key) = 32))
+);
+
+CREATE TABLE public.stripe_event (
+    id text NOT NULL,
+    row_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    type text NOT NULL,
+    account text,
+    created_at timestamp with time zone NOT NULL,
+    is_live boolean NOT NULL,
+    body bytea NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    outcome text DEFAULT 'waiting'::text NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    next_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT settled_has_an_outcome CHECK (((settled_at IS NULL) = (outcome = 'waiting'::text))),
+    CONSTRAINT stripe_event_attempts_check CHECK ((attempts >= 0)),
+    CONSTRAINT stripe_event_id_check CHECK (((length(id) >= 1) AND (length(id) <= 255))),
+    CONSTRAINT stripe_event_outcome_check CHECK ((outcome = ANY (ARRAY['waiting'::text, 'applied'::text, 'ignored'::text, 'refused'::text]))),
+    CONSTRAINT stripe_event_type_check CHECK (((length(type) >= 1) AND (length(type) <= 255)))
+);
+
+CREATE TABLE public.sweep_mark (
+    sweep text NOT NULL,
+    seen_until timestamp with time zone NOT NULL,
+    CONSTRAINT sweep_mark_sweep_check CHECK (((length(sweep) >= 1) AND (length(sweep) <= 64)))
+);
+
+CREATE TABLE public.top_up (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    end_user_id uuid NOT NULL,
+    wallet_id bigint NOT NULL,
+    kind text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    reason text,
+    attempt integer,
+    checkout_session_id text,
+    checkout_url text,
+    payment_intent_id text,
+    saves_card boolean DEFAULT false NOT NULL,
+    fee_e8 bigint,
+    receipt_number text,
+    receipt_url text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    credited_at timestamp with time zone,
+    CONSTRAINT auto_has_an_attempt CHECK (((kind = 'auto'::text) = (attempt IS NOT NULL))),
+    CONSTRAINT checkout_has_a_session CHECK (((kind <> 'checkout'::text) OR (checkout_session_id IS NOT NULL))),
+    CONSTRAINT credited_has_a_time CHECK (((status = 'credited'::text) = (credited_at IS NOT NULL))),
+    CONSTRAINT top_up_amount_e8_check CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0))),
+    CONSTRAINT top_up_attempt_check CHECK ((attempt > 0)),
+    CONSTRAINT top_up_fee_e8_check CHECK ((fee_e8 >= 0)),
+    CONSTRAINT top_up_kind_check CHECK ((kind = ANY (ARRAY['checkout'::text, 'auto'::text]))),
+    CONSTRAINT top_up_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'credited'::text, 'expired'::text, 'failed'::text, 'refused'::text])))
+);
+
+CREATE TABLE public.top_up_refund (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    top_up_id uuid NOT NULL,
+    amount_e8 bigint NOT NULL,
+    status text DEFAULT 'requested'::text NOT NULL,
+    reason text NOT NULL,
+    asked_by text NOT NULL,
+    reversal_id text,
+    failure text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT sent_has_an_id CHECK (((status <> 'sent'::text) OR (reversal_id IS NOT NULL))),
+    CONSTRAINT top_up_refund_amount_e8_check CHECK (((amount_e8 > 0) AND ((amount_e8 % (1000000)::bigint) = 0))),
+    CONSTRAINT top_up_refund_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+    CONSTRAINT top_up_refund_status_check CHECK ((status = ANY (ARRAY['requested'::text, 'sent'::text, 'failed'::text])))
+);
+
+CREATE TABLE public.top_up_reversal (
+    id text NOT NULL,
+    developer_id uuid NOT NULL,
+    top_up_id uuid NOT NULL,
+    wallet_id bigint NOT NULL,
+    kind text NOT NULL,
+    amount_e8 bigint NOT NULL,
+    taken_e8 bigint NOT NULL,
+    written_off_e8 bigint NOT NULL,
+    healed_e8 bigint DEFAULT 0 NOT NULL,
+    state text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT heals_at_most_itself CHECK ((healed_e8 <= amount_e8)),
+    CONSTRAINT heals_by_returning CHECK (((healed_e8 = 0) OR (state = 'returned'::text))),
+    CONSTRAINT taken_or_written_off CHECK (((taken_e8 + written_off_e8) = amount_e8)),
+    CONSTRAINT top_up_reversal_amount_e8_check CHECK ((amount_e8 > 0)),
+    CONSTRAINT top_up_reversal_healed_e8_check CHECK ((healed_e8 >= 0)),
+    CONSTRAINT top_up_reversal_id_check CHECK (((length(id) >= 1) AND (length(id) <= 255))),
+    CONSTRAINT top_up_reversal_kind_check CHECK ((kind = ANY (ARRAY['refund'::text, 'dispute'::text]))),
+    CONSTRAINT top_up_reversal_state_check CHECK ((state = ANY (ARRAY['gone'::text, 'lost'::text, 'returned'::text]))),
+    CONSTRAINT top_up_reversal_taken_e8_check CHECK ((taken_e8 >= 0)),
+    CONSTRAINT top_up_reversal_written_off_e8_check CHECK ((written_off_e8 >= 0))
+);
+
+CREATE TABLE public.usage_hour (
+    hour timestamp with time zone NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    feature_id uuid,
+    feature_version integer,
+    provider text NOT NULL,
+    model text NOT NULL,
+    payer smallint NOT NULL,
+    calls bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost_e8 bigint NOT NULL,
+    retail_e8 bigint NOT NULL,
+    channel_e8 bigint NOT NULL,
+    platform_e8 bigint NOT NULL
+);
+
+CREATE TABLE public.usage_rolled (
+    is_only boolean DEFAULT true NOT NULL,
+    rolled_until timestamp with time zone NOT NULL,
+    CONSTRAINT usage_rolled_is_only_check CHECK (is_only)
+);
+
 CREATE TABLE public.vault_key (
     id uuid NOT NULL,
     public_key bytea NOT NULL,
@@ -1605,6 +2168,83 @@ CREATE TABLE public.vault_key (
     CONSTRAINT vault_key_kek_check CHECK (((length(kek) >= 1) AND (length(kek) <= 500))),
     CONSTRAINT vault_key_public_key_check CHECK ((length(public_key) = 32)),
     CONSTRAINT vault_key_wrapped_check CHECK (((length(wrapped) >= 32) AND (length(wrapped) <= 16384)))
+);
+
+CREATE TABLE public.wallet_low (
+    wallet_id bigint NOT NULL,
+    developer_id uuid NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.webhook_attempt (
+    id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    number integer NOT NULL,
+    status_code integer,
+    failure text,
+    duration_ms integer NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT one_outcome CHECK (((status_code IS NULL) <> (failure IS NULL))),
+    CONSTRAINT webhook_attempt_duration_ms_check CHECK ((duration_ms >= 0)),
+    CONSTRAINT webhook_attempt_failure_check CHECK (((length(failure) >= 1) AND (length(failure) <= 40))),
+    CONSTRAINT webhook_attempt_number_check CHECK ((number >= 1)),
+    CONSTRAINT webhook_attempt_status_code_check CHECK (((status_code >= 100) AND (status_code <= 999)))
+);
+
+CREATE TABLE public.webhook_delivery (
+    event_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    state text DEFAULT 'pending'::text NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    due_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT webhook_delivery_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text]))),
+    CONSTRAINT webhook_delivery_tries_check CHECK ((tries >= 0))
+);
+
+CREATE TABLE public.webhook_endpoint (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    url text NOT NULL,
+    description text,
+    event_types text[] DEFAULT '{}'::text[] NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    disabled_reason text,
+    failing_since timestamp with time zone,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT disabled_for_a_reason CHECK (((status = 'disabled'::text) = (disabled_reason IS NOT NULL))),
+    CONSTRAINT webhook_endpoint_description_check CHECK (((length(description) >= 1) AND (length(description) <= 200))),
+    CONSTRAINT webhook_endpoint_disabled_reason_check CHECK ((disabled_reason = ANY (ARRAY['developer'::text, 'failing'::text, 'gone'::text]))),
+    CONSTRAINT webhook_endpoint_event_types_check CHECK ((cardinality(event_types) <= 50)),
+    CONSTRAINT webhook_endpoint_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text]))),
+    CONSTRAINT webhook_endpoint_url_check CHECK (((length(url) >= 8) AND (length(url) <= 2048)))
+);
+
+CREATE TABLE public.webhook_event (
+    id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    type text NOT NULL,
+    data text NOT NULL,
+    key text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT webhook_event_data_check CHECK (((length(data) >= 2) AND (length(data) <= 16384))),
+    CONSTRAINT webhook_event_key_check CHECK (((length(key) >= 1) AND (length(key) <= 200))),
+    CONSTRAINT webhook_event_type_check CHECK ((type ~ '^[a-z_]{1,40}(\.[a-z_]{1,40})?$'::text))
+);
+
+CREATE TABLE public.webhook_secret (
+    id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    developer_id uuid NOT NULL,
+    sealed bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    CONSTRAINT webhook_secret_sealed_check CHECK (((length(sealed) >= 29) AND (length(sealed) <= 512)))
 );
 
 ALTER TABLE ONLY public.account
@@ -1636,6 +2276,12 @@ ALTER TABLE ONLY public.app_signing_key
 
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_end_user_id_key UNIQUE (end_user_id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_pkey PRIMARY KEY (wallet_id);
 
 ALTER TABLE ONLY public.budget_charge
     ADD CONSTRAINT budget_charge_pkey PRIMARY KEY (event_id);
@@ -1694,6 +2340,12 @@ ALTER TABLE ONLY public.idempotent_reply
 ALTER TABLE ONLY public.kill_switch
     ADD CONSTRAINT kill_switch_pkey PRIMARY KEY (target, target_id);
 
+ALTER TABLE ONLY public.ledger_horizon
+    ADD CONSTRAINT ledger_horizon_pkey PRIMARY KEY (is_only);
+
+ALTER TABLE ONLY public.limit_refusal
+    ADD CONSTRAINT limit_refusal_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.local_endpoint
     ADD CONSTRAINT local_endpoint_end_user_id_name_key UNIQUE (end_user_id, name);
 
@@ -1709,11 +2361,56 @@ ALTER TABLE ONLY public.local_usage_report
 ALTER TABLE ONLY public.move
     ADD CONSTRAINT move_pkey PRIMARY KEY (code, debit_kind, credit_kind);
 
+ALTER TABLE ONLY public.payment_customer
+    ADD CONSTRAINT payment_customer_customer_id_key UNIQUE (customer_id);
+
+ALTER TABLE ONLY public.payment_customer
+    ADD CONSTRAINT payment_customer_pkey PRIMARY KEY (end_user_id);
+
+ALTER TABLE ONLY public.payout_account
+    ADD CONSTRAINT payout_account_pkey PRIMARY KEY (developer_id);
+
+ALTER TABLE ONLY public.payout_account
+    ADD CONSTRAINT payout_account_provider_account_id_key UNIQUE (provider_account_id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_developer_id_run_key UNIQUE (developer_id, run);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_provider_reversal_id_key UNIQUE (provider_reversal_id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_provider_transfer_id_key UNIQUE (provider_transfer_id);
+
+ALTER TABLE ONLY public.period
+    ADD CONSTRAINT period_pkey PRIMARY KEY (month);
+
+ALTER TABLE ONLY public.period_sum
+    ADD CONSTRAINT period_sum_pkey PRIMARY KEY (account_id, month, code);
+
 ALTER TABLE ONLY public.price
     ADD CONSTRAINT price_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.price
     ADD CONSTRAINT price_provider_model_effective_from_key UNIQUE (provider, model, effective_from);
+
+ALTER TABLE ONLY public.promo_code
+    ADD CONSTRAINT promo_code_code_key UNIQUE (code);
+
+ALTER TABLE ONLY public.promo_code
+    ADD CONSTRAINT promo_code_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.promo_redemption
+    ADD CONSTRAINT promo_redemption_pkey PRIMARY KEY (promo_code_id, end_user_id);
+
+ALTER TABLE ONLY public.provider_invoice_line
+    ADD CONSTRAINT provider_invoice_line_pkey PRIMARY KEY (invoice_id, day, model);
+
+ALTER TABLE ONLY public.provider_invoice
+    ADD CONSTRAINT provider_invoice_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_bearer_hash_key UNIQUE (bearer_hash);
@@ -1733,14 +2430,80 @@ ALTER TABLE ONLY public.spend_limit
 ALTER TABLE ONLY public.spend_limit
     ADD CONSTRAINT spend_limit_scope_id_scope_period_key UNIQUE (scope_id, scope, period);
 
+ALTER TABLE ONLY public.statement
+    ADD CONSTRAINT statement_developer_id_end_user_id_month_key UNIQUE NULLS NOT DISTINCT (developer_id, end_user_id, month);
+
+ALTER TABLE ONLY public.statement_key
+    ADD CONSTRAINT statement_key_pkey PRIMARY KEY (key_id);
+
+ALTER TABLE ONLY public.statement
+    ADD CONSTRAINT statement_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.stripe_event
+    ADD CONSTRAINT stripe_event_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.stripe_event
+    ADD CONSTRAINT stripe_event_row_id_key UNIQUE (row_id);
+
+ALTER TABLE ONLY public.sweep_mark
+    ADD CONSTRAINT sweep_mark_pkey PRIMARY KEY (sweep);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_checkout_session_id_key UNIQUE (checkout_session_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_payment_intent_id_key UNIQUE (payment_intent_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.top_up_refund
+    ADD CONSTRAINT top_up_refund_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.top_up_refund
+    ADD CONSTRAINT top_up_refund_reversal_id_key UNIQUE (reversal_id);
+
+ALTER TABLE ONLY public.top_up_reversal
+    ADD CONSTRAINT top_up_reversal_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_wallet_id_attempt_key UNIQUE (wallet_id, attempt);
+
 ALTER TABLE ONLY public.transfer
     ADD CONSTRAINT transfer_pkey PRIMARY KEY (event_id, code);
 
 ALTER TABLE ONLY public.usage_event
     ADD CONSTRAINT usage_event_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.usage_hour
+    ADD CONSTRAINT usage_hour_place UNIQUE NULLS NOT DISTINCT (app_id, hour, feature_id, feature_version, provider, model, payer);
+
+ALTER TABLE ONLY public.usage_rolled
+    ADD CONSTRAINT usage_rolled_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY public.vault_key
     ADD CONSTRAINT vault_key_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.wallet_low
+    ADD CONSTRAINT wallet_low_pkey PRIMARY KEY (wallet_id);
+
+ALTER TABLE ONLY public.webhook_attempt
+    ADD CONSTRAINT webhook_attempt_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.webhook_delivery
+    ADD CONSTRAINT webhook_delivery_pkey PRIMARY KEY (event_id, endpoint_id);
+
+ALTER TABLE ONLY public.webhook_endpoint
+    ADD CONSTRAINT webhook_endpoint_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.webhook_event
+    ADD CONSTRAINT webhook_event_key UNIQUE (developer_id, key);
+
+ALTER TABLE ONLY public.webhook_event
+    ADD CONSTRAINT webhook_event_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.webhook_secret
+    ADD CONSTRAINT webhook_secret_pkey PRIMARY KEY (id);
 
 CREATE INDEX account_allowance_idx ON public.account USING btree (label) WHERE (label ~~ 'free:%'::text);
 
@@ -1757,6 +2520,8 @@ CREATE INDEX audit_log_developer_idx ON public.audit_log USING btree (developer_
 CREATE INDEX audit_log_list_idx ON public.audit_log USING btree (created_at DESC, id DESC);
 
 CREATE INDEX audit_log_resource_idx ON public.audit_log USING btree (resource_type, resource_id, created_at DESC);
+
+CREATE INDEX auto_top_up_on_idx ON public.auto_top_up USING btree (wallet_id) WHERE (status = 'on'::text);
 
 CREATE INDEX budget_charge_credential_idx ON public.budget_charge USING btree (credential_id);
 
@@ -1780,9 +2545,53 @@ CREATE INDEX local_endpoint_list_idx ON public.local_endpoint USING btree (end_u
 
 CREATE INDEX local_usage_report_developer_idx ON public.local_usage_report USING btree (developer_id, created_at DESC);
 
+CREATE INDEX payout_developer_idx ON public.payout USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE INDEX payout_due_idx ON public.payout USING btree (next_attempt_at) WHERE (next_attempt_at IS NOT NULL);
+
+CREATE INDEX payout_list_idx ON public.payout USING btree (created_at DESC, id DESC);
+
+CREATE UNIQUE INDEX payout_stripe_payout_key ON public.payout USING btree (provider_payout_id) WHERE (provider = 'stripe'::text);
+
+CREATE INDEX period_sum_month_idx ON public.period_sum USING btree (month, developer_id);
+
+CREATE INDEX promo_code_list_idx ON public.promo_code USING btree (created_at DESC, id DESC);
+
+CREATE INDEX provider_invoice_list_idx ON public.provider_invoice USING btree (imported_at DESC, id DESC);
+
+CREATE UNIQUE INDEX provider_invoice_reference_idx ON public.provider_invoice USING btree (provider, reference) WHERE (withdrawn_at IS NULL);
+
 CREATE INDEX session_expiry_brin ON public.session USING brin (expires_at);
 
 CREATE INDEX session_list_idx ON public.session USING btree (app_id, created_at DESC, id DESC);
+
+CREATE INDEX session_unvouched_idx ON public.session USING btree (end_user_id) WHERE ((NOT may_spend_paid) AND (revoked_at IS NULL));
+
+CREATE INDEX statement_end_user_idx ON public.statement USING btree (end_user_id, month DESC) WHERE (end_user_id IS NOT NULL);
+
+CREATE INDEX statement_list_idx ON public.statement USING btree (developer_id, month DESC) WHERE (end_user_id IS NULL);
+
+CREATE INDEX stripe_event_due_idx ON public.stripe_event USING btree (next_at) WHERE (settled_at IS NULL);
+
+CREATE INDEX stripe_event_list_idx ON public.stripe_event USING btree (received_at DESC, row_id DESC);
+
+CREATE INDEX top_up_developer_idx ON public.top_up USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE INDEX top_up_fee_idx ON public.top_up USING btree (credited_at) WHERE ((status = 'credited'::text) AND (fee_e8 IS NULL));
+
+CREATE INDEX top_up_list_idx ON public.top_up USING btree (end_user_id, created_at DESC, id DESC);
+
+CREATE UNIQUE INDEX top_up_one_auto_at_a_time ON public.top_up USING btree (wallet_id) WHERE ((kind = 'auto'::text) AND (status = 'pending'::text));
+
+CREATE INDEX top_up_pending_idx ON public.top_up USING btree (updated_at) WHERE (status = 'pending'::text);
+
+CREATE INDEX top_up_refund_due_idx ON public.top_up_refund USING btree (created_at) WHERE (status = 'requested'::text);
+
+CREATE INDEX top_up_refund_top_up_idx ON public.top_up_refund USING btree (top_up_id);
+
+CREATE INDEX top_up_reversal_top_up_idx ON public.top_up_reversal USING btree (top_up_id);
+
+CREATE INDEX top_up_reversal_wallet_idx ON public.top_up_reversal USING btree (wallet_id);
 
 CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
 
@@ -1790,9 +2599,33 @@ CREATE INDEX transfer_debit_idx ON public.transfer USING btree (debit_id, create
 
 CREATE UNIQUE INDEX transfer_key ON public.transfer USING btree (key) WHERE (key IS NOT NULL);
 
+CREATE INDEX transfer_time_idx ON public.transfer USING brin (created_at) WITH (pages_per_range='32', autosummarize='on');
+
 CREATE INDEX usage_event_app_idx ON public.usage_event USING btree (app_id, created_at DESC);
 
 CREATE INDEX usage_event_end_user_idx ON public.usage_event USING btree (end_user_id, id DESC);
+
+CREATE INDEX usage_event_time_idx ON public.usage_event USING brin (created_at) WITH (pages_per_range='32', autosummarize='on');
+
+CREATE INDEX usage_hour_time_idx ON public.usage_hour USING btree (hour);
+
+CREATE INDEX webhook_attempt_delivery_idx ON public.webhook_attempt USING btree (event_id, endpoint_id);
+
+CREATE INDEX webhook_attempt_list_idx ON public.webhook_attempt USING btree (event_id, created_at DESC, id DESC);
+
+CREATE INDEX webhook_delivery_due_idx ON public.webhook_delivery USING btree (endpoint_id, due_at) WHERE (state = 'pending'::text);
+
+CREATE INDEX webhook_delivery_endpoint_idx ON public.webhook_delivery USING btree (endpoint_id);
+
+CREATE INDEX webhook_endpoint_list_idx ON public.webhook_endpoint USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE INDEX webhook_event_age_idx ON public.webhook_event USING btree (created_at);
+
+CREATE INDEX webhook_event_list_idx ON public.webhook_event USING btree (developer_id, created_at DESC, id DESC);
+
+CREATE UNIQUE INDEX webhook_secret_current_key ON public.webhook_secret USING btree (endpoint_id) WHERE (expires_at IS NULL);
+
+CREATE INDEX webhook_secret_endpoint_idx ON public.webhook_secret USING btree (endpoint_id);
 
 CREATE TRIGGER audit_log_is_immutable BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -1808,17 +2641,33 @@ CREATE TRIGGER feature_version_is_kept BEFORE TRUNCATE ON public.feature_version
 
 CREATE TRIGGER move_is_fixed BEFORE INSERT OR DELETE OR UPDATE ON public.move FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
+CREATE TRIGGER payout_goes_forward BEFORE DELETE OR UPDATE ON public.payout FOR EACH ROW EXECUTE FUNCTION public.payout_refuse_change_v1();
+
+CREATE TRIGGER payout_is_kept BEFORE TRUNCATE ON public.payout FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER period_sum_is_immutable BEFORE DELETE OR UPDATE ON public.period_sum FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER period_sum_is_kept BEFORE TRUNCATE ON public.period_sum FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+
 CREATE TRIGGER price_is_history BEFORE DELETE OR UPDATE ON public.price FOR EACH ROW EXECUTE FUNCTION public.price_refuse_change_v1();
 
 CREATE TRIGGER price_is_kept BEFORE TRUNCATE ON public.price FOR EACH STATEMENT EXECUTE FUNCTION public.price_refuse_change_v1();
+
+CREATE TRIGGER statement_is_immutable BEFORE DELETE OR UPDATE ON public.statement FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER statement_is_kept BEFORE TRUNCATE ON public.statement FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER transfer_is_immutable BEFORE DELETE OR UPDATE ON public.transfer FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER transfer_is_kept BEFORE TRUNCATE ON public.transfer FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
+CREATE TRIGGER transfer_is_not_late BEFORE INSERT ON public.transfer FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_final_v1();
+
 CREATE TRIGGER usage_event_is_immutable BEFORE DELETE OR UPDATE ON public.usage_event FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
 CREATE TRIGGER usage_event_is_kept BEFORE TRUNCATE ON public.usage_event FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+
+CREATE TRIGGER usage_event_is_not_late BEFORE INSERT ON public.usage_event FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_final_v1();
 
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
@@ -1828,6 +2677,15 @@ ALTER TABLE ONLY public.app
 
 ALTER TABLE ONLY public.app_signing_key
     ADD CONSTRAINT app_signing_key_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.auto_top_up
+    ADD CONSTRAINT auto_top_up_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
 
 ALTER TABLE ONLY public.credential
     ADD CONSTRAINT credential_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
@@ -1871,6 +2729,33 @@ ALTER TABLE ONLY public.local_endpoint
 ALTER TABLE ONLY public.local_usage_report
     ADD CONSTRAINT local_usage_report_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
 
+ALTER TABLE ONLY public.payment_customer
+    ADD CONSTRAINT payment_customer_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.payout_account
+    ADD CONSTRAINT payout_account_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
+ALTER TABLE ONLY public.payout
+    ADD CONSTRAINT payout_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
+ALTER TABLE ONLY public.period_sum
+    ADD CONSTRAINT period_sum_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.period_sum
+    ADD CONSTRAINT period_sum_month_fkey FOREIGN KEY (month) REFERENCES public.period(month);
+
+ALTER TABLE ONLY public.promo_code
+    ADD CONSTRAINT promo_code_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.promo_redemption
+    ADD CONSTRAINT promo_redemption_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.promo_redemption
+    ADD CONSTRAINT promo_redemption_promo_code_id_fkey FOREIGN KEY (promo_code_id) REFERENCES public.promo_code(id);
+
+ALTER TABLE ONLY public.provider_invoice_line
+    ADD CONSTRAINT provider_invoice_line_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.provider_invoice(id);
+
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_app_id_fkey FOREIGN KEY (app_id) REFERENCES public.app(id);
 
@@ -1883,6 +2768,48 @@ ALTER TABLE ONLY public.session
 ALTER TABLE ONLY public.spend_counter
     ADD CONSTRAINT spend_counter_limit_id_fkey FOREIGN KEY (limit_id) REFERENCES public.spend_limit(id);
 
+ALTER TABLE ONLY public.statement
+    ADD CONSTRAINT statement_key_id_fkey FOREIGN KEY (key_id) REFERENCES public.statement_key(key_id);
+
+ALTER TABLE ONLY public.statement
+    ADD CONSTRAINT statement_month_fkey FOREIGN KEY (month) REFERENCES public.period(month);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_app_id_developer_id_fkey FOREIGN KEY (app_id, developer_id) REFERENCES public.app(id, developer_id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_end_user_id_fkey FOREIGN KEY (end_user_id) REFERENCES public.end_user(id);
+
+ALTER TABLE ONLY public.top_up_refund
+    ADD CONSTRAINT top_up_refund_top_up_id_fkey FOREIGN KEY (top_up_id) REFERENCES public.top_up(id);
+
+ALTER TABLE ONLY public.top_up_reversal
+    ADD CONSTRAINT top_up_reversal_top_up_id_fkey FOREIGN KEY (top_up_id) REFERENCES public.top_up(id);
+
+ALTER TABLE ONLY public.top_up_reversal
+    ADD CONSTRAINT top_up_reversal_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.top_up
+    ADD CONSTRAINT top_up_wallet_id_fkey FOREIGN KEY (wallet_id) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.webhook_attempt
+    ADD CONSTRAINT webhook_attempt_event_id_endpoint_id_fkey FOREIGN KEY (event_id, endpoint_id) REFERENCES public.webhook_delivery(event_id, endpoint_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.webhook_delivery
+    ADD CONSTRAINT webhook_delivery_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES public.webhook_endpoint(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.webhook_delivery
+    ADD CONSTRAINT webhook_delivery_event_id_fkey FOREIGN KEY (event_id) REFERENCES public.webhook_event(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.webhook_endpoint
+    ADD CONSTRAINT webhook_endpoint_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
+ALTER TABLE ONLY public.webhook_event
+    ADD CONSTRAINT webhook_event_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
+
+ALTER TABLE ONLY public.webhook_secret
+    ADD CONSTRAINT webhook_secret_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES public.webhook_endpoint(id) ON DELETE CASCADE;
+
 ALTER TABLE public.account ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
@@ -1890,6 +2817,8 @@ ALTER TABLE public.app ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.app_signing_key ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.audit_log ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.auto_top_up ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.credential ENABLE ROW LEVEL SECURITY;
 
@@ -1908,6 +2837,8 @@ CREATE POLICY everybody ON public.app TO faucet_gateway, faucet_jobs USING (true
 CREATE POLICY everybody ON public.app_signing_key TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.audit_log TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.auto_top_up TO faucet_jobs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON public.credential TO faucet_gateway USING (true) WITH CHECK (true);
 
@@ -1929,9 +2860,47 @@ CREATE POLICY everybody ON public.hold TO faucet_gateway, faucet_jobs USING (tru
 
 CREATE POLICY everybody ON public.hold_resolution TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.limit_refusal TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.payment_customer TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.payout TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.payout_account TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.period_sum TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.promo_code TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.promo_redemption TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.session TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON public.statement TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.top_up TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.top_up_refund TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.top_up_reversal TO faucet_jobs USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON public.usage_event TO faucet_gateway, faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.usage_hour TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.wallet_low TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_attempt TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_delivery TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_endpoint TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_event TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON public.webhook_secret TO faucet_jobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody_of_gateways ON public.limit_refusal FOR INSERT TO faucet_gateway WITH CHECK (true);
 
 ALTER TABLE public.feature ENABLE ROW LEVEL SECURITY;
 
@@ -1943,11 +2912,27 @@ ALTER TABLE public.hold ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.hold_resolution ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.limit_refusal ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.local_endpoint ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.local_usage_report ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.payment_customer ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.payout ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.payout_account ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.period_sum ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.promo_code ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.promo_redemption ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.session ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.statement ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON public.account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
@@ -1956,6 +2941,8 @@ CREATE POLICY tenant ON public.app TO faucet_api USING (((current_setting('fauce
 CREATE POLICY tenant ON public.app_signing_key TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.audit_log TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.auto_top_up TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.credential TO faucet_api USING (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text) = '*'::text) OR (current_setting('faucet.developer_id'::text) = (developer_id)::text)));
 
@@ -1977,15 +2964,71 @@ CREATE POLICY tenant ON public.hold TO faucet_api USING (((current_setting('fauc
 
 CREATE POLICY tenant ON public.hold_resolution TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.limit_refusal TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.local_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.local_usage_report TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.payment_customer TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.payout TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.payout_account TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.period_sum TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.promo_code TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR ((NULLIF(current_setting('faucet.developer_id'::text, true), ''::text) IS NOT NULL) AND ((developer_id IS NULL) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR ((NULLIF(current_setting('faucet.developer_id'::text, true), ''::text) IS NOT NULL) AND ((developer_id IS NULL) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)))));
+
+CREATE POLICY tenant ON public.promo_redemption TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
 CREATE POLICY tenant ON public.session TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.statement TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.top_up TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.top_up_refund TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.top_up_reversal TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
 CREATE POLICY tenant ON public.usage_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
 
+CREATE POLICY tenant ON public.usage_hour TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.wallet_low TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_attempt TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_delivery TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_endpoint TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_event TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+CREATE POLICY tenant ON public.webhook_secret TO faucet_api USING (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text))) WITH CHECK (((current_setting('faucet.developer_id'::text, true) = '*'::text) OR (current_setting('faucet.developer_id'::text, true) = (developer_id)::text)));
+
+ALTER TABLE public.top_up ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.top_up_refund ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.top_up_reversal ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.usage_event ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.usage_hour ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.wallet_low ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_attempt ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_delivery ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_endpoint ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_event ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.webhook_secret ENABLE ROW LEVEL SECURITY;
 
 GRANT ALL ON SCHEMA public TO faucet_owner;
 GRANT USAGE ON SCHEMA public TO faucet_gateway;
@@ -2005,6 +3048,14 @@ GRANT ALL ON FUNCTION public.budget_group_v1(p_freed uuid[], p_charged uuid[], p
 REVOKE ALL ON FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.developer_token_holder_v1(p_hash bytea, p_scope text) TO faucet_gateway;
 
+REVOKE ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) TO faucet_api;
+GRANT ALL ON FUNCTION public.earnings_mature_v1(p_developer uuid, p_since timestamp with time zone) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.earnings_spent_v1(p_earnings bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.earnings_young_v1(p_developer uuid, p_earnings bigint, p_since timestamp with time zone) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION public.expire_holds_v1(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.expire_holds_v1(p_limit integer) TO faucet_jobs;
 
@@ -2022,12 +3073,26 @@ REVOKE ALL ON FUNCTION public.hold_locked_v1(p_id uuid[], p_wallet bigint[], p_a
 REVOKE ALL ON FUNCTION public.hold_v1(p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer, OUT status smallint[], OUT posted bigint[], OUT held bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.hold_v1(p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer, OUT status smallint[], OUT posted bigint[], OUT held bigint[]) TO faucet_gateway;
 
+REVOKE ALL ON FUNCTION public.ledger_final_v1() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.ledger_finalize_v1(p_until timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.ledger_finalize_v1(p_until timestamp with time zone) TO faucet_jobs;
+
 REVOKE ALL ON FUNCTION public.ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.ledger_refuse_v1() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.local_usage_v1(p_session uuid, p_event uuid[], p_request_id text[], p_fingerprint bytea[], p_feature uuid[], p_provider text[], p_model text[], p_input integer[], p_output integer[], p_duration_ms integer[], p_happened timestamp with time zone[], OUT status smallint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.local_usage_v1(p_session uuid, p_event uuid[], p_request_id text[], p_fingerprint bytea[], p_feature uuid[], p_provider text[], p_model text[], p_input integer[], p_output integer[], p_duration_ms integer[], p_happened timestamp with time zone[], OUT status smallint[]) TO faucet_api;
+
+REVOKE ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) TO faucet_api;
+GRANT ALL ON FUNCTION public.payout_open_v1(p_payout uuid, p_developer uuid, p_amount bigint, p_least bigint, p_most bigint, p_since timestamp with time zone, p_key text, p_memo text, OUT status smallint, OUT amount bigint, OUT mature bigint) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.payout_refuse_change_v1() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.period_sum_v1(p_month date) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.period_sum_v1(p_month date) TO faucet_jobs;
 
 REVOKE ALL ON FUNCTION public.price_refuse_change_v1() FROM PUBLIC;
 
@@ -2059,6 +3124,10 @@ GRANT ALL ON FUNCTION public.session_limit_open_v1(p_session uuid, p_limit bigin
 REVOKE ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.session_resolve_v1(p_bearer_hash bytea) TO faucet_gateway;
 
+REVOKE ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) TO faucet_api;
+GRANT ALL ON FUNCTION public.sessions_end_unvouched_v1(p_end_user uuid) TO faucet_jobs;
+
 REVOKE ALL ON FUNCTION public.settle_carefully_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.settle_locked_v2(p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[], p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[], p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[], p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[], p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[], p_limited boolean, OUT status smallint[], OUT posted bigint[]) FROM PUBLIC;
@@ -2074,9 +3143,19 @@ REVOKE ALL ON FUNCTION public.spend_counters_v1(p_app uuid[], p_feature uuid[], 
 REVOKE ALL ON FUNCTION public.spend_limit_set_v1(p_scope text, p_scope_id uuid, p_period text, p_limit bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.spend_limit_set_v1(p_scope text, p_scope_id uuid, p_period text, p_limit bigint) TO faucet_api;
 
+REVOKE ALL ON FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) TO faucet_api;
+GRANT ALL ON FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigint, p_amount bigint, p_key text, p_memo text, OUT status smallint, OUT taken bigint, OUT written_off bigint) TO faucet_jobs;
+
 REVOKE ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) TO faucet_api;
 GRANT ALL ON FUNCTION public.transfer_v1(p_event uuid[], p_code smallint[], p_debit bigint[], p_credit bigint[], p_amount bigint[], p_key text[], p_memo text[], OUT status smallint[]) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.usage_roll_up_v1(p_final timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.usage_roll_up_v1(p_final timestamp with time zone) TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.wallet_freeze_v1(p_wallet bigint, p_frozen boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.wallet_freeze_v1(p_wallet bigint, p_frozen boolean) TO faucet_api;
 
 GRANT SELECT ON TABLE public.account TO faucet_api;
 GRANT SELECT ON TABLE public.account TO faucet_jobs;
@@ -2101,6 +3180,29 @@ GRANT UPDATE(revoked_at) ON TABLE public.app_signing_key TO faucet_api;
 
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_api;
 GRANT SELECT,INSERT ON TABLE public.audit_log TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.auto_top_up TO faucet_api;
+GRANT SELECT ON TABLE public.auto_top_up TO faucet_jobs;
+
+GRANT UPDATE(status) ON TABLE public.auto_top_up TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.auto_top_up TO faucet_jobs;
+
+GRANT UPDATE(threshold_e8) ON TABLE public.auto_top_up TO faucet_api;
+
+GRANT UPDATE(amount_e8) ON TABLE public.auto_top_up TO faucet_api;
+
+GRANT UPDATE(monthly_cap_e8) ON TABLE public.auto_top_up TO faucet_api;
+
+GRANT UPDATE(failures) ON TABLE public.auto_top_up TO faucet_api;
+GRANT UPDATE(failures) ON TABLE public.auto_top_up TO faucet_jobs;
+
+GRANT UPDATE(pause_reason) ON TABLE public.auto_top_up TO faucet_api;
+GRANT UPDATE(pause_reason) ON TABLE public.auto_top_up TO faucet_jobs;
+
+GRANT UPDATE(consented_at) ON TABLE public.auto_top_up TO faucet_api;
+
+GRANT UPDATE(updated_at) ON TABLE public.auto_top_up TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.auto_top_up TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.budget_charge TO faucet_jobs;
 GRANT SELECT ON TABLE public.budget_charge TO faucet_api;
@@ -2217,12 +3319,98 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kill_switch TO faucet_api;
 GRANT SELECT ON TABLE public.kill_switch TO faucet_gateway;
 GRANT SELECT ON TABLE public.kill_switch TO faucet_jobs;
 
+GRANT SELECT ON TABLE public.ledger_horizon TO faucet_api;
+GRANT SELECT ON TABLE public.ledger_horizon TO faucet_jobs;
+
+GRANT INSERT ON TABLE public.limit_refusal TO faucet_gateway;
+GRANT SELECT,DELETE ON TABLE public.limit_refusal TO faucet_jobs;
+
 GRANT SELECT,INSERT,DELETE ON TABLE public.local_endpoint TO faucet_api;
 
 GRANT SELECT ON TABLE public.local_usage_report TO faucet_api;
 
 GRANT SELECT ON TABLE public.move TO faucet_api;
 GRANT SELECT ON TABLE public.move TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.payment_customer TO faucet_api;
+GRANT SELECT ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT UPDATE(payment_method_id) ON TABLE public.payment_customer TO faucet_api;
+GRANT UPDATE(payment_method_id) ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT UPDATE(card_brand) ON TABLE public.payment_customer TO faucet_api;
+GRANT UPDATE(card_brand) ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT UPDATE(card_last4) ON TABLE public.payment_customer TO faucet_api;
+GRANT UPDATE(card_last4) ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.payment_customer TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.payment_customer TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.payout TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(status) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(approved_by) ON TABLE public.payout TO faucet_api;
+
+GRANT UPDATE(operator_note) ON TABLE public.payout TO faucet_api;
+
+GRANT UPDATE(reason) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(reason) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(attempts) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(key_number) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(next_attempt_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(next_attempt_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(last_error) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(provider_transfer_id) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(provider_payout_id) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(provider_payout_id) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(provider_reversal_id) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(approved_at) ON TABLE public.payout TO faucet_api;
+
+GRANT UPDATE(sent_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(sent_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(paid_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(paid_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(stop_asked_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(stop_asked_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(ended_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(ended_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.payout TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.payout TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.payout_account TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.payout_account TO faucet_jobs;
+
+GRANT UPDATE(is_ready) ON TABLE public.payout_account TO faucet_api;
+GRANT UPDATE(is_ready) ON TABLE public.payout_account TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.payout_account TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.payout_account TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.period TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.period TO faucet_jobs;
+
+GRANT UPDATE(closed_at) ON TABLE public.period TO faucet_jobs;
+
+GRANT UPDATE(statements) ON TABLE public.period TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.period_sum TO faucet_api;
+GRANT SELECT ON TABLE public.period_sum TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.transfer TO faucet_api;
 GRANT SELECT ON TABLE public.transfer TO faucet_jobs;
@@ -2243,6 +3431,24 @@ GRANT UPDATE(decided_at) ON TABLE public.price TO faucet_jobs;
 GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_api;
 GRANT UPDATE(decided_by) ON TABLE public.price TO faucet_jobs;
 
+GRANT SELECT,INSERT ON TABLE public.promo_code TO faucet_api;
+GRANT SELECT ON TABLE public.promo_code TO faucet_jobs;
+
+GRANT UPDATE(redemptions) ON TABLE public.promo_code TO faucet_api;
+
+GRANT UPDATE(disabled_at) ON TABLE public.promo_code TO faucet_api;
+
+GRANT SELECT,INSERT ON TABLE public.promo_redemption TO faucet_api;
+GRANT SELECT ON TABLE public.promo_redemption TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.provider_invoice TO faucet_api;
+GRANT SELECT ON TABLE public.provider_invoice TO faucet_jobs;
+
+GRANT UPDATE(withdrawn_at) ON TABLE public.provider_invoice TO faucet_api;
+
+GRANT SELECT,INSERT ON TABLE public.provider_invoice_line TO faucet_api;
+GRANT SELECT ON TABLE public.provider_invoice_line TO faucet_jobs;
+
 GRANT SELECT ON TABLE public.usage_event TO faucet_api;
 GRANT SELECT ON TABLE public.usage_event TO faucet_jobs;
 
@@ -2261,6 +3467,97 @@ GRANT SELECT ON TABLE public.spend_limit TO faucet_api;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_jobs;
 GRANT SELECT ON TABLE public.spend_limit TO faucet_gateway;
 
+GRANT SELECT ON TABLE public.statement TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.statement TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.statement_key TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.statement_key TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.stripe_event TO faucet_api;
+GRANT SELECT,DELETE ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(outcome) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(reason) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(reason) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(attempts) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(attempts) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(next_at) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(next_at) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_api;
+GRANT UPDATE(settled_at) ON TABLE public.stripe_event TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.sweep_mark TO faucet_jobs;
+
+GRANT UPDATE(seen_until) ON TABLE public.sweep_mark TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.top_up TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(status) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(reason) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(reason) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(checkout_url) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(checkout_url) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(payment_intent_id) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(payment_intent_id) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(fee_e8) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(fee_e8) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(receipt_number) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(receipt_number) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(receipt_url) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(receipt_url) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT UPDATE(credited_at) ON TABLE public.top_up TO faucet_api;
+GRANT UPDATE(credited_at) ON TABLE public.top_up TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.top_up_refund TO faucet_api;
+GRANT SELECT ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT UPDATE(status) ON TABLE public.top_up_refund TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT UPDATE(reversal_id) ON TABLE public.top_up_refund TO faucet_api;
+GRANT UPDATE(reversal_id) ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT UPDATE(failure) ON TABLE public.top_up_refund TO faucet_api;
+GRANT UPDATE(failure) ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.top_up_refund TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.top_up_refund TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.top_up_reversal TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.top_up_reversal TO faucet_jobs;
+
+GRANT UPDATE(healed_e8) ON TABLE public.top_up_reversal TO faucet_api;
+GRANT UPDATE(healed_e8) ON TABLE public.top_up_reversal TO faucet_jobs;
+
+GRANT UPDATE(state) ON TABLE public.top_up_reversal TO faucet_api;
+GRANT UPDATE(state) ON TABLE public.top_up_reversal TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.top_up_reversal TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.top_up_reversal TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.usage_hour TO faucet_api;
+GRANT SELECT ON TABLE public.usage_hour TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.usage_rolled TO faucet_api;
+GRANT SELECT ON TABLE public.usage_rolled TO faucet_jobs;
+
 GRANT SELECT ON TABLE public.vault_key TO faucet_gateway;
 
 GRANT SELECT(id) ON TABLE public.vault_key TO faucet_api;
@@ -2268,5 +3565,62 @@ GRANT SELECT(id) ON TABLE public.vault_key TO faucet_api;
 GRANT SELECT(public_key) ON TABLE public.vault_key TO faucet_api;
 
 GRANT SELECT(created_at) ON TABLE public.vault_key TO faucet_api;
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.wallet_low TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.webhook_attempt TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.webhook_attempt TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.webhook_delivery TO faucet_api;
+GRANT SELECT,INSERT ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT UPDATE(state) ON TABLE public.webhook_delivery TO faucet_api;
+GRANT UPDATE(state) ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT UPDATE(tries) ON TABLE public.webhook_delivery TO faucet_api;
+GRANT UPDATE(tries) ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT UPDATE(due_at) ON TABLE public.webhook_delivery TO faucet_api;
+GRANT UPDATE(due_at) ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.webhook_delivery TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.webhook_delivery TO faucet_jobs;
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT SELECT ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT UPDATE(url) ON TABLE public.webhook_endpoint TO faucet_api;
+
+GRANT UPDATE(description) ON TABLE public.webhook_endpoint TO faucet_api;
+
+GRANT UPDATE(event_types) ON TABLE public.webhook_endpoint TO faucet_api;
+
+GRANT UPDATE(status) ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT UPDATE(status) ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT UPDATE(disabled_reason) ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT UPDATE(disabled_reason) ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT UPDATE(failing_since) ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT UPDATE(failing_since) ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT UPDATE(updated_at) ON TABLE public.webhook_endpoint TO faucet_api;
+GRANT UPDATE(updated_at) ON TABLE public.webhook_endpoint TO faucet_jobs;
+
+GRANT SELECT,INSERT ON TABLE public.webhook_event TO faucet_api;
+GRANT SELECT,INSERT,DELETE ON TABLE public.webhook_event TO faucet_jobs;
+
+GRANT INSERT,DELETE ON TABLE public.webhook_secret TO faucet_api;
+GRANT SELECT,DELETE ON TABLE public.webhook_secret TO faucet_jobs;
+
+GRANT SELECT(id) ON TABLE public.webhook_secret TO faucet_api;
+
+GRANT SELECT(endpoint_id) ON TABLE public.webhook_secret TO faucet_api;
+
+GRANT SELECT(developer_id) ON TABLE public.webhook_secret TO faucet_api;
+
+GRANT SELECT(created_at) ON TABLE public.webhook_secret TO faucet_api;
+
+GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE public.webhook_secret TO faucet_api;
 
 ALTER DEFAULT PRIVILEGES FOR ROLE faucet_owner REVOKE ALL ON FUNCTIONS FROM PUBLIC;

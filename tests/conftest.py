@@ -28,6 +28,7 @@ import pytest
 import uvicorn
 
 from faucet.api.app import build_app, server_config
+from faucet.kit.clock import Clock
 from faucet.kit.config import Config, load_config
 from faucet.kit.db import with_database
 from faucet.kit.embedded_postgres import EmbeddedPostgres
@@ -171,10 +172,9 @@ async def _nowhere(host: str, port: int) -> list[str]:
 class serve:  # noqa: N801 - reads as a verb where it is used
     """Serve the API on a free port while the block runs; gives its address."""
 
-    def __init__(self, config: Config, dsn: str, *, upstream: Pool | None = None) -> None:
-        self._server = uvicorn.Server(
-            server_config(config, build_app(config, dsn, upstream=upstream or Pool(resolve=_nowhere)))
-        )
+    def __init__(self, config: Config, dsn: str, *, upstream: Pool | None = None, clock: Clock | None = None) -> None:
+        app = build_app(config, dsn, clock=clock, upstream=upstream or Pool(resolve=_nowhere))
+        self._server = uvicorn.Server(server_config(config, app))
         self._listener = socket.create_server(("127.0.0.1", 0))
         # asyncio does this only for sockets that name their protocol; without it a reply waits for a delayed ACK.
         self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

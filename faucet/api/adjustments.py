@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import TheOperator
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.operator_wire import AdjustmentAsk, AdjustmentReply
 from faucet.api.tenant import TenantTx
@@ -67,7 +67,7 @@ async def adjust_wallet(
         )
         if booked is moves.Booked.NOW:
             world.metrics.ledger_writes.add(("transfer",))
-            await Trail(OPERATOR, rid).note(
+            await Trail(caller.actor, rid).note(
                 t,
                 "wallet.adjusted",
                 "wallet",
@@ -78,4 +78,4 @@ async def adjust_wallet(
             )
         return reply
 
-    return await idempotent(world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act)
+    return await idempotent(world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act)

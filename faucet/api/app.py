@@ -18,24 +18,37 @@ from faucet.api import (
     adjustments,
     app_sessions,
     apps,
+    auto_top_ups,
     control,
     developer_keys,
     developers,
     docs,
     end_user_keys,
     end_users,
+    exports,
     features,
     health,
+    invoices,
     local_usage,
     operations,
+    payout_desk,
+    payouts,
+    periods,
     platform_keys,
     prices,
+    promos,
     reports,
+    series,
     sessions,
     signing_keys,
     spend_limits,
+    statements,
+    stripe_events,
     tokens,
+    top_up_desk,
+    top_ups,
     wallets,
+    webhooks,
 )
 from faucet.api.document import complete
 from faucet.api.edge import Edge
@@ -52,6 +65,8 @@ from faucet.kit.log import logger
 from faucet.kit.metrics import Metrics
 from faucet.kit.upstream import Pool
 from faucet.limits.bucket import Bucket
+from faucet.payments.connect import connect_of
+from faucet.payments.stripe_top_ups import top_ups_of
 from faucet.providers.probe import Prober
 
 KEEP_ALIVE_SECONDS = 75
@@ -64,6 +79,9 @@ _ROUTES = (
     end_users,
     local_usage,
     end_user_keys,
+    top_ups,
+    auto_top_ups,
+    stripe_events,
     reports,
     tokens,
     apps,
@@ -71,10 +89,20 @@ _ROUTES = (
     signing_keys,
     features,
     developer_keys,
+    webhooks,
     operations,
+    series,
+    exports,
+    statements,
+    periods,
+    invoices,
+    payouts,
     developers,
     adjustments,
     spend_limits,
+    payout_desk,
+    top_up_desk,
+    promos,
     prices,
     platform_keys,
     control,
@@ -111,6 +139,8 @@ def build_app(
             clock or Clock(),
             metrics,
             prober,
+            connect=connect_of(config),
+            top_ups=top_ups_of(config),
             bearers=_bucket(config.api_rate_limit_max_requests, config.api_rate_limit_window_ms),
             session_bucket=_bucket(config.session_rate_limit_max_requests, config.session_rate_limit_window_ms),
         )

@@ -17,6 +17,7 @@ from faucet.api.world import TheRequestId, TheWorld
 from faucet.kit.errors import field_error
 from faucet.tenants import apps, developers
 from faucet.tenants.apps import App
+from faucet.webhooks.outbox import emit
 
 router = APIRouter(tags=["developer: apps"])
 
@@ -27,6 +28,7 @@ PublicAppId = Annotated[Identifier, Path()]
 _RENAMED = {
     "monthly_spend_limit_usd": "monthly_spend_limit_e8",
     "session_spend_limit_usd": "session_spend_limit_e8",
+    "wallet_low_usd": "wallet_low_e8",
 }
 _NULLABLE = frozenset(("vertical", *_RENAMED))
 
@@ -113,4 +115,7 @@ async def _change(t: TenantTx, public_app_id: str, settings: dict[str, Any], act
     before, after = changed(app_item(app).model_dump(mode="json"), item.model_dump(mode="json"))
     if after:
         await trail.note(t, action, "app", public_app_id, developer_id=app.developer_id, before=before, after=after)
+    if app.status == "active" and item.status != "active":
+        told = {"public_app_id": public_app_id, "status": item.status, "by": trail.actor.scope}
+        await emit(t, app.developer_id, "app.disabled", told)
     return item

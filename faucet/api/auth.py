@@ -31,7 +31,14 @@ BEARER_CHARACTERS_MAX = 512
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Who runs the installation."""
+    """Who runs the installation: the one of ADMIN_TOKEN, who has no name, or one of OPERATOR_TOKENS."""
+
+    name: str | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """How the audit log knows them."""
+        return Actor("operator", self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +124,14 @@ def bearer_of(request: Request) -> str | None:
 
 
 def staff_of(config: Config, bearer: str) -> Operator | DeveloperAdmin | None:
-    """Who of the staff this bearer is. Both are always compared, so that time says nothing."""
+    """Who of the staff this bearer is. All are always compared, so that time says nothing."""
     is_operator = config.admin_token.matches(bearer)
     is_developer_admin = config.developer_admin_token.matches(bearer)
+    named = [name for name, token in config.operator_tokens if token.matches(bearer)]
     if is_operator:
         return Operator()
+    if named:
+        return Operator(named[0])
     return DeveloperAdmin() if is_developer_admin else None
 
 
@@ -142,38 +152,35 @@ async def principal(request: Request, world: World) -> Principal:
     return DeveloperToken(token.developer_id, token.id, frozenset(token.scopes), token.expires_at)
 
 
-def scope_of(caller: Principal, scope: str) -> DeveloperScope:
-    """Whose rows the caller may have under this scope. Raises Refusal `forbidden` where its token lacks it."""
+def scope_of(caller: Principal, *scopes: str) -> DeveloperScope:
+    """Whose rows the caller may have under one of these scopes. Raises Refusal `forbidden` where its token has none."""
     match caller:
-        case DeveloperToken(developer_id, token_id, scopes, expires_at):
-            if scope not in scopes:
-                raise Refusal("forbidden", f"this token lacks the scope {scope}")
-            return DeveloperScope(developer_id, Actor("developer_token", str(token_id)), scopes, expires_at)
+        case DeveloperToken(developer_id, token_id, allowed, expires_at):
+            if not allowed.intersection(scopes):
+                raise Refusal("forbidden", f"this token lacks the scope {' or '.join(scopes)}")
+            return DeveloperScope(developer_id, Actor("developer_token", str(token_id)), allowed, expires_at)
         case DeveloperAdmin():
             return DeveloperScope(None, Actor("developer_admin"))
         case Operator():
-            return DeveloperScope(None, OPERATOR)
-
-
-OPERATOR = Actor("operator")
+            return DeveloperScope(None, caller.actor)
 
 
 @cache
-def require(scope: str) -> Callable[..., Awaitable[DeveloperScope]]:
-    """A dependency: the caller's DeveloperScope, if its bearer allows this scope.
+def require(*scopes: str) -> Callable[..., Awaitable[DeveloperScope]]:
+    """A dependency: the caller's DeveloperScope, if its bearer allows one of these scopes.
 
     The dependency raises Refusal `invalid_session`, `expired_session`, `disabled`, and `forbidden` where the scope
     is lacking. Raises ValueError for a scope that no token can have.
     """
-    if scope not in tokens.SCOPES:
-        raise ValueError(f"{scope!r} is not a scope")
+    if not set(scopes) <= set(tokens.SCOPES):
+        raise ValueError(f"{scopes!r} are not all scopes")
 
     async def developer_scope(
         request: Request,
         world: Annotated[World, Depends(world_of)],
         _: Annotated[object, Depends(_developer_scheme)] = None,
     ) -> DeveloperScope:
-        return scope_of(await principal(request, world), scope)
+        return scope_of(await principal(request, world), *scopes)
 
     return developer_scope
 

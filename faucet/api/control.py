@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import AfterValidator, StringConstraints
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import Actor, TheOperator
 from faucet.api.developer_wire import AuditItem, stored_text
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.operations import AtQuery, audit_item
@@ -23,6 +23,7 @@ from faucet.reports import operations
 from faucet.reports.operations import AuditFilter
 from faucet.tenants import store, switches
 from faucet.tenants.switches import Switch
+from faucet.webhooks.outbox import emit
 
 router = APIRouter(tags=["operator: control"])
 
@@ -61,20 +62,24 @@ async def throw_kill_switch(
 
     async def act(t: TenantTx) -> SwitchItem:
         row_id, developer_id = await _row_of(t, body.target, body.target_id)
-        if await switches.throw(t, body.target, row_id, reason=body.reason, by=str(OPERATOR)):
-            await _note(t, rid, "kill_switch.thrown", body.target, body.target_id, developer_id, body.reason)
+        if await switches.throw(t, body.target, row_id, reason=body.reason, by=str(caller.actor)):
+            trail = Trail(caller.actor, rid)
+            await _note(t, trail, "kill_switch.thrown", body.target, body.target_id, developer_id, body.reason)
+            if developer_id is not None:
+                told = {"public_app_id": body.target_id, "status": "switched_off", "by": caller.actor.scope}
+                await emit(t, developer_id, "app.disabled", told)
         thrown = await switches.find(t, body.target, row_id)
         if thrown is None:
             raise Refusal("conflict", "the switch was released at the same moment")
         return switch_item(thrown)
 
-    return await idempotent(world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act)
+    return await idempotent(world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act)
 
 
 @router.delete("/v1/admin/kill-switches/everything", status_code=204, response_class=Response)
 async def switch_everything_on(caller: TheOperator, world: TheWorld, rid: TheRequestId) -> Response:
     """Release the switch of everything; what is switched off by a switch of its own stays so."""
-    return await _release(world, rid, "everything", None)
+    return await _release(world, caller.actor, rid, "everything", None)
 
 
 @router.delete("/v1/admin/kill-switches/{target}/{target_id}", status_code=204, response_class=Response)
@@ -86,15 +91,15 @@ async def release_kill_switch(
     rid: TheRequestId,
 ) -> Response:
     """Release the switch of an app or a provider."""
-    return await _release(world, rid, target, target_id)
+    return await _release(world, caller.actor, rid, target, target_id)
 
 
-async def _release(world: World, rid: str, target: str, target_id: str | None) -> Response:
+async def _release(world: World, actor: Actor, rid: str, target: str, target_id: str | None) -> Response:
     async with tenant_tx(world, None) as t:
         row_id, developer_id = await _row_of(t, target, target_id)
         if not await switches.release(t, target, row_id):
             raise Refusal("not_found", "this switch is not thrown")
-        await _note(t, rid, "kill_switch.released", target, target_id, developer_id, None)
+        await _note(t, Trail(actor, rid), "kill_switch.released", target, target_id, developer_id, None)
     return Response(status_code=204)
 
 
@@ -111,9 +116,9 @@ async def _row_of(t: Tx, target: str, target_id: str | None) -> tuple[str, UUID 
 
 
 async def _note(
-    t: Tx, rid: str, action: str, target: str, target_id: str | None, developer_id: UUID | None, reason: str | None
+    t: Tx, trail: Trail, action: str, target: str, target_id: str | None, developer_id: UUID | None, reason: str | None
 ) -> None:
-    await Trail(OPERATOR, rid).note(
+    await trail.note(
         t,
         action,
         "kill_switch",

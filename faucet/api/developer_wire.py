@@ -122,6 +122,8 @@ class AppSettings(Ask):
     allowed_origins: Origins | None = None
     monthly_spend_limit_usd: Amount | None = None
     session_spend_limit_usd: Amount | None = None
+    wallet_low_usd: Amount | None = None
+    """Below this a wallet of the app is reported low, instead of below what the installation says."""
 
 
 class AppAsk(AppSettings):
@@ -147,6 +149,7 @@ class AppItem(Reply):
     signing_keys: list[str]
     monthly_spend_limit_usd: Usd | None = None
     session_spend_limit_usd: Usd | None = None
+    wallet_low_usd: Usd | None = None
     developer_id: UUID
     developer_name: str
     developer_email: str
@@ -254,7 +257,7 @@ class TopupItem(Reply):
     owner_scope: Literal["end_user"]
     owner_id: UUID
     provider: str
-    provider_checkout_session_id: str
+    provider_checkout_session_id: str | None = None
     amount_usd: Usd
     status: str
     checkout_url: str | None = None
@@ -270,6 +273,8 @@ class PayoutItem(Reply):
     status: str
     provider: str | None = None
     provider_payout_id: str | None = None
+    reason: str | None = None
+    """Why it failed or was cancelled."""
     created_at: Moment
     updated_at: Moment
 
@@ -299,6 +304,7 @@ class UsagePoint(Reply):
     public_app_id: str | None = None
     feature_key: str | None = None
     feature_version: int | None = None
+    provider: str | None = None
     model: str | None = None
     calls: int
     input_tokens: int
@@ -311,5 +317,19 @@ class UsageSeriesReply(Reply):
     since: Moment
     until: Moment
     interval: Literal["day", "hour"]
-    group_by: Literal["app", "feature", "feature_version", "model"] | None = None
+    group_by: Literal["app", "feature", "feature_version", "model", "provider"] | None = None
     items: list[UsagePoint]
+
+
+class PlatformPoint(UsagePoint):
+    developer_id: UUID | None = None
+    upstream_cost_usd: Usd
+    platform_revenue_usd: Usd
+
+
+class PlatformSeriesReply(Reply):
+    since: Moment
+    until: Moment
+    interval: Literal["day", "hour"]
+    group_by: Literal["app", "feature", "feature_version", "model", "provider", "developer"] | None = None
+    items: list[PlatformPoint]

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import TheOperator
 from faucet.api.developer_wire import Email
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.operator_wire import DeveloperAsk, DeveloperItem, DeveloperPatch
@@ -47,7 +47,7 @@ async def create_developer(
 
     async def act(t: TenantTx) -> DeveloperItem:
         item = developer_item(await developers.create(t, name=body.name, email=body.email))
-        await Trail(OPERATOR, rid).note(
+        await Trail(caller.actor, rid).note(
             t,
             "developer.created",
             "developer",
@@ -57,7 +57,7 @@ async def create_developer(
         )
         return item
 
-    return await idempotent(world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act)
+    return await idempotent(world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act)
 
 
 @router.get("/v1/developers", response_model=PageReply[DeveloperItem], response_model_exclude_none=True)
@@ -100,7 +100,7 @@ async def change_developer(
         )
         before, after = changed(old.model_dump(mode="json"), item.model_dump(mode="json"))
         if after:
-            await Trail(OPERATOR, rid).note(
+            await Trail(caller.actor, rid).note(
                 t,
                 "developer.changed",
                 "developer",

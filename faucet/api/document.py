@@ -114,11 +114,11 @@ def _error_example(code: str) -> Json:
 
 def _add_examples(operation: Json, schemas: Json) -> None:
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    if body is not None and "example" not in body:
+    if body and "schema" in body and "example" not in body:
         body["example"] = example_of(body["schema"], schemas)
     for status, response in operation["responses"].items():
         content = response.get("content", {}).get("application/json")
-        if status.startswith("2") and content is not None and "example" not in content:
+        if status.startswith("2") and content and "schema" in content and "example" not in content:
             content["example"] = example_of(content["schema"], schemas)
 
 

@@ -25,7 +25,7 @@ from faucet.limits.bucket import Bucket
 
 BODY_SECONDS = 30.0
 PREFLIGHT_SECONDS = 600
-METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 ALLOWED_HEADERS = "authorization, content-type, idempotency-key, x-request-id"
 EXPOSED_HEADERS = "x-request-id, retry-after, x-ratelimit-remaining, x-ratelimit-reset, ratelimit, ratelimit-policy"
 _COUNTED_METHODS = frozenset(METHODS.split(", "))

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from faucet.api.auth import TheEndUser
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.paging import PageReply, ThePage, page_reply
 from faucet.api.reports import ROUTE_MODES
+from faucet.api.statement_wire import MonthText, statement_item
 from faucet.api.tenant import TenantTx, tenant_tx
 from faucet.api.wire_end_users import LocalEndpointAsk, LocalEndpointReply, OwnUsageReply, StatementLine, StatementReply
 from faucet.api.world import TheWorld
+from faucet.closing import statements
+from faucet.closing.month import parse_month
 from faucet.kit.errors import InvariantBroken, Refusal
 from faucet.kit.ids import request_id
 from faucet.ledger import statement
@@ -22,6 +25,8 @@ from faucet.tenants import local_endpoints
 from faucet.tenants.local_endpoints import LocalEndpoint
 
 router = APIRouter(tags=["end user"])
+
+PeriodQuery = Annotated[MonthText | None, Query(description="A month in UTC, such as `2026-10`.")]
 
 _SOURCES = ("reported", "counted", "self_reported")
 _OUTCOMES = ("complete", "client_hung_up", "provider_failed")
@@ -57,14 +62,30 @@ async def list_own_usage(caller: TheEndUser, world: TheWorld, page: ThePage) -> 
 
 
 @router.get("/v1/user/statement", response_model=StatementReply, response_model_exclude_none=True)
-async def read_own_statement(caller: TheEndUser, world: TheWorld, page: ThePage) -> StatementReply:
-    """Everything that moved the end user's wallet, newest first, and what is in it now."""
+async def read_own_statement(
+    caller: TheEndUser, world: TheWorld, page: ThePage, period: PeriodQuery = None
+) -> StatementReply:
+    """Everything that moved the end user's wallet, newest first, and what is in it now.
+
+    With `period` only what moved it in that month, and the month's signed statement once there is one.
+    """
     session = caller.session
+    month = None if period is None else parse_month(period)
     async with tenant_tx(world, session.developer_id) as t:
         wallet = await statement.wallet_of_end_user(t, session.end_user_id)
         if wallet is None:
             raise InvariantBroken(f"the end user {session.end_user_id} has a session but no wallet")
-        rows = await statement.movements_of(t, wallet, limit=page.fetch, after=page.after)
+        rows = await statement.movements_of(
+            t,
+            wallet,
+            limit=page.fetch,
+            after=page.after,
+            since=None if month is None else month.starts_at,
+            until=None if month is None else month.ends_at,
+        )
+        kept = None
+        if month is not None:
+            kept = await statements.find(t, month, developer_id=session.developer_id, end_user_id=session.end_user_id)
     shown, cursor = page.cut(rows, lambda row: (row.created_at, row.id))
     return StatementReply(
         wallet_id=wallet.public_id,
@@ -76,12 +97,15 @@ async def read_own_statement(caller: TheEndUser, world: TheWorld, page: ThePage)
                 id=row.id,
                 kind=row.kind,
                 amount_usd=row.amount_e8,
+                description=row.description,
                 request_id=request_id(row.id) if row.kind == "usage" else None,
                 created_at=row.created_at,
             )
             for row in shown
         ],
         next_cursor=cursor,
+        period=period,
+        statement=None if kept is None else statement_item(kept),
     )
 
 

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from faucet.api.developer_wire import Email, Name, Reason, stored_text
-from faucet.api.wire import Amount, AmountOrNone, Ask, IdempotencyKey, Moment, Reply, Usd
+from faucet.api.developer_wire import AskMoment, Email, Name, Reason, stored_text
+from faucet.api.wire import Amount, AmountOrNone, Ask, IdempotencyKey, Identifier, Moment, Reply, Usd
 
 ProviderName = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(stored_text)]
 
@@ -60,6 +60,56 @@ class AdjustmentReply(Reply):
     reason: str | None = None
     idempotency_key: str | None = None
     wallet_balance_usd: Usd
+
+
+# ── credit given away ──
+
+
+class GrantAsk(Ask):
+    amount_usd: Amount
+    reason: Reason
+
+
+class GrantReply(Reply):
+    wallet_id: UUID
+    amount_usd: Usd
+    reason: str
+    wallet_balance_usd: Usd
+
+
+PromoCode = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9-]{4,40}$", min_length=4, max_length=40),
+    AfterValidator(str.upper),
+    Field(examples=["WELCOME-2027"]),
+]
+"""Capital and small letters are the same."""
+
+
+class PromoAsk(Ask):
+    code: PromoCode | None = None
+    """Absent: one is made up that nobody guesses."""
+    amount_usd: Amount
+    redemptions_max: Annotated[int, Field(ge=1, le=10_000_000)]
+    """How many end users may redeem it in all, each once."""
+    public_app_id: Identifier | None = None
+    """Absent: end users of all apps may."""
+    expires_at: AskMoment | None = None
+
+
+class PromoItem(Reply):
+    id: UUID
+    code: str
+    amount_usd: Usd
+    redemptions: int
+    redemptions_max: int
+    granted_usd: Usd
+    public_app_id: str | None = None
+    status: Literal["active", "used_up", "expired", "disabled"]
+    expires_at: Moment | None = None
+    disabled_at: Moment | None = None
+    created_by: str
+    created_at: Moment
 
 
 # ── prices ──

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import TheOperator
 from faucet.api.credential_wire import PlatformKeyAsk, PlatformKeyReply
 from faucet.api.credentials import ask_provider, create, disable, no_such_key, reply_of
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
@@ -55,11 +55,11 @@ async def add_platform_provider_key(
             provider=body.provider,
             base_url=body.base_url,
         )
-        row = await create(world, tx, place, body, verdict, weight=body.weight, actor=OPERATOR, rid=rid)
+        row = await create(world, tx, place, body, verdict, weight=body.weight, actor=caller.actor, rid=rid)
         return _platform_reply(row)
 
     return await idempotent(
-        world, request, principal=str(OPERATOR), developer_id=None, key=idempotency_key, body=body, act=act
+        world, request, principal=str(caller.actor), developer_id=None, key=idempotency_key, body=body, act=act
     )
 
 
@@ -83,4 +83,4 @@ async def disable_platform_provider_key(
         row = await store.find(t, key_id, end_user_id=None, owner="platform")
         if row is None:
             raise no_such_key()
-        return _platform_reply(await disable(t, row, now=world.clock.now(), actor=OPERATOR, rid=rid))
+        return _platform_reply(await disable(t, row, now=world.clock.now(), actor=caller.actor, rid=rid))

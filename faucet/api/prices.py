@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import Actor, TheOperator
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.operator_wire import PriceAsk, PriceImportAsk, PriceImportReply, PriceItem, ProviderName
 from faucet.api.paging import PageReply, ThePage, page_reply
@@ -107,17 +107,17 @@ async def add_price(
         )
         # The one that was just added, or the one that says the same and is in force.
         row = max((row for row in rows if row.effective_from <= now), key=lambda row: (row.effective_from, row.id))
-        if body.confirm and await price_book.decide(t, [row.id], status="confirmed", actor=str(OPERATOR)):
+        if body.confirm and await price_book.decide(t, [row.id], status="confirmed", actor=str(caller.actor)):
             await announce_change(t)
         after = await price_book.find_price(t, row.id)
         assert after is not None  # versions are never deleted
         if new or after.status != row.status:
-            await Trail(OPERATOR, rid).note(
+            await Trail(caller.actor, rid).note(
                 t, "price.added", "price", str(row.id), after=price_item(after).model_dump(mode="json")
             )
         return price_item(after)
 
-    return await idempotent(world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act)
+    return await idempotent(world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act)
 
 
 def _or(given: int | None, else_: int) -> int:
@@ -141,13 +141,13 @@ async def import_prices(
     async def act(t: TenantTx) -> PriceImportReply:
         new = await price_book.insert_drafts(t, rows)
         if new:
-            await Trail(OPERATOR, rid).note(
+            await Trail(caller.actor, rid).note(
                 t, "price.imported", "price", None, after={"providers": body.providers, "new_count": new}
             )
         return PriceImportReply(new_count=new, price_count=len(rows), left_out_count=len(report.skipped))
 
     return await idempotent(
-        world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act, status=200
+        world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act, status=200
     )
 
 
@@ -161,7 +161,7 @@ async def confirm_price(
     key: TheIdempotencyKey = None,
 ) -> Response:
     """Put a draft up for sale, from its `effective_from` on. Harmless to repeat."""
-    return await _decide(world, request, rid, key, price_id, "confirmed")
+    return await _decide(world, request, caller.actor, rid, key, price_id, "confirmed")
 
 
 @router.post("/v1/admin/prices/{price_id}/reject", response_model=PriceItem)
@@ -174,14 +174,14 @@ async def reject_price(
     key: TheIdempotencyKey = None,
 ) -> Response:
     """Turn a draft down; an import of the same figures doesn't bring it back. Harmless to repeat."""
-    return await _decide(world, request, rid, key, price_id, "rejected")
+    return await _decide(world, request, caller.actor, rid, key, price_id, "rejected")
 
 
 async def _decide(
-    world: World, request: Request, rid: str, key: str | None, price_id: int, decision: Decision
+    world: World, request: Request, actor: Actor, rid: str, key: str | None, price_id: int, decision: Decision
 ) -> Response:
     async def act(t: TenantTx) -> PriceItem:
-        done = await price_book.decide(t, [price_id], status=decision, actor=str(OPERATOR))
+        done = await price_book.decide(t, [price_id], status=decision, actor=str(actor))
         row = await price_book.find_price(t, price_id)
         if row is None:
             raise Refusal("not_found", "there is no such price")
@@ -189,7 +189,7 @@ async def _decide(
             raise Refusal("conflict", f"this price is {row.status} already; add a new version")
         if done:
             await announce_change(t)
-            await Trail(OPERATOR, rid).note(
+            await Trail(actor, rid).note(
                 t,
                 f"price.{decision}",
                 "price",
@@ -199,5 +199,5 @@ async def _decide(
         return price_item(row)
 
     return await idempotent(
-        world, request, principal=str(OPERATOR), developer_id=None, key=key, body=None, act=act, status=200
+        world, request, principal=str(actor), developer_id=None, key=key, body=None, act=act, status=200
     )

@@ -116,7 +116,7 @@ async def reconcile_ledger(caller: TheOperator, world: TheWorld) -> Reconciliati
         await see_all(t)
         summary = await reconciliation.wallet_summary(t)
         lines = await reconciliation.wallet_lines(t, limit=RECONCILIATION_ITEMS_MAX)
-        findings = await reconciliation.reconcile(t)
+        findings = await reconciliation.reconcile(t, tolerance_bps=world.config.invoice_tolerance_bps)
     return ReconciliationReply(
         generated_at=world.clock.now(),
         summary=ReconciliationSummary(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from faucet.api.auth import OPERATOR, TheOperator
+from faucet.api.auth import TheOperator
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.operator_wire import SpendLimitAsk, SpendLimitLift, SpendLimitReply
 from faucet.api.tenant import TenantTx
@@ -28,9 +28,9 @@ async def set_spend_limit(
     """Set or change a spend limit. It counts what was spent in its period before, too; 0 stops everything."""
 
     async def act(t: TenantTx) -> SpendLimitReply:
-        return await _set(t, world, rid, body, body.limit_usd)
+        return await _set(t, world, Trail(caller.actor, rid), body, body.limit_usd)
 
-    return await idempotent(world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act)
+    return await idempotent(world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act)
 
 
 @router.post("/v1/admin/spend-limits/lift", response_model=SpendLimitReply)
@@ -45,14 +45,14 @@ async def lift_spend_limit(
     """Lift a spend limit. Harmless to repeat."""
 
     async def act(t: TenantTx) -> SpendLimitReply:
-        return await _set(t, world, rid, body, None)
+        return await _set(t, world, Trail(caller.actor, rid), body, None)
 
     return await idempotent(
-        world, request, principal=str(OPERATOR), developer_id=None, key=key, body=body, act=act, status=200
+        world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act, status=200
     )
 
 
-async def _set(t: TenantTx, world: World, rid: str, ask: SpendLimitLift, limit_e8: int | None) -> SpendLimitReply:
+async def _set(t: TenantTx, world: World, trail: Trail, ask: SpendLimitLift, limit_e8: int | None) -> SpendLimitReply:
     """Raises Refusal `not_found`."""
     row_id, developer_id = await spend_limits.find(
         t, ask.scope, ask.target, external_id_key=world.config.external_id_key
@@ -60,5 +60,5 @@ async def _set(t: TenantTx, world: World, rid: str, ask: SpendLimitLift, limit_e
     await spend_limits.set_limit(t, ask.scope, row_id, ask.period, limit_e8)
     after = {"period": ask.period, "limit_usd": None if limit_e8 is None else to_wire(limit_e8)}
     action = "spend_limit.lifted" if limit_e8 is None else "spend_limit.set"
-    await Trail(OPERATOR, rid).note(t, action, ask.scope, str(row_id), developer_id=developer_id, after=after)
+    await trail.note(t, action, ask.scope, str(row_id), developer_id=developer_id, after=after)
     return SpendLimitReply(id=row_id, scope=ask.scope, period=ask.period, limit_usd=limit_e8)

@@ -1,13 +1,15 @@
-"""Wallets: what an end user has, and test credits for development."""
+"""Wallets: what an end user has, and credit that the operator gives: promotional, or for tests."""
 
 from __future__ import annotations
 
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request, Response
 
-from faucet.api.auth import OPERATOR, TheEndUser, TheOperator
+from faucet.api.auth import TheEndUser, TheOperator
+from faucet.api.idempotency import TheIdempotencyKey, idempotent
+from faucet.api.operator_wire import GrantAsk, GrantReply
 from faucet.api.tenant import TenantTx, tenant_tx
 from faucet.api.trail import Trail
 from faucet.api.wire import FeeLine, IdempotencyKey, TestCreditAsk, WalletReply
@@ -85,28 +87,81 @@ async def credit_test_balance(
         raise field_error("idempotency_key", "differs from the header Idempotency-Key")
     key = idempotency_key or body.idempotency_key
     async with tenant_tx(world, None) as t:
-        wallet = await statement.wallet_by_public_id(t, wallet_id)
-        if wallet is None:
-            raise Refusal("not_found", "there is no such wallet")
-        booked = await moves.grant(
+        wallet, booked = await give(
             t,
-            wallet.id,
+            Trail(caller.actor, rid),
+            wallet_id,
             body.amount_usd,
-            key=None if key is None else f"test-credit:{wallet.public_id}:{key}",
-            memo=f"test credits by the operator, request {rid}",
+            key=None if key is None else f"test-credit:{wallet_id}:{key}",
+            memo=f"Test credits; by the operator, request {rid}",
+            action="wallet.test_credited",
         )
-        wallet = await statement.wallet(t, wallet.id)
-        if wallet is None:
-            raise InvariantBroken(f"the wallet {wallet_id} is gone within its own tx")
-        if booked is moves.Booked.NOW:
-            await Trail(OPERATOR, rid).note(
-                t,
-                "wallet.test_credited",
-                "wallet",
-                str(wallet.public_id),
-                developer_id=wallet.developer_id,
-                after={"amount_usd": to_wire(body.amount_usd)},
-            )
     if booked is moves.Booked.NOW:
         world.metrics.ledger_writes.add(("transfer",))
     return wallet_reply(wallet)
+
+
+@router.post(
+    "/v1/admin/wallets/{wallet_id}/grants", tags=["operator: wallets"], status_code=201, response_model=GrantReply
+)
+async def grant_credit(
+    wallet_id: UUID,
+    body: GrantAsk,
+    request: Request,
+    caller: TheOperator,
+    world: TheWorld,
+    rid: TheRequestId,
+    key: TheIdempotencyKey = None,
+) -> Response:
+    """Give a wallet promotional credit, at the platform's expense. The reason is for the audit log; the wallet's
+    statement calls it promotional credit."""
+
+    async def act(t: TenantTx) -> GrantReply:
+        wallet, booked = await give(
+            t,
+            Trail(caller.actor, rid),
+            wallet_id,
+            body.amount_usd,
+            key=None if key is None else f"grant:{wallet_id}:{key}",
+            memo=f"Promotional credit; by the operator, request {rid}: {body.reason}",
+            action="wallet.granted",
+            reason=body.reason,
+        )
+        if booked is moves.Booked.NOW:
+            world.metrics.ledger_writes.add(("transfer",))
+        return GrantReply(
+            wallet_id=wallet.public_id,
+            amount_usd=body.amount_usd,
+            reason=body.reason,
+            wallet_balance_usd=wallet.posted_e8,
+        )
+
+    return await idempotent(world, request, principal=str(caller.actor), developer_id=None, key=key, body=body, act=act)
+
+
+async def give(
+    t: TenantTx,
+    trail: Trail,
+    wallet_id: UUID,
+    amount_e8: int,
+    *,
+    key: str | None,
+    memo: str,
+    action: str,
+    reason: str | None = None,
+) -> tuple[Wallet, moves.Booked]:
+    """Grant credit to a wallet and note it, once for each key. Gives the wallet as it is then.
+
+    Raises Refusal `not_found`, and `idempotency_conflict` where the key has booked something else.
+    """
+    wallet = await statement.wallet_by_public_id(t, wallet_id)
+    if wallet is None:
+        raise Refusal("not_found", "there is no such wallet")
+    booked = await moves.grant(t, wallet.id, amount_e8, key=key, memo=memo)
+    after = await statement.wallet(t, wallet.id)
+    if after is None:
+        raise InvariantBroken(f"the wallet {wallet_id} is gone within its own tx")
+    if booked is moves.Booked.NOW:
+        noted = {"amount_usd": to_wire(amount_e8)} | ({} if reason is None else {"reason": reason})
+        await trail.note(t, action, "wallet", str(wallet.public_id), developer_id=wallet.developer_id, after=noted)
+    return after, booked

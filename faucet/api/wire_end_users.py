@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from faucet.api.statement_wire import StatementItem
 from faucet.api.wire import Ask, Moment, Reply, Usd
 from faucet.tenants.local_endpoints import MODELS_MAX, checked_base_url
 
@@ -35,6 +36,8 @@ class StatementLine(Reply):
     id: UUID
     kind: Annotated[str, Field(examples=["usage", "top_up", "grant", "refund"])]
     amount_usd: Usd
+    description: Annotated[str | None, Field(examples=["Promo code WELCOME-2027"])] = None
+    """What credit was given for."""
     request_id: str | None = None
     created_at: Moment
 
@@ -48,6 +51,23 @@ class StatementReply(Reply):
     available_usd: Usd
     items: list[StatementLine]
     next_cursor: str | None = None
+    period: str | None = None
+    """The month that was asked for; the movements are those of it."""
+    statement: StatementItem | None = None
+    """The signed statement of that month, where it is closed and the wallet moved in it."""
+
+
+class RedeemAsk(Ask):
+    """A promo code, as somebody typed it."""
+
+    code: Annotated[str, StringConstraints(min_length=1, max_length=100), Field(examples=["WELCOME-2027"])]
+
+
+class RedeemReply(Reply):
+    """What a promo code gave."""
+
+    amount_usd: Usd
+    wallet_balance_usd: Usd
 
 
 LocalKind = Literal["ollama", "lm_studio", "vllm", "llama_cpp", "openai_compatible"]

@@ -214,6 +214,8 @@ def _invite(out: Console, stack: Stack) -> None:
     for name, address in (("API", addresses.api), ("Gateway", f"{addresses.gateway}/v1"), ("Mock", addresses.mock)):
         out.print(Text.assemble(f"{MARGIN}{name:<9}", (address, "cyan")))
     _copy(out, "Talk to it, in another terminal:", _command(stack, "chat"))
+    if addresses.stripe is not None:
+        _copy(out, "Pay in, with a card of the Stripe double:", _command(stack, "top-ups open 10.00"))
     _copy(
         out,
         "With curl:",

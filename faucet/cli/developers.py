@@ -169,6 +169,11 @@ SessionLimitOption = Annotated[
     str | None, typer.Option("--session-limit", metavar="USD", help="What one session may spend; `none` lifts it.")
 ]
 
+WalletLowOption = Annotated[
+    str | None,
+    typer.Option("--wallet-low", metavar="USD", help="Below this `wallet.low` is told; `none`: as installed."),
+]
+
 
 def _settings(
     share_bps: int | None,
@@ -176,6 +181,7 @@ def _settings(
     origins: list[str] | None,
     monthly_limit: str | None,
     session_limit: str | None,
+    wallet_low: str | None,
 ) -> dict[str, Any]:
     """What of an app's settings was said."""
     body: dict[str, Any] = {}
@@ -185,7 +191,11 @@ def _settings(
         body["identity_mode"] = identity.value
     if origins:
         body["allowed_origins"] = [origin for origin in origins if origin != "none"]
-    for field, text in (("monthly_spend_limit_usd", monthly_limit), ("session_spend_limit_usd", session_limit)):
+    for field, text in (
+        ("monthly_spend_limit_usd", monthly_limit),
+        ("session_spend_limit_usd", session_limit),
+        ("wallet_low_usd", wallet_low),
+    ):
         if text is not None:
             body[field] = None if text == "none" else text
     return body
@@ -207,10 +217,11 @@ def create_app(
     origins: OriginOption = None,
     monthly_limit: MonthlyOption = None,
     session_limit: SessionLimitOption = None,
+    wallet_low: WalletLowOption = None,
     key: KeyOption = None,
 ) -> None:
     """Make an app. Its public id is taken for good. The operator says whose it is with --developer."""
-    body = _settings(share_bps, identity, origins, monthly_limit, session_limit)
+    body = _settings(share_bps, identity, origins, monthly_limit, session_limit, wallet_low)
     body |= {"public_app_id": app_id, "name": name}
     if developer is not None:
         body["developer_id"] = at.developer_id(developer)
@@ -232,9 +243,10 @@ def change_app(
     origins: OriginOption = None,
     monthly_limit: MonthlyOption = None,
     session_limit: SessionLimitOption = None,
+    wallet_low: WalletLowOption = None,
 ) -> None:
     """Change what is said; the rest stays. `--origin none` takes all origins away."""
-    body = _settings(share_bps, identity, origins, monthly_limit, session_limit)
+    body = _settings(share_bps, identity, origins, monthly_limit, session_limit, wallet_low)
     if name is not None:
         body["name"] = name
     if not body:

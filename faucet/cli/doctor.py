@@ -120,7 +120,14 @@ def _examine(findings: Findings, data: Path | None, database_url: str | None, st
 
 _SETTING_REMEDIES = {
     name: "make one with `openssl rand -base64 48`, and keep it where the other processes get it, too"
-    for name in ("SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN", "METRICS_TOKEN", "KEK_LOCAL_KEY")
+    for name in (
+        "SECRET_ENCRYPTION_KEY",
+        "ADMIN_TOKEN",
+        "DEVELOPER_ADMIN_TOKEN",
+        "METRICS_TOKEN",
+        "KEK_LOCAL_KEY",
+        "STATEMENT_SIGNING_KEY",
+    )
 } | {
     "API_CORS_ORIGINS": "list the origins of the pages that call the API, such as https://console.example.com",
     "GATEWAY_CORS_ORIGINS": "list the origins of the pages that call the gateway, such as https://app.example.com",
@@ -344,11 +351,14 @@ async def _count(connection: Any, role: str, query: LiteralString, *values: obje
 
 # ── ports and processes ──
 
+_SERVICES = {"mock": "mock-provider", "stripe": "stripe-double"}
+"""What plays others' services in development, by the names that they give themselves."""
+
 
 def check_ports(findings: Findings, config: Config) -> None:
     """Whether our ports are free, or ours already; and whether what runs is ready."""
     from faucet.stack.ports import listener_on
-    from faucet.stack.supervisor import MOCK_PORT, read_record
+    from faucet.stack.supervisor import MOCK_PORT, STRIPE_PORT, read_record
 
     record = read_record(config.faucet_data) or {}
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.bind_address, config.bind_address)
@@ -356,9 +366,10 @@ def check_ports(findings: Findings, config: Config) -> None:
         ("api", config.port_api, "PORT_API or --api-port"),
         ("gateway", config.port_gateway, "PORT_GATEWAY or --gateway-port"),
         ("mock", MOCK_PORT, "--mock-port"),
+        ("stripe", STRIPE_PORT, "--stripe-port"),
     )
     for name, port, option in wanted:
-        if name == "mock" and config.is_production:
+        if name in _SERVICES and config.is_production or name == "stripe" and config.stripe_secret_key is not None:
             continue
         address = str(record.get(name) or f"http://{host}:{port}")
         told = _ready(address, name)
@@ -395,10 +406,9 @@ def _ready(address: str, name: str) -> tuple[bool, str] | None:
     try:
         with httpx2.Client(trust_env=False, timeout=CALL_SECONDS) as client:
             alive = client.get(f"{address}/health").json()
-            if name == "mock":
-                return (
-                    (True, "answers") if isinstance(alive, dict) and alive.get("service") == "mock-provider" else None
-                )
+            if name in _SERVICES:
+                is_ours = isinstance(alive, dict) and alive.get("service") == _SERVICES[name]
+                return (True, "answers") if is_ours else None
             if not isinstance(alive, dict) or alive.get("service") != f"@modelfaucet/{name}":
                 return None
             reply = client.get(f"{address}/ready")

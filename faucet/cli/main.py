@@ -18,25 +18,47 @@ from typer.core import TyperGroup
 
 from faucet.cli.developers import apps_app, developers_app, tokens_app
 from faucet.cli.doctor import doctor
+from faucet.cli.exports import export_app
 from faucet.cli.features import features_app
+from faucet.cli.invoices import invoices_app
 from faucet.cli.levers import credentials_app, switches_app
 from faucet.cli.limits import limits_app
 from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import reconcile
+from faucet.cli.payouts import payouts_app
 from faucet.cli.price_sync import sync
 from faucet.cli.prices import prices_app
+from faucet.cli.promos import promos_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
 from faucet.cli.reseal import reseal
+from faucet.cli.statements import periods_app, statement_app
 from faucet.cli.terminal import complain, examples, progress, write_line
+from faucet.cli.top_ups import stripe_app, top_ups_app
+from faucet.cli.webhooks import webhooks_app
 
 if TYPE_CHECKING:
     pass
 
 SECTIONS = {
-    "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider"),
+    "Try": ("demo", "up", "chat", "smoke", "story", "mock-provider", "mock-stripe"),
     "Run": ("serve", "jobs", "migrate", "doctor"),
-    "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys"),
-    "Operate": ("prices", "credentials", "switches", "limits", "reconcile", "reseal"),
+    "Keep": ("developers", "apps", "features", "manifest", "tokens", "wallets", "sessions", "signing-keys", "webhooks"),
+    "Operate": (
+        "prices",
+        "credentials",
+        "switches",
+        "limits",
+        "promos",
+        "top-ups",
+        "payouts",
+        "stripe",
+        "export",
+        "periods",
+        "statement",
+        "invoices",
+        "reconcile",
+        "reseal",
+    ),  # fmt: skip
     "Look": ("openapi", "schema", "version"),
 }
 
@@ -69,6 +91,7 @@ app.add_typer(serve_app)
 prices_app.command("sync", epilog=examples("faucet prices sync --dry-run", "faucet prices sync anthropic gemini"))(sync)
 app.add_typer(prices_app)
 app.add_typer(limits_app)
+app.add_typer(payouts_app)
 for group in (
     developers_app,
     apps_app,
@@ -78,6 +101,14 @@ for group in (
     wallets_app,
     sessions_app,
     signing_keys_app,
+    top_ups_app,
+    stripe_app,
+    periods_app,
+    statement_app,
+    invoices_app,
+    export_app,
+    webhooks_app,
+    promos_app,
 ):
     app.add_typer(group)
 app.add_typer(credentials_app)
@@ -105,6 +136,10 @@ GatewayPortOption = Annotated[
 MockPortOption = Annotated[
     int | None, typer.Option("--mock-port", min=0, max=65_535, metavar="N", help="4010; 0 takes a free one.")
 ]
+StripePortOption = Annotated[
+    int | None,
+    typer.Option("--stripe-port", min=0, max=65_535, metavar="N", help="4242, or a free one with --mock-port 0."),
+]
 WorkersOption = Annotated[
     int, typer.Option("--gateway-workers", min=1, max=64, metavar="N", help="Gateway processes that share the port.")
 ]
@@ -126,13 +161,14 @@ def up(
     api_port: ApiPortOption = None,
     gateway_port: GatewayPortOption = None,
     mock_port: MockPortOption = None,
+    stripe_port: StripePortOption = None,
     gateway_workers: WorkersOption = 1,
     database_url: DatabaseOption = None,
 ) -> None:
     """Run everything on this machine, until Ctrl-C.
 
-    Database, mock provider, API, gateways and jobs, with the demo's data in it. When all is ready, one JSON line
-    on standard output has the addresses, tokens and processes. For development.
+    Database, mock provider, Stripe double, API, gateways and jobs, with the demo's data in it. When all is ready, one
+    JSON line on standard output has the addresses, tokens and processes. For development.
     """
     from faucet.stack.supervisor import Stack, Wish, run_stack
 
@@ -141,6 +177,7 @@ def up(
         api_port=api_port,
         gateway_port=gateway_port,
         mock_port=mock_port,
+        stripe_port=stripe_port,
         gateway_workers=gateway_workers,
         database_url=database_url,
     )
@@ -165,6 +202,7 @@ def demo(
     api_port: ApiPortOption = None,
     gateway_port: GatewayPortOption = None,
     mock_port: MockPortOption = None,
+    stripe_port: StripePortOption = None,
     gateway_workers: WorkersOption = 1,
     database_url: DatabaseOption = None,
     once: Annotated[bool, typer.Option("--once", help="End after the show.")] = False,
@@ -182,6 +220,7 @@ def demo(
         api_port=api_port,
         gateway_port=gateway_port,
         mock_port=mock_port,
+        stripe_port=stripe_port,
         gateway_workers=gateway_workers,
         database_url=database_url,
     )
@@ -271,6 +310,42 @@ def mock_provider(
         api_key=api_key,
         delay_ms=delay_ms,
         chunk_delay_ms=chunk_delay_ms,
+        on_ready=under_supervision(),
+    )
+
+
+@app.command(
+    epilog=examples(
+        "faucet mock-stripe",
+        "faucet mock-stripe --port 0",
+        "faucet mock-stripe --webhook-url http://127.0.0.1:3001/v1/stripe/webhook --webhook-secret whsec_…",
+    ),
+)
+def mock_stripe(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")] = 4242,
+    webhook_url: Annotated[str | None, typer.Option(metavar="URL", help="Who is told of events.")] = None,
+    webhook_secret: Annotated[
+        str | None, typer.Option(help="What events are signed with.", envvar="STRIPE_WEBHOOK_SECRET")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep everything there, and go on from it.")
+    ] = None,
+) -> None:
+    """Run the Stripe double, for tests and trials.
+
+    As much of Stripe's API as this project uses, just as strict, with a checkout page for a browser, signed webhooks,
+    and knobs under /_control. Prints one JSON line with its address when it listens.
+    """
+    from faucet.stack.child import under_supervision
+    from faucet.stack.serve import run_mock_stripe
+
+    run_mock_stripe(
+        host,
+        port,
+        webhook_url=webhook_url,
+        webhook_secret=webhook_secret,
+        state=state,
         on_ready=under_supervision(),
     )
 

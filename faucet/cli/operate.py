@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -17,11 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from faucet.cli.terminal import console, progress, write_line
+from faucet.kit.errors import FaucetError
 
 if TYPE_CHECKING:
     from faucet.kit.config import Config
     from faucet.kit.db import Tx
-    from faucet.reports.reconciliation import Finding, WalletSummary
+    from faucet.reports.finding import Finding
+    from faucet.reports.reconciliation import WalletSummary
 
 Got = TypeVar("Got")
 
@@ -57,18 +60,42 @@ def in_tx(
             return asyncio.run(run(dsn))
 
 
-def reconcile(as_json: JsonOption = False, data: DataOption = None, database_url: DatabaseOption = None) -> None:
+def reconcile(
+    stripe_days: Annotated[
+        int | None,
+        typer.Option(
+            "--stripe-days", min=1, max=400, metavar="N", help="Ask Stripe, too, what was transferred in so many days."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    data: DataOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
     """Check that the books add up; exit code 1 where they do not.
 
-    Compares every balance, hold, counter and usage event with the transfers.
+    Compares every balance, hold, counter and usage event with the transfers, what is final with what it was made of,
+    top-ups and payouts with what Stripe told, and what providers billed with what was booked.
     """
     from faucet.reports import reconciliation
 
-    async def work(tx: Tx, _: Config) -> tuple[list[Finding], WalletSummary]:
+    async def work(tx: Tx, config: Config) -> tuple[list[Finding], WalletSummary]:
         await reconciliation.begin_snapshot(tx)
-        return await reconciliation.reconcile(tx), await reconciliation.wallet_summary(tx)
+        findings = await reconciliation.reconcile(tx, tolerance_bps=config.invoice_tolerance_bps)
+        return findings, await reconciliation.wallet_summary(tx)
+
+    async def ask_stripe(tx: Tx, config: Config) -> list[Finding]:
+        from faucet.jobs.reconcile import reconcile_stripe
+        from faucet.payments.processor import line_of
+
+        line = line_of(config)
+        if line is None:
+            raise FaucetError("Stripe is not set up here: STRIPE_SECRET_KEY is unset")
+        now = datetime.now(UTC)
+        return await reconcile_stripe(tx, line, since=now - timedelta(days=stripe_days or 1), now=now)
 
     findings, summary = in_tx(data, database_url, "Comparing the books", work)
+    if stripe_days is not None:
+        findings += in_tx(data, database_url, "Asking Stripe", ask_stripe)
     if as_json:
         write_line(json.dumps({"ok": not findings, "summary": asdict(summary), "findings": [*map(asdict, findings)]}))
     else:

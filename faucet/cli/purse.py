@@ -90,6 +90,23 @@ def show_wallet(
         show_row(at.get("v1", "user", "wallet"), as_json)
 
 
+ReasonOption = Annotated[str, typer.Option(help="Why, for the audit log.")]
+
+
+@over_api(
+    wallets_app, "freeze", 'faucet wallets freeze 0198a3c2-… --reason "card stolen, says its owner"', operator=True
+)
+def freeze_wallet(at: Remote, wallet: WalletArgument, reason: ReasonOption, key: KeyOption = None) -> None:
+    """Let nothing new be spent from a wallet. Requests that have begun end as they would."""
+    at.show(at.post(*_WALLETS, wallet, "freeze", body={"reason": reason}, key=key))
+
+
+@over_api(wallets_app, "unfreeze", 'faucet wallets unfreeze 0198a3c2-… --reason "paid by transfer"', operator=True)
+def unfreeze_wallet(at: Remote, wallet: WalletArgument, reason: ReasonOption, key: KeyOption = None) -> None:
+    """Let a frozen wallet be spent again, as one that a refund or dispute found too empty."""
+    at.show(at.post(*_WALLETS, wallet, "unfreeze", body={"reason": reason}, key=key))
+
+
 @over_api(wallets_app, "credit", "faucet wallets credit 0198a3c2-… 5.00", operator=True)
 def credit_wallet(
     at: Remote,
@@ -99,6 +116,23 @@ def credit_wallet(
 ) -> None:
     """Give a wallet test credits that nobody paid for. Development only."""
     at.show(at.post(*_WALLETS, wallet, "credit-test-balance", body={"amount_usd": amount}, key=key))
+
+
+@over_api(
+    wallets_app,
+    "grant",
+    'faucet wallets grant 0198a3c2-… 5.00 --reason "sorry for Monday" --key ticket-4711',
+    operator=True,
+)
+def grant_credit(
+    at: Remote,
+    wallet: WalletArgument,
+    amount: AmountArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")],
+    key: KeyOption = None,
+) -> None:
+    """Give a wallet promotional credit, at the platform's expense."""
+    at.show(at.post(*_WALLETS, wallet, "grants", body={"amount_usd": amount, "reason": reason}, key=key))
 
 
 @over_api(

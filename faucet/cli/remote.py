@@ -61,6 +61,18 @@ class Remote:
         given = {name: value for name, value in query.items() if value is not None}
         return self.client.call("GET", self._at(path) + (f"?{urlencode(given)}" if given else ""), self.bearer)
 
+    def download(self, file: Path, *path: str, **query: str | None) -> None:
+        """Write what is at a path into a file, which is there only once it is whole. Raises Unreachable, Refused."""
+        given = {name: value for name, value in query.items() if value is not None}
+        address = self._at(path) + (f"?{urlencode(given)}" if given else "")
+        draft = file.with_name(f".{file.name}.part")
+        try:
+            with draft.open("wb") as into:
+                self.client.download(address, self.bearer, into)
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
+
     def post(self, *path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Row:
         """Raises Unreachable, Refused."""
         headers = {} if key is None else {"idempotency-key": key}

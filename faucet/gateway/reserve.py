@@ -19,6 +19,7 @@ from faucet.gateway.allowances import Allowances
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import Exchange
 from faucet.gateway.payers import Chosen, over_budget
+from faucet.gateway.refusals import LimitRefusals
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.money import to_wire
@@ -77,6 +78,7 @@ class Reserver:
         self._wait_seconds = wait_seconds
         self._queues = WalletQueues()
         self.freed = Freed()
+        self.refusals = LimitRefusals()
 
     async def reserve(self, exchange: Exchange, caller: Caller, feature: Feature, chosen: Chosen, ask: ChatAsk) -> Held:
         """Hold the ceiling of whichever product answers; of a short wallet only that of the first choice.
@@ -134,6 +136,8 @@ class Reserver:
             room_e8 = answer.room_e8 - answer.busy_e8
             if bid.shrink_to(room_e8) or bid.keep_within(room_e8):
                 continue
+            if answer.status == ledger_lane.BUDGET:
+                self.refusals.note(bid.caller, bid.feature, bid.amount_e8)
             raise _short(answer, bid)
 
     def _granted(self, bid: _Bid, answer: HoldAnswer) -> Held:

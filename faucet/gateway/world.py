@@ -121,6 +121,7 @@ class World:
             asyncio.create_task(self._keep_callers(), name="keep-callers"),
             asyncio.create_task(self._recover(), name="recover-spools"),
             asyncio.create_task(self.validations.run(self.db), name="validations"),
+            asyncio.create_task(self.reserver.refusals.run(self.db), name="limit-refusals"),
         ]
 
     async def close(self) -> None:

@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from faucet.kit.db import Tx
 from faucet.kit.log import logger
-from faucet.reports.reconciliation import Finding, begin_snapshot, reconcile
+from faucet.payments.listed import listed_transfers
+from faucet.payments.processor import ProcessorRefused, ProcessorUnsure, StripeLine
+from faucet.reports.finding import Finding
+from faucet.reports.reconciliation import TOLERANCE_BPS, begin_snapshot, reconcile
+from faucet.reports.reconciliation_processor import Listed, transfer_findings
 
 LOGGED_MAX = 20
+MARGIN = timedelta(hours=1)
+"""So long a transfer may be under way, and so far may Stripe's clock be from ours."""
 
 
-async def reconcile_books(connection: Tx, *, since: datetime | None = None) -> list[Finding]:
+async def reconcile_books(
+    connection: Tx, *, since: datetime | None = None, tolerance_bps: int = TOLERANCE_BPS
+) -> list[Finding]:
     """Every difference, each logged as an alarm, on a connection without an open tx.
 
     With `since`, answers before it are taken as compared already.
     """
     async with connection.transaction():
         await begin_snapshot(connection)
-        findings = await reconcile(connection, since=since)
+        findings = await reconcile(connection, since=since, tolerance_bps=tolerance_bps)
+    _log(findings)
+    return findings
+
+
+async def reconcile_stripe(connection: Tx, line: StripeLine, *, since: datetime, now: datetime) -> list[Finding]:
+    """Every difference between payouts that were sent since then and what Stripe itself lists, each logged as an alarm.
+
+    Where Stripe doesn't answer there is nothing to compare, which is logged too. On a connection without an open tx.
+    """
+    try:
+        found = await listed_transfers(line, since=since - MARGIN, until=now + MARGIN)
+    except (ProcessorUnsure, ProcessorRefused) as error:
+        logger.warning("books.stripe_not_compared", error=str(error))
+        return []
+    listed = [Listed(each.id, each.payout, each.amount_cents, each.is_reversed) for each in found]
+    async with connection.transaction():
+        findings = await transfer_findings(connection, listed, since=since, until=now - MARGIN)
+    _log(findings)
+    return findings
+
+
+def _log(findings: Sequence[Finding]) -> None:
     for finding in findings[:LOGGED_MAX]:
         logger.error(
             "books.differ",
@@ -29,4 +60,3 @@ async def reconcile_books(connection: Tx, *, since: datetime | None = None) -> l
         )
     if findings:
         logger.error("books.do_not_add_up", findings=len(findings))
-    return findings

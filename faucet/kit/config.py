@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from faucet.kit.config_kinds import NamedSecrets as _NamedSecrets
 from faucet.kit.config_kinds import ProviderSettings
 from faucet.kit.config_kinds import SecretText as _Secret
 from faucet.kit.config_kinds import Url as _Url
@@ -37,10 +38,12 @@ from faucet.kit.errors import FaucetError
 from faucet.kit.money import E8_PER_USD, from_wire
 from faucet.kit.origin import exact_origin
 from faucet.kit.proxies import parse_networks
+from faucet.kit.secret import Secret
 
 SECRET_CHARACTERS_MIN = 32
 SECRETS_FILE = "secrets.json"
-_MADE_UP = ("SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN")
+_REQUIRED = ("SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN")
+_MADE_UP = (*_REQUIRED, "STATEMENT_SIGNING_KEY")
 _PLACEHOLDER = re.compile(r"change|replace|example|default|placeholder|insert|your[-_]|secret|password", re.I)
 _PRODUCTION_REQUESTS_MAX = 600
 _PRODUCTION_OPEN_SESSION_USD = "1.00"
@@ -103,6 +106,8 @@ class Config(ProviderSettings):
 
     secret_encryption_key: _Secret
     admin_token: _Secret
+    operator_tokens: _NamedSecrets = ()
+    """Further operators, each by a name and a token of their own, so that it is known who did what."""
     developer_admin_token: _Secret
     kek_provider: Literal["local", "aws_kms", "transit"] = "local"
     """What wraps the vault's private keys: a key from here, or a service that keeps one."""
@@ -162,6 +167,10 @@ class Config(ProviderSettings):
     """Ports besides 443 that addresses of tenants may have."""
     tenant_upstream_http: bool = False
     """Whether addresses of tenants may be plain http; for development."""
+    webhook_loopback: bool = False
+    """Whether webhooks may go to plain http on this very machine; for development."""
+    wallet_low_e8: _Usd = Field(default=E8_PER_USD, validation_alias="wallet_low_usd")
+    """Below this a wallet is reported low, where its app says nothing else; 0 is never."""
     provider_timeout_ms: _Milliseconds = 30_000
     """To the first byte."""
     provider_idle_timeout_ms: _Milliseconds = 30_000
@@ -171,8 +180,34 @@ class Config(ProviderSettings):
 
     stripe_secret_key: _Secret | None = None
     stripe_webhook_secret: _Secret | None = None
+    stripe_connect_webhook_secret: _Secret | None = None
+    """What Stripe signs events of connected accounts with, which it sends by an endpoint of their own."""
+    stripe_api_base: _Url | None = None
+    """Where Stripe's API is; for development, with `faucet mock-stripe`."""
+    top_up_min_e8: _Usd = Field(default=E8_PER_USD // 2, validation_alias="top_up_min_usd")
+    """The least that a person may pay in at once; Stripe takes nothing below 0.50."""
+    top_up_max_e8: _Usd = Field(default=1_000 * E8_PER_USD, validation_alias="top_up_max_usd")
     payout_threshold_e8: _Usd = Field(default=10 * E8_PER_USD, validation_alias="payout_threshold_usd")
-    """Earnings below this are not paid out by the monthly run."""
+    """The least that a payout may be."""
+    payout_max_e8: _Usd = Field(default=10_000 * E8_PER_USD, validation_alias="payout_max_usd")
+    """The most that a payout may be; 0 is no limit."""
+    payout_daily_max_e8: _Usd = Field(default=20_000 * E8_PER_USD, validation_alias="payout_daily_max_usd")
+    """What one developer's payouts of a day, in UTC, may come to; 0 is no limit."""
+    payout_hold_back_days: Annotated[int, Field(ge=0, le=365)] = 14
+    """Earnings younger than this are not paid out."""
+    payout_run_day: Annotated[int, Field(ge=0, le=28)] = 0
+    """The day of the month on which payouts are opened for everybody who has earned enough; 0 is never."""
+
+    statement_signing_key: _Secret | None = None
+    """What the jobs sign statements with; without it, in production, no month is closed."""
+    statement_font: Path | None = None
+    """A font file for letters other than Latin ones in printed statements."""
+    period_close_grace_hours: Annotated[int, Field(ge=1, le=2_000)] = 72
+    """How long after its end a month can be closed: a settlement that comes later is of the next month."""
+    period_close_automatic: bool = False
+    """Whether the jobs close a month by themselves once it can be."""
+    invoice_tolerance_bps: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """By how much a provider's invoice may differ from our books, per day and model, in basis points."""
 
     @classmethod
     def settings_customise_sources(
@@ -210,9 +245,23 @@ class Config(ProviderSettings):
         """The AES-256-GCM key that seals the secrets with which apps sign their users' ids."""
         return self._derive(b"modelfaucet app signing key v1")
 
+    @property
+    def statement_seed(self) -> bytes | None:
+        """The seed of the Ed25519 key that signs statements, where there is one."""
+        key = self.statement_signing_key
+        return None if key is None else _hkdf(key, b"modelfaucet statement v1")
+
+    @property
+    def webhook_key(self) -> bytes:
+        """The AES-256-GCM key that seals the secrets with which webhooks are signed."""
+        return self._derive(b"modelfaucet webhook secret v1")
+
     def _derive(self, purpose: bytes) -> bytes:
-        master = self.secret_encryption_key.reveal().encode()
-        return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(master)
+        return _hkdf(self.secret_encryption_key, purpose)
+
+
+def _hkdf(master: Secret, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(master.reveal().encode())
 
 
 NAMES = {str(field.validation_alias or name).upper(): name for name, field in Config.model_fields.items()}
@@ -283,14 +332,16 @@ def _collect(env: Mapping[str, str], problems: list[str]) -> dict[str, str]:
 
 def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
     """What production refuses: tokens that are missing, guessable or shared, and open CORS."""
-    for name in _MADE_UP:
+    for name in _REQUIRED:
         if name not in given:
             yield f"{name}: must be set in production"
     owner: dict[str, str] = {}
-    for name in (*_MADE_UP, "METRICS_TOKEN", "KEK_LOCAL_KEY"):
-        value = given.get(name)
-        if value is None:
-            continue
+    named = [(name, given[name]) for name in (*_MADE_UP, "METRICS_TOKEN", "KEK_LOCAL_KEY") if name in given]
+    for part in _split(given.get("OPERATOR_TOKENS", "")):
+        operator, colon, token = part.partition(":")
+        if colon:  # else another line complains, and the part may be a token
+            named.append((f"OPERATOR_TOKENS of {operator[:64]}", token))
+    for name, value in named:
         if len(value) < SECRET_CHARACTERS_MIN:
             yield f"{name}: must have at least {SECRET_CHARACTERS_MIN} characters"
         elif _PLACEHOLDER.search(value) or len(set(value)) < 10:
@@ -303,8 +354,14 @@ def _production_problems(given: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}: must list the exact origins that may call, in production"
     if given.get("TENANT_UPSTREAM_HTTP", "").lower() not in ("", "0", "false", "no", "off"):
         yield "TENANT_UPSTREAM_HTTP: plain http to addresses of tenants is for development"
+    if given.get("WEBHOOK_LOOPBACK", "").lower() not in ("", "0", "false", "no", "off"):
+        yield "WEBHOOK_LOOPBACK: webhooks to this very machine are for development"
     if "MOCK_PROVIDER_URL" in given:
         yield "MOCK_PROVIDER_URL: the mock provider is for development"
+    if "STRIPE_SECRET_KEY" in given and "STRIPE_WEBHOOK_SECRET" not in given:
+        yield "STRIPE_WEBHOOK_SECRET: must be set where STRIPE_SECRET_KEY is, or nothing that is paid is credited"
+    if "STRIPE_API_BASE" in given:
+        yield "STRIPE_API_BASE: another address than Stripe's own is for development"
 
 
 def make_data_dir(data_dir: Path) -> None:

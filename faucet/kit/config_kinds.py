@@ -5,6 +5,7 @@ Not here: reading them (`config`), and what a provider is (`faucet/providers`).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -36,7 +37,22 @@ def _secret(value: Any) -> Secret:
     return Secret(value.strip())
 
 
+def _named_secrets(value: Any) -> tuple[tuple[str, Secret], ...]:
+    if isinstance(value, tuple):
+        return value
+    found: dict[str, Secret] = {}
+    for part in split_words(value):
+        name, colon, text = part.partition(":")
+        if not colon or not text or re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name) is None:
+            raise ValueError("must be name:token, separated by commas; a name is of a-z, 0-9, _ . and -")
+        if name in found or any(other.matches(text) for other in found.values()):
+            raise ValueError(f"{name} is there twice, or has another's token")
+        found[name] = Secret(text)
+    return tuple(found.items())
+
+
 SecretText = Annotated[Secret, PlainValidator(_secret)]
+NamedSecrets = Annotated[tuple[tuple[str, Secret], ...], PlainValidator(_named_secrets)]
 Words = Annotated[tuple[str, ...], BeforeValidator(split_words)]
 Url = Annotated[str, AfterValidator(_base_url)]
 

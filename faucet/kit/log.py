@@ -21,7 +21,8 @@ LINE_CHARACTERS_MAX = 16_384
 
 _SECRETS = re.compile(
     r"mf_(?:sess|dev)_[A-Za-z0-9_-]+"  # our bearers
-    r"|\b(?:sk|rk|pk|whsec)[-_][A-Za-z0-9_-]{8,}"  # keys of providers and of the processor
+    r"|\b(?:sk|rk|pk)[-_][A-Za-z0-9_-]{8,}"  # keys of providers and of the processor
+    r"|\bwhsec_[A-Za-z0-9+/=_-]{8,}"  # secrets of webhooks, the processor's and our own
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # a name and password in a URL
     r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}"
     r"|(?i:\b(?:authorization|x-api-key|api-key|proxy-authorization|cookie)\b[\"']?\s*[:=]\s*)[^\r\n,}]+"

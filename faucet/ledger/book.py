@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from typing import LiteralString
 from uuid import UUID
@@ -48,6 +49,11 @@ class Transfer:
 _TRANSFER: LiteralString = """
 select transfer_v1(%s::uuid[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::text[])
 """
+_PAYOUT_OPEN: LiteralString = """
+select status, amount, mature from payout_open_v1(%s::uuid, %s::uuid, %s::bigint, %s::bigint, %s::bigint,
+    %s::timestamptz, %s::text, %s::text)
+"""
+_TAKE_BACK: LiteralString = "select status, taken, written_off from take_back_v1(%s, %s::smallint, %s, %s, %s, %s)"
 _OPEN: LiteralString = "select account_open_v1(%s::uuid, %s::account_kind, %s::uuid, %s::uuid, %s::text)"
 
 
@@ -72,6 +78,68 @@ async def transfer(tx: Tx, transfers: Sequence[Transfer]) -> list[Status]:
     if row is None or len(row[0]) != len(transfers):
         raise InvariantBroken("transfer_v1 did not answer for every item")
     return [Status(status) for status in row[0]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayoutAsk:
+    """A payout to open: this amount, or all whole cents from `least_e8` to `most_e8`, of what was earned by then."""
+
+    payout_id: UUID
+    developer_id: UUID
+    amount_e8: int | None
+    least_e8: int
+    most_e8: int
+    earned_by: datetime
+    key: str | None
+    memo: str
+
+
+async def open_payout(tx: Tx, ask: PayoutAsk) -> tuple[Status, int, int]:
+    """What the ledger said, how much it moved, and how much was old enough; amounts in e8."""
+    cursor = await tx.execute(
+        _PAYOUT_OPEN,
+        (
+            ask.payout_id,
+            ask.developer_id,
+            ask.amount_e8,
+            ask.least_e8,
+            ask.most_e8,
+            ask.earned_by,
+            ask.key,
+            ask.memo,
+        ),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise InvariantBroken("payout_open_v1 gave no answer")
+    return Status(row[0]), row[1] or 0, row[2] or 0
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """What a wallet gave back, and what had to be written off because it had less. In e8."""
+
+    status: Status
+    taken_e8: int
+    written_off_e8: int
+
+
+async def take_back(
+    tx: Tx, *, event_id: UUID, code: Code, wallet: AccountId, amount_e8: int, key: str, memo: str
+) -> TakenBack:
+    """Take what is there beyond holds, write the rest off, and freeze the wallet then."""
+    cursor = await tx.execute(_TAKE_BACK, (event_id, int(code), wallet, amount_e8, key, memo))
+    row = await cursor.fetchone()
+    if row is None:
+        raise InvariantBroken("take_back_v1 gave no answer")
+    return TakenBack(Status(row[0]), int(row[1]), int(row[2]))
+
+
+async def freeze(tx: Tx, wallet: AccountId, *, is_frozen: bool) -> bool:
+    """Freeze a wallet or let it go; whether that changed anything."""
+    cursor = await tx.execute("select wallet_freeze_v1(%s, %s)", (wallet, is_frozen))
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
 
 
 async def open_account(

@@ -101,32 +101,48 @@ class Movement:
     kind: str
     """`usage` for an answer, else the name of the move."""
     amount_e8: int
+    description: str | None
+    """What a grant was for: of its memo, what comes before the first semicolon."""
 
 
 async def movements_of(
-    tx: Tx, wallet: Wallet, *, limit: int, after: tuple[datetime, UUID] | None = None
+    tx: Tx,
+    wallet: Wallet,
+    *,
+    limit: int,
+    after: tuple[datetime, UUID] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> list[Movement]:
-    """The newest movements of a wallet, or those before the one that a caller has seen. Newest first."""
+    """The newest movements of a wallet, or those before the one that a caller has seen. Newest first.
+
+    From `since`, included, to `until`, excluded, where they are given.
+    """
     async with tx.cursor(row_factory=class_row(Movement)) as cursor:
         await cursor.execute(
             """
             with answers as (
-                select u.id, u.created_at, 'usage' as kind, -u.retail_e8 as amount_e8 from usage_event u
+                select u.id, u.created_at, 'usage' as kind, -u.retail_e8 as amount_e8, null as description
+                  from usage_event u
                  where u.end_user_id = %(owner)s and u.wallet_id = %(wallet)s
                    and (%(at)s::timestamptz is null or (u.created_at, u.id) < (%(at)s, %(id)s))
+                   and u.created_at >= %(since)s::timestamptz and u.created_at < %(until)s::timestamptz
                  order by u.end_user_id, u.id desc limit %(limit)s
             ), others as (
-                select t.event_id as id, t.created_at, t.code, t.amount_e8 from transfer t
+                select t.event_id as id, t.created_at, t.code, t.amount_e8,
+                       case t.code when 12 then split_part(t.memo, ';', 1) end as description from transfer t
                  where t.credit_id = %(wallet)s and t.code >= 10
                 union all
-                select t.event_id, t.created_at, t.code, -t.amount_e8 from transfer t
+                select t.event_id, t.created_at, t.code, -t.amount_e8, null from transfer t
                  where t.debit_id = %(wallet)s and t.code >= 10
             )
-            select id, created_at, kind, amount_e8 from (
-                select id, created_at, kind, amount_e8 from answers
+            select id, created_at, kind, amount_e8, description from (
+                select id, created_at, kind, amount_e8, description from answers
                 union all
-                select o.id, o.created_at, (select m.name from move m where m.code = o.code limit 1), o.amount_e8
-                  from others o where %(at)s::timestamptz is null or (o.created_at, o.id) < (%(at)s, %(id)s)
+                select o.id, o.created_at, (select m.name from move m where m.code = o.code limit 1), o.amount_e8,
+                       o.description
+                  from others o where (%(at)s::timestamptz is null or (o.created_at, o.id) < (%(at)s, %(id)s))
+                   and o.created_at >= %(since)s::timestamptz and o.created_at < %(until)s::timestamptz
             ) line
             order by created_at desc, id desc limit %(limit)s
             """,
@@ -135,6 +151,8 @@ async def movements_of(
                 "wallet": wallet.id,
                 "at": None if after is None else after[0],
                 "id": None if after is None else after[1],
+                "since": since or "-infinity",
+                "until": until or "infinity",
                 "limit": limit,
             },
         )

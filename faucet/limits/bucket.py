@@ -45,6 +45,10 @@ class Bucket:
         remaining = math.floor((self._tolerance + self._interval - (due - now)) / self._interval + 1e-9)
         return Verdict(True, max(0, remaining), 0.0, due - now)
 
+    def is_spent(self, key: bytes, now: float) -> bool:
+        """Whether a request would be refused now; counts nothing."""
+        return self._due.get(key, now) - now - self._tolerance > 1e-9
+
     def _forget(self, now: float) -> None:
         """Drop the keys whose limit is full again, which is the same as never having seen them."""
         self._due = {key: due for key, due in self._due.items() if due > now}

@@ -1,39 +1,36 @@
-"""Whether the books add up: balances against transfers, holds and counters against wallets, usage against money.
+"""Whether the books add up: balances against transfers, holds and counters against wallets, usage against money, what
+is final against what it was made of, and all of it against what the processor told and what providers billed.
 
-Every difference is a Finding; an empty list is the proof. All figures come from one snapshot, so traffic that
-goes on meanwhile can't look like a difference. Not here: what is done about a finding, and what other companies'
-books say (Stripe, providers).
+Every difference is a Finding; an empty list is the proof. All figures come from one snapshot, so traffic that goes on
+meanwhile can't look like a difference. Not here: what is done about a finding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import LiteralString
 from uuid import UUID
 
 from psycopg.rows import class_row, scalar_row
 
 from faucet.kit.db import Tx
+from faucet.reports import payout_checks, promo_checks
+from faucet.reports import reconciliation_closed as closed
+from faucet.reports import reconciliation_processor as processor
+from faucet.reports.finding import Finding
+from faucet.reports.reconciliation_invoices import invoice_findings
 
 FINDINGS_MAX = 200
 """Per check; more differences than that are one disaster."""
 LEASE_GRACE_SECONDS = 30
+TOLERANCE_BPS = 100
+"""By how much an invoice may differ where nobody says otherwise."""
 ALLOWANCE_DAYS = 2
 """What is left of a free quota goes back within an hour after its month; later, a sweep is missing."""
 EDGE_HOURS = 2
 """A request that was held in one month and settled in the next counts in the first. No request lasts longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One difference: which check found it, where, and both figures (in e8, or seconds for a lease)."""
-
-    check: str
-    subject: str
-    expected: int
-    actual: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +119,21 @@ union all
 select 'usage_wallet', u.id::text, u.wallet_id, t.debit_id
   from usage_event u join transfer t on t.event_id = u.id and t.code <= 3
  where u.id >= %(since)s and t.debit_id <> u.wallet_id
+limit %(limit)s
+"""
+# Who got it: accounts of the same developer, and of the provider that answered.
+_USAGE_ACCOUNTS: LiteralString = """
+select 'usage_account' as check, u.id || ' code ' || t.code as subject, t.amount_e8 as expected, 0::bigint as actual
+  from transfer t
+  join usage_event u on u.id = t.event_id
+  join account a on a.id = t.credit_id
+ where t.code < 10 and t.event_id >= %(since)s
+   and (a.developer_id is distinct from u.developer_id or (a.kind = 'provider_cost' and a.label <> u.provider))
+union all
+select 'unknown_move', t.event_id || ' code ' || t.code, 0, t.amount_e8
+  from transfer t join account d on d.id = t.debit_id join account c on c.id = t.credit_id
+ where t.event_id >= %(since)s
+   and not exists (select from move m where m.code = t.code and m.debit_kind = d.kind and m.credit_kind = c.kind)
 limit %(limit)s
 """
 # A request is in one state: held, settled, released or expired; expired and settled only when it was late.
@@ -216,11 +228,19 @@ _CHECKS = (
     _HELD,
     _STALE_HOLDS,
     _USAGE_TRANSFERS,
+    _USAGE_ACCOUNTS,
     _RESOLUTIONS,
     _COUNTERS,
+    payout_checks.SET_APART,
+    payout_checks.MOVED,
+    promo_checks.COUNTED,
+    promo_checks.GIVEN,
+    *closed.CHECKS,
+    *processor.CHECKS,
     _BUDGETS,
 )
 _BEGINNING = UUID(int=0)
+_FIRST_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 async def begin_snapshot(tx: Tx) -> None:
@@ -228,11 +248,11 @@ async def begin_snapshot(tx: Tx) -> None:
     await tx.execute("set transaction isolation level repeatable read, read only")
 
 
-async def reconcile(tx: Tx, *, since: datetime | None = None) -> list[Finding]:
+async def reconcile(tx: Tx, *, since: datetime | None = None, tolerance_bps: int = TOLERANCE_BPS) -> list[Finding]:
     """Every difference in the books, in a tx that `begin_snapshot` began.
 
-    With `since`, usage and transfers older than that are taken as compared before; balances, holds and counters
-    are always compared whole.
+    With `since`, usage, transfers, statements and invoices older than that are taken as compared before; balances,
+    holds and counters are always compared whole.
     """
     await _require_snapshot(tx)
     values: Mapping[str, object] = {
@@ -241,13 +261,17 @@ async def reconcile(tx: Tx, *, since: datetime | None = None) -> list[Finding]:
         "edge": EDGE_HOURS,
         "left_days": ALLOWANCE_DAYS,
         "since": _BEGINNING if since is None else _first_id_of(since),
+        "since_at": since or _FIRST_DAY,
+        "hours": processor.EVENT_HOURS,
     }
     findings: list[Finding] = []
     async with tx.cursor(row_factory=class_row(Finding)) as cursor:
         for check in _CHECKS:
             await cursor.execute(check, values)
             findings += await cursor.fetchall()
-    return findings
+    return findings + await invoice_findings(
+        tx, since=since or _FIRST_DAY, tolerance_bps=tolerance_bps, limit=FINDINGS_MAX
+    )
 
 
 _WALLETS: LiteralString = """

@@ -12,6 +12,7 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from faucet.kit.db import Tx
+from faucet.reports.spans import USAGE_SPAN
 
 ROWS_MAX = 100
 
@@ -49,15 +50,16 @@ async def app_totals(tx: Tx, app_id: UUID) -> UsageTotals:
     """What an app's answers add up to."""
     async with tx.cursor(row_factory=class_row(UsageTotals)) as cursor:
         await cursor.execute(
-            """
-            select count(*) as calls,
-                   coalesce(sum(input_tokens + cached_read_tokens + cached_write_tokens), 0)::bigint as input_tokens,
+            "with"
+            + USAGE_SPAN
+            + """
+            select coalesce(sum(calls), 0)::bigint as calls, coalesce(sum(input_tokens), 0)::bigint as input_tokens,
                    coalesce(sum(output_tokens), 0)::bigint as output_tokens,
                    coalesce(sum(retail_e8), 0)::bigint as retail_e8,
                    coalesce(sum(channel_e8), 0)::bigint as channel_e8
-              from usage_event where app_id = %s
+              from span where app_id = %(app)s
             """,
-            (app_id,),
+            {"app": app_id, "since": "-infinity", "until": "infinity"},
         )
         totals = await cursor.fetchone()
     assert totals is not None  # an aggregate always has its one row

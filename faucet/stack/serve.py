@@ -9,6 +9,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -67,6 +68,36 @@ def run_mock_provider(
             gc.collect()
             gc.freeze()
             print(f'{{"url": "{mock.url}"}}', flush=True)
+            on_ready()
+            await stop.wait()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+def run_mock_stripe(
+    host: str,
+    port: int,
+    *,
+    webhook_url: str | None,
+    webhook_secret: str | None,
+    state: Path | None,
+    on_ready: Ready,
+) -> None:
+    """Run the Stripe double until it is told to stop. Raises PortRefused."""
+    from faucet.payments.double.server import StripeDouble
+    from faucet.payments.double.webhooks import Endpoint
+
+    if port:
+        keep_port(host, port, what="the Stripe double", option="--port").give_back()
+    webhook = Endpoint(webhook_url, webhook_secret) if webhook_url and webhook_secret else None
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with StripeDouble(host, port, webhook=webhook, kept_in=state) as double:
+            print(f'{{"url": "{double.url}"}}', flush=True)
             on_ready()
             await stop.wait()
 

@@ -14,6 +14,7 @@ import asyncio
 import fcntl
 import json
 import os
+import secrets
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from faucet.stack.ports import KeptPort, keep_port
 from faucet.stack.seed import RealProvider, seed_stack
 from faucet.tenants.demo import EXTERNAL_USER_ID, FEATURE_KEY, PUBLIC_APP_ID
 
-API_PORT, GATEWAY_PORT, MOCK_PORT = 3001, 3002, 4010
+API_PORT, GATEWAY_PORT, MOCK_PORT, STRIPE_PORT = 3001, 3002, 4010, 4242
 READY_SECONDS = 30.0
 WATCH_SECONDS = 5.0
 GRACE_SECONDS = 10.0
@@ -42,6 +43,11 @@ RECORD = "stack.json"
 """In the data dir: addresses and processes of the stack that runs there; no secrets."""
 _LOCK = "stack.lock"
 _MOCK_HOST = "127.0.0.1"
+DOUBLE_KEY = "sk_test_double"
+"""Any key of the test mode opens the Stripe double."""
+DOUBLE_STATE = "stripe-double.json"
+_FIRST = ("mock", "stripe")
+"""What the others need to find."""
 _GATEWAY_SECRETS = (
     "OPENAI_API_KEY",
     "LITELLM_MASTER_KEY",
@@ -75,6 +81,7 @@ class Wish:
     api_port: int | None = None
     gateway_port: int | None = None
     mock_port: int | None = None
+    stripe_port: int | None = None
     gateway_workers: int = 1
     database_url: str | None = None
 
@@ -86,6 +93,8 @@ class Addresses:
     api: str
     gateway: str
     mock: str
+    stripe: str | None
+    """The Stripe double's; none where a key for Stripe itself is configured."""
 
 
 @dataclass(slots=True)
@@ -177,19 +186,27 @@ class Stack:
         (data / RECORD).unlink(missing_ok=True)
 
     def _settle_ports(self, data: Path) -> dict[str, str]:
-        """Keep the three ports and give back the environment that the processes get."""
+        """Keep the ports and give back the environment that the processes get."""
         host = self.env.get("BIND_ADDRESS", "").strip() or "127.0.0.1"
         api = self._keep(host, self.wish.api_port, "PORT_API", API_PORT, "the API", "--api-port")
         gateway = self._keep(
             host, self.wish.gateway_port, "PORT_GATEWAY", GATEWAY_PORT, "the gateway", "--gateway-port"
         )
         mock = self._keep(_MOCK_HOST, self.wish.mock_port, "", MOCK_PORT, "the mock provider", "--mock-port")
+        stripe = None
+        if not any(self.env.get(f"STRIPE_SECRET_KEY{end}", "").strip() for end in ("", "_FILE")):
+            wished = self.wish.stripe_port
+            if wished is None and self.wish.mock_port == 0:
+                wished = 0  # who wants free ports wants this one free too
+            number = self._keep(_MOCK_HOST, wished, "", STRIPE_PORT, "the Stripe double", "--stripe-port")
+            stripe = f"http://{_MOCK_HOST}:{number}"
         reached_at = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         self.addresses = Addresses(
-            f"http://{reached_at}:{api}", f"http://{reached_at}:{gateway}", f"http://{_MOCK_HOST}:{mock}"
+            f"http://{reached_at}:{api}", f"http://{reached_at}:{gateway}", f"http://{_MOCK_HOST}:{mock}", stripe
         )
         environment = {name: value for name, value in self.env.items() if value.strip()}
         environment.setdefault("GATEWAY_BASE_URL", f"{self.addresses.gateway}/v1")
+        environment.setdefault("WEBHOOK_LOOPBACK", "true")  # who tries webhooks here receives them here
         environment |= {
             "FAUCET_DATA": str(data),
             "PORT_API": str(api),
@@ -197,6 +214,13 @@ class Stack:
             "MOCK_PROVIDER_URL": f"{self.addresses.mock}/v1",
         }
         environment.pop("MOCK_PROVIDER_API_KEY", None)
+        if stripe is not None:
+            environment.pop("STRIPE_WEBHOOK_SECRET_FILE", None)
+            environment |= {
+                "STRIPE_SECRET_KEY": DOUBLE_KEY,
+                "STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_urlsafe(24)}",
+                "STRIPE_API_BASE": stripe,
+            }
         if self.wish.database_url is not None:
             environment.pop("DATABASE_URL_FILE", None)
             environment["DATABASE_URL"] = self.wish.database_url
@@ -241,6 +265,16 @@ class Stack:
 
         mock = ("mock-provider", "--host", _MOCK_HOST, "--port", self.addresses.mock.rpartition(":")[2])
         add("mock", mock, bare, GRACE_SECONDS)
+        if self.addresses.stripe is not None:
+            words = {
+                "--host": _MOCK_HOST,
+                "--port": self.addresses.stripe.rpartition(":")[2],
+                "--webhook-url": f"{self.addresses.api}/v1/stripe/webhook",
+                "--state": str(self.config.faucet_data / DOUBLE_STATE),
+            }
+            secret = {"STRIPE_WEBHOOK_SECRET": environment["STRIPE_WEBHOOK_SECRET"]}
+            double = ("mock-stripe", *(word for pair in words.items() for word in pair))
+            add("stripe", double, bare | secret, GRACE_SECONDS)
         add("api", ("serve", "api"), without_keys, drain)
         for number in range(1, self.wish.gateway_workers + 1):
             add(f"gateway-{number}", ("serve", "gateway"), environment, drain)
@@ -248,7 +282,8 @@ class Stack:
 
     def _groups(self) -> list[list[Child]]:
         """What starts together, in order: a gateway finds its provider, and all the rest comes with it."""
-        return [[self._children["mock"]], [child for name, child in self._children.items() if name != "mock"]]
+        first = [self._children[name] for name in _FIRST if name in self._children]
+        return [first, [child for name, child in self._children.items() if name not in _FIRST]]
 
     async def _wait_until_ready(self) -> None:
         places = {
@@ -256,6 +291,8 @@ class Stack:
             "api": f"{self.addresses.api}/ready",
             "gateway-1": f"{self.addresses.gateway}/ready",
         }
+        if self.addresses.stripe is not None:
+            places["stripe"] = f"{self.addresses.stripe}/health"
         async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
             await asyncio.gather(*(self._ask(client, name, place) for name, place in places.items()))
 
@@ -317,6 +354,7 @@ class Stack:
             "api": self.addresses.api,
             "gateway": self.addresses.gateway,
             "mock": self.addresses.mock,
+            "stripe": self.addresses.stripe,
             "admin_token": self.config.admin_token.reveal(),
             "developer_admin_token": self.config.developer_admin_token.reveal(),
             "demo": {
@@ -329,7 +367,13 @@ class Stack:
 
     def _write_record(self) -> None:
         addresses = self.addresses
-        record = {"api": addresses.api, "gateway": addresses.gateway, "mock": addresses.mock, "pids": self.pids()}
+        record = {
+            "api": addresses.api,
+            "gateway": addresses.gateway,
+            "mock": addresses.mock,
+            "stripe": addresses.stripe,
+            "pids": self.pids(),
+        }
         write_atomically(self.config.faucet_data / RECORD, json.dumps(record))
 
     # ── stop ──
@@ -349,7 +393,7 @@ class Stack:
         for task in watch:
             task.cancel()
         gateways = [child for name, child in self._children.items() if name.startswith("gateway")]
-        rest = [self._children[name] for name in ("api", "jobs", "mock") if name in self._children]
+        rest = [self._children[name] for name in ("api", "jobs", *_FIRST) if name in self._children]
         for group in (gateways, *([child] for child in rest)):
             await asyncio.gather(*(child.stop() for child in group))
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -41,6 +41,8 @@ class App:
     """The ids of those that are active."""
     monthly_spend_limit_e8: int | None
     session_spend_limit_e8: int | None
+    wallet_low_e8: int | None
+    """Below this a wallet is reported low; None: below what the settings say."""
     created_at: datetime
     updated_at: datetime
 
@@ -50,7 +52,7 @@ select a.id, a.developer_id, d.name as developer_name, d.email as developer_emai
        a.default_revenue_share_bps, a.status, a.identity_mode, a.allowed_origins,
        array(select k.key_id from app_signing_key k where k.app_id = a.id and k.revoked_at is null order by k.id)
            as signing_keys,
-       l.limit_e8 as monthly_spend_limit_e8, a.session_spend_limit_e8, a.created_at, a.updated_at
+       l.limit_e8 as monthly_spend_limit_e8, a.session_spend_limit_e8, a.wallet_low_e8, a.created_at, a.updated_at
   from app a
   join developer d on d.id = a.developer_id
   left join spend_limit l on l.scope_id = a.id and l.scope = 'app' and l.period = 'month' and l.limit_e8 < %(none)s
@@ -65,6 +67,13 @@ async def find(tx: Tx, public_app_id: str) -> App:
     if app is None:
         raise Refusal("invalid_app", "there is no app with this public_app_id")
     return app
+
+
+async def origins_of(tx: Tx, app_id: UUID) -> list[str]:
+    """The web origins that are an app's own."""
+    cursor = await tx.execute("select allowed_origins from app where id = %s", (app_id,))
+    row = await cursor.fetchone()
+    return [] if row is None else list(row[0])
 
 
 async def page(tx: Tx, *, developer_id: UUID | None, after: tuple[datetime, UUID] | None, limit: int) -> list[App]:
@@ -123,6 +132,7 @@ _CHANGE = (
     "identity_mode",
     "allowed_origins",
     "session_spend_limit_e8",
+    "wallet_low_e8",
 )
 _UPDATE: LiteralString = """
 update app set
@@ -137,6 +147,8 @@ update app set
         then %(allowed_origins)s::text[] else allowed_origins end,
     session_spend_limit_e8 = case when 'session_spend_limit_e8' = any(%(columns)s::text[])
         then %(session_spend_limit_e8)s::bigint else session_spend_limit_e8 end,
+    wallet_low_e8 = case when 'wallet_low_e8' = any(%(columns)s::text[])
+        then %(wallet_low_e8)s::bigint else wallet_low_e8 end,
     updated_at = now()
  where id = %(id)s
 """

@@ -85,6 +85,6 @@ async def seed_demo(tx: Tx, config: Config) -> Demo:
         external_id_hash=external_id_hash(config.external_id_key, app.id, EXTERNAL_USER_ID),
     )
     wallet_id = await moves.open_wallet(tx, developer_id=app.developer_id, end_user_id=end_user_id)
-    await moves.grant(tx, wallet_id, TEST_CREDITS_E8, key=f"demo:{end_user_id}", memo="test credits of the demo")
+    await moves.grant(tx, wallet_id, TEST_CREDITS_E8, key=f"demo:{end_user_id}", memo="Test credits; of the demo")
     await store.announce_change(tx)
     return Demo(app.developer_id, app.id, end_user_id, wallet_id)

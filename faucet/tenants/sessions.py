@@ -117,10 +117,15 @@ async def mint(tx: Tx, app: store.App, ask: Ask, *, rules: Rules, now: datetime)
     wallet = await statement.wallet(tx, wallet_id)
     if wallet is None:
         raise InvariantBroken(f"the wallet {wallet_id} was opened and is not there")
-    if app.identity_mode == "open" and not rules.open_spends_paid and await statement.was_paid_into(tx, wallet_id):
-        raise Refusal(
-            "forbidden", "money was paid into this user's wallet: the app's identity mode must be signed to spend it"
-        )
+    may_spend_paid = app.identity_mode == "signed" or rules.open_spends_paid
+    if not may_spend_paid:
+        # Who is just paying in either sees this session, and ends it, or is seen here.
+        await moves.one_at_a_time(tx, wallet_id, alone=False)
+        if await statement.was_paid_into(tx, wallet_id):
+            raise Refusal(
+                "forbidden",
+                "money was paid into this user's wallet: the app's identity mode must be signed to spend it",
+            )
     bearer = Secret(BEARER_PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode())
     session_id = uuid7()
     await store.insert_session(
@@ -133,6 +138,7 @@ async def mint(tx: Tx, app: store.App, ask: Ask, *, rules: Rules, now: datetime)
         metadata=ask.metadata or {},
         created_at=now,
         expires_at=now + timedelta(seconds=rules.ttl_seconds),
+        may_spend_paid=may_spend_paid,
     )
     limits = [] if app.session_spend_limit_e8 is None else [app.session_spend_limit_e8]
     if app.identity_mode == "open" and rules.open_session_limit_e8:

@@ -58,6 +58,7 @@ class Session:
     revoked_at: datetime | None
     app_status: str
     developer_status: str
+    may_spend_paid: bool
 
 
 _APP: LiteralString = """
@@ -127,13 +128,14 @@ async def insert_session(
     metadata: dict[str, Any],
     created_at: datetime,
     expires_at: datetime,
+    may_spend_paid: bool,
 ) -> None:
-    """Add a session."""
+    """Add a session. One that may not spend paid money ends when some is paid into its wallet."""
     await tx.execute(
         """
         insert into session (id, developer_id, app_id, feature_id, end_user_id, bearer_hash, metadata,
-                             created_at, expires_at)
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+                             created_at, expires_at, may_spend_paid)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         (
             session_id,
@@ -145,6 +147,7 @@ async def insert_session(
             Jsonb(metadata),
             created_at,
             expires_at,
+            may_spend_paid,
         ),
     )
 
@@ -160,7 +163,7 @@ async def find_session(tx: Tx, bearer_hash: bytes) -> Session | None:
         await cursor.execute(
             """
             select s.id, s.developer_id, s.app_id, s.feature_id, s.end_user_id, s.expires_at, s.revoked_at,
-                   a.status as app_status, d.status as developer_status
+                   a.status as app_status, d.status as developer_status, s.may_spend_paid
               from session s
               join app a on a.id = s.app_id
               join developer d on d.id = s.developer_id

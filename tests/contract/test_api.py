@@ -275,7 +275,7 @@ def test_test_credit_moves_once_per_key(client: httpx2.Client, operator: dict[st
     assert credit("0.00000001").json()["balance_usd"] == "12.50000001"
     assert credit("0.00000001").json()["balance_usd"] == "12.50000002"
     memo = books.one("select memo from transfer where key like 'test-credit:%%'")
-    assert memo.startswith("test credits by the operator, request req_")
+    assert memo.startswith("Test credits; by the operator, request req_")
     missing = client.post(
         f"/v1/admin/wallets/{uuid4()}/credit-test-balance", json={"amount_usd": "1"}, headers=operator
     )

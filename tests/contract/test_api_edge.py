@@ -253,7 +253,7 @@ def test_development_reflects_any_origin(client: httpx2.Client) -> None:
     assert preflight.status_code == 204
     assert preflight.headers["access-control-allow-origin"] == "http://localhost:5173"
     allowed = preflight.headers["access-control-allow-methods"].split(", ")
-    assert set(allowed) == {"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"}
+    assert set(allowed) == {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
     assert "authorization" in preflight.headers["access-control-allow-headers"]
     error = client.get("/nothing", headers={"origin": "http://localhost:5173"})
     assert error.headers["access-control-allow-origin"] == "http://localhost:5173"

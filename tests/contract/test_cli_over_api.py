@@ -110,9 +110,11 @@ def test_apps_from_making_to_archiving(faucet: Faucet, acme: str) -> None:
     made = faucet.ok(
         "apps", "create", "app_2", "--name", "Two", "--developer", acme, "--share-bps", "2500",
         "--origin", "https://two.example", "--monthly-limit", "50", "--session-limit", "1.5",
+        "--wallet-low", "3",
     )  # fmt: skip
     assert (made["default_revenue_share_bps"], made["allowed_origins"]) == (2500, ["https://two.example"])
     assert (made["monthly_spend_limit_usd"], made["session_spend_limit_usd"]) == ("50.00000000", "1.50000000")
+    assert made["wallet_low_usd"] == "3.00000000"
     changed = faucet.ok("apps", "change", "app_2", "--monthly-limit", "none", "--origin", "none", "--name", "Second")
     assert "monthly_spend_limit_usd" not in changed
     assert (changed["allowed_origins"], changed["name"]) == ([], "Second")

@@ -37,13 +37,13 @@ def test_a_route_has_its_errors_and_examples(route: str, operation: dict[str, An
     body = _json(operation.get("requestBody", {}))
     if body is not None:
         assert _valid(body["schema"], body["example"]) == []
-        name = body["schema"]["$ref"].rsplit("/", 1)[1]
-        shape = next((getattr(room, name) for room in ROOMS if hasattr(room, name)), None)
+        name = body["schema"].get("$ref", "").rsplit("/", 1)[-1]
+        shape = next((getattr(room, name) for room in ROOMS if name and hasattr(room, name)), None)
         if shape is not None:  # what a schema can't say is checked, too
             shape.model_validate_json(json.dumps(body["example"]))
     for status, response in operation["responses"].items():
         content = _json(response)
-        if status.startswith("2") and content is not None:
+        if status.startswith("2") and content is not None and "schema" in content:
             assert _valid(content["schema"], content["example"]) == []
         if status[0] in "45" and status[1:] != "XX" and "examples" in (content or {}):
             assert content is not None

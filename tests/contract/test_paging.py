@@ -104,8 +104,8 @@ def test_cursors_that_are_none(reader: Reader) -> None:
 
 WHOLE = {"reconcile_ledger", "read_usage_series"}
 """Reports with `items`: a snapshot that is compared as a whole, and a series that is bounded by its times."""
-AGAIN = {"validate_own_provider_key"}
-"""POST, but nothing is created or moved."""
+AGAIN = {"validate_own_provider_key", "take_event"}
+"""POST, but nothing is created or moved; or what it says is done once by its own id."""
 
 
 def test_every_list_has_pages_and_every_creation_a_key() -> None:

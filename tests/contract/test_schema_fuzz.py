@@ -6,7 +6,6 @@ Also seen: each answer is one that the document promises, and each refusal is th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -14,9 +13,9 @@ import pytest
 import schemathesis
 from api_world import ApiWorld, tenant_of
 from books import Books
-from conftest import RunningApi
 from documented import check_code
 from hypothesis import HealthCheck, Phase
+from payments_world import PaymentsWorld, double, payments
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -26,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
 
 from faucet.api.app import openapi_document
 
+__all__ = ["double", "payments"]
 EXAMPLES = int(os.environ.get("FAUCET_FUZZ_EXAMPLES", "6"))
 """Per route, caller and kind of request; the nightly run has more."""
 NO_HTTP = "this is not a valid HTTP request"
@@ -35,10 +35,9 @@ UNAVAILABLE = {("GET", "/ready")}
 
 
 @pytest.fixture
-def world(api: RunningApi) -> Iterator[ApiWorld]:
-    world = ApiWorld(api)
-    yield world
-    world.close()
+def world(payments: PaymentsWorld) -> ApiWorld:
+    """With a processor, so that nothing ends early for want of one."""
+    return payments
 
 
 def _bearers(world: ApiWorld, books: Books) -> dict[str, str]:

@@ -258,13 +258,26 @@ def test_purge_forgets_only_what_is_long_over(books: Books, dsn: str) -> None:
                 f" ('operator', sha256(gen_random_uuid()::text::bytea), sha256('x'), now() - interval '{old}')"
             )
 
+    for name, settled in (
+        ("old", "now() - interval '91 days'"),
+        ("new", "now() - interval '89 days'"),
+        ("open", "null"),
+    ):
+        books.rows(
+            "insert into stripe_event (id, type, created_at, is_live, body, outcome, settled_at)"
+            f" values (%s, 'refund.created', '2020-01-01', false, '', %s, {settled})",
+            name,
+            "waiting" if name == "open" else "applied",
+        )
+
     async def work(connection: Tx) -> None:
         purged = await purge(connection, batch=1)
-        assert (purged.sessions, purged.replies) == (2, 8)
+        assert (purged.sessions, purged.replies, purged.events) == (2, 8, 1)
 
     in_jobs_role(dsn, work)
     left = {row[0] for row in books.rows("select metadata ->> 'age' from session")}
     assert left == {age for age, stays in ages.items() if stays}
+    assert {row[0] for row in books.rows("select id from stripe_event")} == {"new", "open"}
     for table in ("idempotent_reply", "api_idempotency"):
         assert books.one(f"select count(*) from {table}") == 4
         assert books.one(f"select count(*) from {table} where expires_at > now()") == 4

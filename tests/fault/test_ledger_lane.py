@@ -134,3 +134,23 @@ def test_a_gateway_that_finds_no_database_ends(tmp_path: Path) -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert told.returncode == 1 and "LedgerUnavailable" in told.stderr
+
+
+def test_a_settlement_that_the_horizon_refuses_is_repeated(books: Books, dsn: str) -> None:
+    """Lost: an answer whose group began just before a month was made final is not billed."""
+    tenant = books.tenant(1_000)
+
+    async def run() -> None:
+        async with open_lane(dsn) as lane:
+            holds = [hold_of(tenant, 50) for _ in range(2)]
+            for item in holds:
+                assert (await lane.hold(item)).status == DONE
+            books.rows("update ledger_horizon set final_until = clock_timestamp() + interval '300 milliseconds'")
+            balances = await asyncio.gather(*(lane.settle(settlement_of(tenant, item.id)) for item in holds))
+        assert min(balances) == 1_000 - 2 * 40
+
+    asyncio.run(run())
+    assert books.one(
+        "select min(u.created_at) >= h.final_until from usage_event u, ledger_horizon h group by h.final_until"
+    )
+    books.assert_sound()

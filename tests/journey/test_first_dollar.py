@@ -20,7 +20,7 @@ import pytest
 START_SECONDS = 60
 STOP_SECONDS = 30
 GONE_SECONDS = 10
-KEYS = {"api", "gateway", "mock", "admin_token", "developer_admin_token", "demo", "pids"}
+KEYS = {"api", "gateway", "mock", "stripe", "admin_token", "developer_admin_token", "demo", "pids"}
 
 
 def environment() -> dict[str, str]:
@@ -155,7 +155,17 @@ def test_the_first_dollar(data: Path) -> None:
         assert set(card) == KEYS
         assert set(card["demo"]) == {"public_app_id", "feature_key", "external_user_id"}
         assert not any(card[name].endswith(("/", "/v1")) for name in ("api", "gateway", "mock"))
-        wanted = {"supervisor", "mock", "api", "gateway-1", "gateway-2", "jobs", "postgres", "postgres-watcher"}
+        wanted = {
+            "supervisor",
+            "mock",
+            "stripe",
+            "api",
+            "gateway-1",
+            "gateway-2",
+            "jobs",
+            "postgres",
+            "postgres-watcher",
+        }
         assert set(up.pids) == wanted
         assert all(is_alive(pid) for pid in up.pids.values())
 

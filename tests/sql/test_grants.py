@@ -11,7 +11,8 @@ from books import Books
 DOORS = ("faucet_gateway", "faucet_api", "faucet_jobs")
 LEDGER = (
     "account", "hold", "hold_resolution", "usage_event", "transfer", "move", "spend_limit", "spend_counter",
-    "idempotent_reply", "credential_budget", "budget_hold", "budget_charge", "local_usage_report",
+    "idempotent_reply", "credential_budget", "budget_hold", "budget_charge", "local_usage_report", "ledger_horizon",
+    "usage_hour", "usage_rolled", "period_sum",
 )  # fmt: skip
 WRITES = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
@@ -32,11 +33,44 @@ _WRITABLE = {
     ("faucet_api", "audit_log"): {"INSERT"},
     ("faucet_api", "api_idempotency"): {"INSERT", "UPDATE", "DELETE"},
     ("faucet_api", "kill_switch"): {"INSERT", "UPDATE", "DELETE"},
+    ("faucet_api", "webhook_endpoint"): {"INSERT", "DELETE"},
+    ("faucet_api", "webhook_secret"): {"INSERT", "DELETE"},
+    ("faucet_api", "webhook_event"): {"INSERT"},
+    ("faucet_api", "webhook_delivery"): {"INSERT"},
+    ("faucet_api", "promo_code"): {"INSERT"},
+    ("faucet_api", "promo_redemption"): {"INSERT"},
+    ("faucet_gateway", "limit_refusal"): {"INSERT"},
+    ("faucet_jobs", "webhook_secret"): {"DELETE"},
+    ("faucet_jobs", "webhook_event"): {"INSERT", "DELETE"},
+    ("faucet_jobs", "webhook_delivery"): {"INSERT"},
+    ("faucet_jobs", "webhook_attempt"): {"INSERT"},
+    ("faucet_jobs", "wallet_low"): {"INSERT", "DELETE"},
+    ("faucet_jobs", "limit_refusal"): {"DELETE"},
+    ("faucet_jobs", "sweep_mark"): {"INSERT"},
     ("faucet_jobs", "api_idempotency"): {"DELETE"},
     ("faucet_jobs", "audit_log"): {"INSERT"},
     ("faucet_jobs", "price"): {"INSERT"},
     ("faucet_jobs", "session"): {"DELETE"},
+    ("faucet_api", "period"): {"INSERT"},
+    ("faucet_api", "provider_invoice"): {"INSERT"},
+    ("faucet_api", "provider_invoice_line"): {"INSERT"},
+    ("faucet_jobs", "period"): {"INSERT"},
+    ("faucet_jobs", "statement"): {"INSERT"},
+    ("faucet_jobs", "statement_key"): {"INSERT"},
     ("faucet_jobs", "idempotent_reply"): {"DELETE"},
+    ("faucet_api", "payout"): {"INSERT"},
+    ("faucet_api", "payout_account"): {"INSERT"},
+    ("faucet_jobs", "payout"): {"INSERT"},
+    ("faucet_jobs", "payout_account"): {"INSERT"},
+    ("faucet_api", "stripe_event"): {"INSERT"},
+    ("faucet_jobs", "stripe_event"): {"DELETE"},
+    ("faucet_api", "top_up"): {"INSERT"},
+    ("faucet_jobs", "top_up"): {"INSERT"},
+    ("faucet_api", "top_up_reversal"): {"INSERT"},
+    ("faucet_jobs", "top_up_reversal"): {"INSERT"},
+    ("faucet_api", "top_up_refund"): {"INSERT"},
+    ("faucet_api", "payment_customer"): {"INSERT"},
+    ("faucet_api", "auto_top_up"): {"INSERT"},
 }
 """Every whole-table write that a door has; what is not here is refused."""
 
@@ -55,6 +89,42 @@ _COLUMNS = {
         "last_error_code",
     },
     ("faucet_jobs", "price"): {"status", "decided_at", "decided_by"},
+    ("faucet_api", "provider_invoice"): {"withdrawn_at"},
+    ("faucet_jobs", "period"): {"closed_at", "statements"},
+    ("faucet_api", "payout"): {
+        "status", "approved_by", "operator_note", "reason", "provider_payout_id", "next_attempt_at", "approved_at",
+        "sent_at", "paid_at", "stop_asked_at", "ended_at", "updated_at",
+    },
+    ("faucet_jobs", "payout"): {
+        "status", "reason", "attempts", "key_number", "next_attempt_at", "last_error", "provider_transfer_id",
+        "provider_payout_id", "provider_reversal_id", "sent_at", "paid_at", "stop_asked_at", "ended_at", "updated_at",
+    },
+    ("faucet_api", "payout_account"): {"is_ready", "updated_at"},
+    ("faucet_jobs", "payout_account"): {"is_ready", "updated_at"},
+    **{(door, table): columns for door in ("faucet_api", "faucet_jobs") for table, columns in {
+        "stripe_event": {"outcome", "reason", "attempts", "next_at", "settled_at"},
+        "top_up": {
+            "status", "reason", "checkout_url", "payment_intent_id", "fee_e8", "receipt_number", "receipt_url",
+            "updated_at", "credited_at",
+        },
+        "top_up_reversal": {"state", "healed_e8", "updated_at"},
+        "top_up_refund": {"status", "reversal_id", "failure", "updated_at"},
+        "payment_customer": {"payment_method_id", "card_brand", "card_last4", "updated_at"},
+    }.items()},
+    ("faucet_api", "auto_top_up"): {
+        "status", "threshold_e8", "amount_e8", "monthly_cap_e8", "failures", "pause_reason", "consented_at",
+        "updated_at",
+    },
+    ("faucet_jobs", "auto_top_up"): {"status", "failures", "pause_reason", "updated_at"},
+    ("faucet_api", "webhook_endpoint"): {
+        "url", "description", "event_types", "status", "disabled_reason", "failing_since", "updated_at",
+    },
+    ("faucet_api", "webhook_secret"): {"expires_at"},
+    ("faucet_api", "webhook_delivery"): {"state", "tries", "due_at", "updated_at"},
+    ("faucet_api", "promo_code"): {"redemptions", "disabled_at"},
+    ("faucet_jobs", "webhook_endpoint"): {"status", "disabled_reason", "failing_since", "updated_at"},
+    ("faucet_jobs", "webhook_delivery"): {"state", "tries", "due_at", "updated_at"},
+    ("faucet_jobs", "sweep_mark"): {"seen_until"},
 }  # fmt: skip
 """Columns that a door may update where it may not update the table."""
 
@@ -65,9 +135,14 @@ _FUNCTIONS = {
         "provider_cost_account_v1", "budget_group_v1", "developer_token_holder_v1", "generation_v1",
     },
     "faucet_api": {
-        "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "local_usage_v1",
+        "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "take_back_v1",
+        "sessions_end_unvouched_v1", "wallet_freeze_v1", "earnings_mature_v1", "payout_open_v1", "local_usage_v1",
     },
-    "faucet_jobs": {"transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1"},
+    "faucet_jobs": {
+        "transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1", "take_back_v1", "sessions_end_unvouched_v1",
+        "earnings_mature_v1", "payout_open_v1",
+        "ledger_finalize_v1", "usage_roll_up_v1", "period_sum_v1",
+    },
 }  # fmt: skip
 
 
@@ -173,7 +248,8 @@ def test_the_gateway_cannot_read_what_it_does_not_need(books: Books) -> None:
     """Lost: the door that faces the crowd could list everybody's sessions and usage."""
     for table in (
         "session", "end_user", "usage_event", "transfer", "hold", "idempotent_reply", "developer_token",
-        "feature_version", "api_idempotency", "audit_log",
+        "feature_version", "api_idempotency", "audit_log", "payout", "payout_account", "statement", "period_sum",
+        "usage_hour", "webhook_secret", "webhook_event", "limit_refusal", "promo_code",
     ):  # fmt: skip
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             books.rows(f"select * from {table}", role="faucet_gateway")

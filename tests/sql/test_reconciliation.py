@@ -11,7 +11,8 @@ from books import Books, Settlement, Tenant
 
 from faucet.kit.db import open_pool
 from faucet.kit.ids import uuid7
-from faucet.reports.reconciliation import Finding, begin_snapshot, reconcile
+from faucet.reports.finding import Finding
+from faucet.reports.reconciliation import begin_snapshot, reconcile
 
 
 def findings(dsn: str, since: datetime | None = None) -> list[Finding]:
@@ -143,6 +144,18 @@ BREAKS: dict[str, tuple[Break, set[str]]] = {
     "a transfer was booked to another's wallet": (
         _unprotected(f"update transfer set debit_id = debit_id + 1000 where code = 1 and event_id = {_EVENT}"),
         {"usage_wallet", "account_balance", "account_missing"},
+    ),
+    "a transfer was booked to another provider's account": (
+        _unprotected(
+            "insert into account (public_id, kind, developer_id, label) select gen_random_uuid(), kind, developer_id,"
+            " 'other' from account where id = COST; update transfer set credit_id = (select id from account"
+            f" where label = 'other') where code = 1 and event_id = {_EVENT}"
+        ),
+        {"usage_account", "account_balance"},
+    ),
+    "a transfer was booked between accounts that it may not": (
+        _unprotected(f"update transfer set code = 6 where code = 3 and event_id = {_EVENT}"),
+        {"unknown_move", "usage_paid", "usage_write_off"},
     ),
     "a usage event was removed": (
         _unprotected("delete from usage_event where payer = 1"),

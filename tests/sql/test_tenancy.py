@@ -14,7 +14,10 @@ from faucet.kit.ids import uuid7
 
 TABLES = (
     "developer", "app", "feature", "feature_version", "end_user", "session", "account", "hold", "hold_resolution",
-    "usage_event", "developer_token", "audit_log", "free_quota_month", "local_usage_report",
+    "usage_event", "developer_token", "audit_log", "top_up", "top_up_reversal", "top_up_refund", "payment_customer",
+    "auto_top_up", "payout", "payout_account", "usage_hour", "period_sum", "statement", "webhook_endpoint",
+    "webhook_event", "webhook_delivery", "webhook_attempt", "promo_redemption",
+    "free_quota_month", "local_usage_report",
 )  # fmt: skip
 
 
@@ -31,12 +34,28 @@ def two(books: Books) -> tuple[Tenant, Tenant]:
     return _full(books), _full(books)
 
 
+_PAYMENTS = (
+    "insert into top_up (id, developer_id, app_id, end_user_id, wallet_id, kind, amount_e8, checkout_session_id)"
+    " values (%(app)s, %(developer)s, %(app)s, %(end_user)s, %(wallet)s, 'checkout', 1000000, %(id)s::text)",
+    "insert into top_up_reversal (id, developer_id, top_up_id, wallet_id, kind, amount_e8, taken_e8, written_off_e8,"
+    " state) values (%(id)s::text, %(developer)s, %(app)s, %(wallet)s, 'refund', 1, 1, 0, 'gone')",
+    "insert into top_up_refund (id, developer_id, top_up_id, amount_e8, reason, asked_by)"
+    " values (%(id)s, %(developer)s, %(app)s, 1000000, 'r', 'operator')",
+    "insert into payment_customer (end_user_id, developer_id, customer_id)"
+    " values (%(end_user)s, %(developer)s, %(id)s::text)",
+    "insert into auto_top_up (wallet_id, developer_id, app_id, end_user_id, status, threshold_e8, amount_e8,"
+    " monthly_cap_e8, consented_at) values (%(wallet)s, %(developer)s, %(app)s, %(end_user)s, 'on', 1, 1000000,"
+    " 1000000, now())",
+)
+
+
 def _full(books: Books) -> Tenant:
     tenant = books.tenant(10 * E8)
     assert books.settle(Settlement(tenant, books.held(tenant, E8), cost=100)) == [0]
     books.held(tenant, E8)
     released = books.held(tenant, E8)
     books.rows("select release_v1(%s, array['released'], array['test'])", [released], role="faucet_gateway")
+    row_id = uuid7()
     for statement in (
         "insert into feature_version (feature_id, version, developer_id, display_name, policy, pricing, created_by)"
         " values (%(feature)s, 1, %(developer)s, 'F', '{}', '{}', 'test')",
@@ -46,11 +65,31 @@ def _full(books: Books) -> Tenant:
         " values (%(end_user)s, 'r', %(developer)s, gen_random_uuid(), sha256(''), now())",
         "insert into audit_log (id, developer_id, actor_scope, action, resource_type)"
         " values (gen_random_uuid(), %(developer)s, 'operator', 'a', 'app')",
+        "insert into payout (id, developer_id, amount_e8, provider, requested_by)"
+        " values (gen_random_uuid(), %(developer)s, 1000000, 'manual', 'operator')",
+        "insert into payout_account (developer_id, provider_account_id) values (%(developer)s, %(id)s::text)",
         "insert into free_quota_month (developer_id, month) values (%(developer)s, '2026-01-01')",
         "insert into session (id, developer_id, app_id, end_user_id, bearer_hash, expires_at)"
         " values (gen_random_uuid(), %(developer)s, %(app)s, %(end_user)s, sha256(%(id)s::text::bytea), 'infinity')",
+        "insert into usage_hour values (now(), %(developer)s, %(app)s, null, null, 'p', 'm', 0, 1, 1, 1, 1, 1, 1, 1)",
+        "insert into period (month, asked_by) values ('2026-01-01', 'test') on conflict do nothing",
+        "insert into period_sum values ('2026-01-01', %(wallet)s, 12, 5, %(developer)s)",
+        "insert into statement_key values ('k', sha256('k')) on conflict do nothing",
+        "insert into statement (id, month, developer_id, body, hash, signature, key_id) values (gen_random_uuid(),"
+        " '2026-01-01', %(developer)s, '{}', sha256('x'), sha512('x'), 'k')",
+        *_PAYMENTS,
+        "insert into webhook_endpoint (id, developer_id, url, created_by)"
+        " values (%(id)s, %(developer)s, 'https://a.example.com', 'test')",
+        "insert into webhook_event (id, developer_id, type, data) values (%(id)s, %(developer)s, 'ping', '{}')",
+        "insert into webhook_delivery (event_id, endpoint_id, developer_id) values (%(id)s, %(id)s, %(developer)s)",
+        "insert into webhook_attempt (id, event_id, endpoint_id, developer_id, number, status_code, duration_ms)"
+        " values (%(id)s, %(id)s, %(id)s, %(developer)s, 1, 200, 1)",
+        "insert into promo_code (id, code, amount_e8, redemptions_max, app_id, developer_id, created_by)"
+        " values (%(id)s, upper(left(%(id)s::text, 36)), 1, 1, %(app)s, %(developer)s, 'test')",
+        "insert into promo_redemption (promo_code_id, end_user_id, developer_id, app_id, wallet_id, amount_e8)"
+        " values (%(id)s, %(end_user)s, %(developer)s, %(app)s, %(wallet)s, 1)",
     ):
-        books.connection.execute(statement.encode(), vars(tenant) | {"id": uuid7()})
+        books.connection.execute(statement.encode(), vars(tenant) | {"id": row_id})
     return tenant
 
 
@@ -101,6 +140,23 @@ def test_another_s_rows_are_neither_changed_nor_made(books: Books, two: tuple[Te
     ):  # fmt: skip
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
             _as(books, me, statement, *values)
+
+
+def test_a_promo_code_is_seen_by_whom_it_is_for(books: Books, two: tuple[Tenant, Tenant]) -> None:
+    """Lost: another's app's code can be looked up; or one of all apps can't be redeemed by anybody."""
+    first, second = two
+    books.rows(
+        "insert into promo_code (id, code, amount_e8, redemptions_max, created_by) values (%s, 'FOR-ALL', 1, 1, 'o')",
+        uuid7(),
+    )
+    for who, owners in (
+        (str(first.developer), {first.developer, None}),
+        (str(second.developer), {second.developer, None}),
+        ("*", {first.developer, second.developer, None}),
+        (None, set()),
+        ("", set()),
+    ):
+        assert _owners(books, who, "promo_code") == owners
 
 
 def test_the_setting_ends_with_its_tx(books: Books, two: tuple[Tenant, Tenant]) -> None:

@@ -28,7 +28,9 @@ QUOTED = re.compile(r"`([^`\n]+)`")
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 COMMAND_ROW = re.compile(r"^\| `faucet ([a-z -]+)` \| (.+) \|$", re.MULTILINE)
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
-OTHER_VARIABLES = frozenset({"XDG_DATA_HOME", "FAUCET_TEST_DATABASE_URL", "MODELFAUCET_TOKEN"})
+OTHER_VARIABLES = frozenset(
+    {"XDG_DATA_HOME", "FAUCET_TEST_DATABASE_URL", "MODELFAUCET_TOKEN", "STRIPE_TEST_SECRET_KEY", "CHROMIUM"}
+)
 """What the system, the tests and commands read; not settings of a process."""
 OUR_PATH = re.compile(r"(?:faucet|gateway|rating|routing|ledger|migrations|tests|docs|bench|requirements)/[\w./-]+")
 ROOT_FILE = re.compile(r"\b([A-Z]{4,}\.md|LICENSE|Makefile)\b")

@@ -19,6 +19,7 @@ SECONDS = 60
 FLOORS = "The four floors"
 MOVES = "Money moves only through moves"
 VAULT = "Only gateways and the operator's key commands open the vault"
+STRIPE = "Only the processor's adapter speaks to Stripe"
 HTTP = "Only kit.http and kit.upstream speak HTTP"
 
 PLANTED = [
@@ -37,6 +38,9 @@ PLANTED = [
     (VAULT, "faucet.api.planted", "faucet.vault.reveal.ring"),
     (VAULT, "faucet.jobs.planted", "faucet.vault.reveal"),
     (VAULT, "faucet.vault.planted", "faucet.vault.reveal.kek"),
+    # To the processor past its port, and to the double from a door.
+    (STRIPE, "faucet.api.planted", "stripe"),
+    (STRIPE, "faucet.jobs.planted", "faucet.payments.double.state"),
     # Past the guarded HTTP client.
     (HTTP, "faucet.gateway.planted", "httpx2"),
     (HTTP, "faucet.providers.planted", "aiohttp"),
@@ -79,7 +83,7 @@ def broken(report: str) -> list[str]:
     summary = " ".join(report[report.index("Contracts\n---") : report.index("Contracts:")].split())
     return [
         name
-        for name in (FLOORS, MOVES, VAULT, HTTP)
+        for name in (FLOORS, MOVES, VAULT, STRIPE, HTTP)
         if re.search(re.escape(name) + r"(?:(?!KEPT|BROKEN).)*BROKEN", summary) is not None
     ]
 

@@ -16,6 +16,7 @@ MONEY_ROOMS = (
     "faucet/kit/money.py",
     "faucet/gateway/reserve.py",
     "faucet/reports/",
+    "faucet/closing/",
 )
 EXACT_PARSING = frozenset({"faucet/rating/seed.py"})
 """Reads dollar prices out of a catalogue: exact decimals and fractions are allowed there, floats are not."""

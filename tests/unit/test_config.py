@@ -70,7 +70,7 @@ def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
 
 def test_given_secrets_win_and_are_not_written_down(tmp_path: Path) -> None:
     """Lost: a token from the environment ends in a file."""
-    config = development(tmp_path, **STRONG)
+    config = development(tmp_path, **STRONG, STATEMENT_SIGNING_KEY="mine")
     assert config.admin_token.reveal() == STRONG["ADMIN_TOKEN"]
     assert not (tmp_path / "data" / "secrets.json").exists()
     partly = development(tmp_path, ADMIN_TOKEN="mine")
@@ -94,7 +94,9 @@ def test_a_made_up_file_is_completed(tmp_path: Path) -> None:
     path = tmp_path / "data" / "secrets.json"
     path.write_text(json.dumps({"ADMIN_TOKEN": "kept"}))
     assert development(tmp_path).admin_token.reveal() == "kept"
-    assert set(json.loads(path.read_text())) == {"SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN"}
+    assert set(json.loads(path.read_text())) == {
+        "SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN", "STATEMENT_SIGNING_KEY",
+    }  # fmt: skip
 
 
 def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
 # ── secrets ──
 
 
-@pytest.mark.parametrize("name", SECRET_NAMES)
+@pytest.mark.parametrize("name", [name for name in SECRET_NAMES if name != "OPERATOR_TOKENS"])
 def test_every_secret_may_come_from_a_file(tmp_path: Path, name: str) -> None:
     """Lost: secrets of an orchestrator have to be in the environment, where everybody looks."""
     path = tmp_path / "secret"
@@ -202,8 +204,29 @@ def test_secrets_are_listed() -> None:
     assert {*SECRET_NAMES} - of_providers == {
         "DATABASE_URL", "REDIS_URL", "SECRET_ENCRYPTION_KEY", "ADMIN_TOKEN", "DEVELOPER_ADMIN_TOKEN", "METRICS_TOKEN",
         "OPENAI_API_KEY", "LITELLM_MASTER_KEY", "MOCK_PROVIDER_API_KEY", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET",
-        "KEK_LOCAL_KEY", "KEK_LOCAL_KEY_PREVIOUS", "KEK_TRANSIT_TOKEN",
+        "KEK_LOCAL_KEY", "KEK_LOCAL_KEY_PREVIOUS", "KEK_TRANSIT_TOKEN", "OPERATOR_TOKENS", "STATEMENT_SIGNING_KEY",
+        "STRIPE_CONNECT_WEBHOOK_SECRET",
     }  # fmt: skip
+
+
+def test_operators_by_name(tmp_path: Path) -> None:
+    """Lost: an operator whose token is another's, so that nobody knows who approved; a token in a message."""
+    path = tmp_path / "operators"
+    path.write_text("alice:token-of-alice , bob:token:of:bob\n")
+    config = development(tmp_path, OPERATOR_TOKENS_FILE=str(path))
+    assert [(name, token.reveal()) for name, token in config.operator_tokens] == [
+        ("alice", "token-of-alice"),
+        ("bob", "token:of:bob"),
+    ]
+    assert "token-of-alice" not in f"{config} {config!r} {config.model_dump()}"
+    for wrong in ("alice", "alice:", ":hunter22", "Alice Smith:hunter22", "a:hunter22,a:b", "a:hunter22,b:hunter22"):
+        with pytest.raises(ConfigRefused, match="OPERATOR_TOKENS") as refused:
+            development(tmp_path, OPERATOR_TOKENS=wrong)
+        assert "hunter22" not in str(refused.value)
+    same = STRONG["ADMIN_TOKEN"]
+    for wrong in (f"alice:{same}", "alice:short", f"alice:{'x' * 40}"):
+        assert problems(tmp_path, OPERATOR_TOKENS=wrong) == ["OPERATOR_TOKENS of alice"]
+    assert len(production(tmp_path, OPERATOR_TOKENS="alice:Zp4kQw8sXv2nLr7tYb1mHc6dGf3jKa9e").operator_tokens) == 1
 
 
 def test_neither_settings_nor_refusals_print_a_secret(tmp_path: Path) -> None:

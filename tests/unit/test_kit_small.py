@@ -45,6 +45,7 @@ HIDDEN = [
     "mf_dev_abcdefgh",
     f"key sk-proj-{BODY}12345678",
     f"rk_live_{BODY}12345678 whsec_{BODY}12345678",
+    f"a webhook's whsec_AB/{BODY}+{BODY}/Q==",
     "Authorization: Bearer abcdefgh",
     "authorization: token-of-no-known-kind",
     "{'authorization': 'abcdefgh'}",
