@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx2
 from books import E8, Books, Tenant
 from conftest import RunningApi
+from documented import documented
 
 from faucet.tenants.tokens import SCOPES
 
@@ -89,7 +90,9 @@ class ApiWorld:
     def client(self, token: str | None) -> httpx2.Client:
         """A client that shows this token."""
         headers = {} if token is None else bearer(token)
-        client = httpx2.Client(base_url=self.api.base_url, headers=headers, timeout=30)
+        client = httpx2.Client(
+            base_url=self.api.base_url, headers=headers, timeout=30, event_hooks={"response": [documented]}
+        )
         self._clients.append(client)
         return client
 

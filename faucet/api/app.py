@@ -41,6 +41,7 @@ from faucet.api import (
     series,
     sessions,
     signing_keys,
+    spend_limits,
     statements,
     stripe_events,
     tokens,
@@ -49,6 +50,7 @@ from faucet.api import (
     wallets,
     webhooks,
 )
+from faucet.api.document import complete
 from faucet.api.edge import Edge
 from faucet.api.errors import respond
 from faucet.api.health import SERVICE
@@ -97,6 +99,7 @@ _ROUTES = (
     payouts,
     developers,
     adjustments,
+    spend_limits,
     payout_desk,
     top_up_desk,
     promos,
@@ -106,7 +109,7 @@ _ROUTES = (
     docs,
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorReply, "description": "Refused; the envelope says why."},
+    "4XX": {"model": ErrorReply, "description": "Whatever else HTTP may refuse: a method, a head that is too large."},
     "5XX": {"model": ErrorReply, "description": "Something failed that is not the caller's doing."},
 }
 
@@ -163,7 +166,7 @@ def openapi_document() -> dict[str, Any]:
 
 
 def _assemble(lifespan: Any) -> FastAPI:
-    app = FastAPI(
+    app = _App(
         title="ModelFaucet Control API",
         version="2.0.0",
         description="Sessions, wallets, reports. Money is a decimal string of eight places.",
@@ -181,6 +184,15 @@ def _assemble(lifespan: Any) -> FastAPI:
     for kind in (Refusal, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
     return app
+
+
+class _App(FastAPI):
+    """FastAPI's app, whose document has all errors and an example of each body."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = complete(super().openapi())
+        return self.openapi_schema
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

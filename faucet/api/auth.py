@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Annotated
 from uuid import UUID
@@ -52,6 +53,7 @@ class DeveloperToken:
     developer_id: UUID
     token_id: UUID
     scopes: frozenset[str]
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class DeveloperScope:
     actor: Actor
     scopes: frozenset[str] | None = None
     """What the caller's token allows; None for staff, who may do everything."""
+    expires_at: datetime | None = None
+    """When the caller's token ends, if it does."""
 
     def owner(self, named: UUID | None) -> UUID:
         """The developer whom something is made for: the caller's own, or the one that staff names.
@@ -145,16 +149,16 @@ async def principal(request: Request, world: World) -> Principal:
         token = await tokens.resolve(t, bearer, now=now)
         world.count(token.id)
         await tokens.touch(t, token, now=now)
-    return DeveloperToken(token.developer_id, token.id, frozenset(token.scopes))
+    return DeveloperToken(token.developer_id, token.id, frozenset(token.scopes), token.expires_at)
 
 
 def scope_of(caller: Principal, *scopes: str) -> DeveloperScope:
     """Whose rows the caller may have under one of these scopes. Raises Refusal `forbidden` where its token has none."""
     match caller:
-        case DeveloperToken(developer_id, token_id, allowed):
+        case DeveloperToken(developer_id, token_id, allowed, expires_at):
             if not allowed.intersection(scopes):
                 raise Refusal("forbidden", f"this token lacks the scope {' or '.join(scopes)}")
-            return DeveloperScope(developer_id, Actor("developer_token", str(token_id)), allowed)
+            return DeveloperScope(developer_id, Actor("developer_token", str(token_id)), allowed, expires_at)
         case DeveloperAdmin():
             return DeveloperScope(None, Actor("developer_admin"))
         case Operator():

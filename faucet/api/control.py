@@ -12,7 +12,7 @@ from faucet.api.auth import Actor, TheOperator
 from faucet.api.developer_wire import AuditItem, stored_text
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.operations import AtQuery, audit_item
-from faucet.api.operator_wire import ProviderName, SwitchAsk, SwitchItem, SwitchList
+from faucet.api.operator_wire import ProviderName, SwitchAsk, SwitchItem
 from faucet.api.paging import PageReply, ThePage, page_reply
 from faucet.api.tenant import TenantTx, tenant_tx
 from faucet.api.trail import Trail
@@ -37,11 +37,13 @@ def switch_item(switch: Switch) -> SwitchItem:
     return SwitchItem.model_validate({name: getattr(switch, name) for name in SwitchItem.model_fields})
 
 
-@router.get("/v1/admin/kill-switches", response_model=SwitchList, response_model_exclude_none=True)
-async def list_kill_switches(caller: TheOperator, world: TheWorld) -> SwitchList:
+@router.get("/v1/admin/kill-switches", response_model=PageReply[SwitchItem], response_model_exclude_none=True)
+async def list_kill_switches(caller: TheOperator, world: TheWorld, page: ThePage) -> PageReply[SwitchItem]:
     """What is switched off, the newest first."""
     async with tenant_tx(world, None) as t:
-        return SwitchList(items=[switch_item(switch) for switch in await switches.thrown(t)])
+        rows = await switches.page(t, after=page.after, limit=page.fetch)
+    shown, cursor = page.cut(rows, lambda switch: (switch.thrown_at, switch.place))
+    return page_reply([switch_item(switch) for switch in shown], cursor)
 
 
 @router.post("/v1/admin/kill-switches", status_code=201, response_model=SwitchItem)

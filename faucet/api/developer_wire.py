@@ -239,10 +239,6 @@ class FeatureVersionItem(Reply):
     created_at: Moment
 
 
-class FeatureVersions(Reply):
-    items: list[FeatureVersionItem]
-
-
 # ── operations, usage ──
 
 

@@ -16,7 +16,6 @@ from faucet.api.developer_wire import (
     FeatureParts,
     FeaturePatch,
     FeatureVersionItem,
-    FeatureVersions,
 )
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
 from faucet.api.paging import PageReply, ThePage, page_reply
@@ -33,6 +32,7 @@ router = APIRouter(tags=["developer: features"])
 Reader = Annotated[DeveloperScope, Depends(require("developer:features:read"))]
 Writer = Annotated[DeveloperScope, Depends(require("developer:features:write"))]
 FeatureKey = Annotated[Identifier, Path()]
+VERSION_MAX = 2**31 - 1
 
 
 def feature_item(feature: Feature) -> FeatureItem:
@@ -144,19 +144,22 @@ async def archive_feature(
 
 @router.get(
     "/v1/developer/apps/{public_app_id}/features/{feature_key}/versions",
-    response_model=FeatureVersions,
+    response_model=PageReply[FeatureVersionItem],
     response_model_exclude_none=True,
 )
 async def list_feature_versions(
-    public_app_id: PublicAppId, feature_key: FeatureKey, caller: Reader, world: TheWorld
-) -> FeatureVersions:
-    """What the feature said before: its newest 200 versions, newest first."""
+    public_app_id: PublicAppId, feature_key: FeatureKey, caller: Reader, world: TheWorld, page: ThePage
+) -> PageReply[FeatureVersionItem]:
+    """What the feature said before: its versions, newest first."""
+    # Versions are numbered in the order in which they came; the cursor holds the number where others hold an id.
+    before = None if page.after is None else min(page.after[1].int, VERSION_MAX)
     async with tenant_tx(world, caller.developer_id) as t:
         app = await apps.find(t, public_app_id)
         feature = await features.find(t, app, feature_key)
-        rows = await features.versions(t, feature)
-    return FeatureVersions(
-        items=[
+        rows = await features.versions(t, feature, before=before, limit=page.fetch)
+    shown, cursor = page.cut(rows, lambda row: (row.created_at, UUID(int=row.version)))
+    return page_reply(
+        [
             FeatureVersionItem(
                 version=row.version,
                 is_active=row.version == feature.version,
@@ -167,8 +170,9 @@ async def list_feature_versions(
                 created_at=row.created_at,
                 **row.parts,
             )
-            for row in rows
-        ]
+            for row in shown
+        ],
+        cursor,
     )
 
 

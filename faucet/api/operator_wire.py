@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, StringConstraints
 
 from faucet.api.developer_wire import AskMoment, Email, Name, Reason, stored_text
-from faucet.api.wire import Amount, Ask, IdempotencyKey, Identifier, Moment, Reply, Usd
+from faucet.api.wire import Amount, AmountOrNone, Ask, IdempotencyKey, Identifier, Moment, Reply, Usd
 
 ProviderName = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(stored_text)]
 
@@ -23,7 +23,7 @@ class DeveloperAsk(Ask):
 class DeveloperPatch(Ask):
     name: Name | None = None
     status: Literal["active", "disabled"] | None = None
-    free_quota_monthly_max_usd: Amount | None = None
+    free_quota_monthly_max_usd: AmountOrNone | None = None
     """What the platform gives away for the free quotas of this developer's features in a month; 0 is nothing."""
 
 
@@ -207,5 +207,24 @@ class SwitchItem(Reply):
     thrown_at: Moment
 
 
-class SwitchList(Reply):
-    items: list[SwitchItem]
+# ── spend limits ──
+
+
+class SpendLimitLift(Ask):
+    scope: Literal["app", "feature", "end_user", "session"]
+    target: Annotated[str, StringConstraints(min_length=1, max_length=700), AfterValidator(stored_text)]
+    """An id; also an app's public id, a feature as APP/FEATURE, an end user as APP/USER."""
+    period: Literal["month", "total"] = "month"
+
+
+class SpendLimitAsk(SpendLimitLift):
+    limit_usd: AmountOrNone
+
+
+class SpendLimitReply(Reply):
+    id: UUID
+    """Of what the limit is over."""
+    scope: Literal["app", "feature", "end_user", "session"]
+    period: Literal["month", "total"]
+    limit_usd: Usd | None = None
+    """Absent where there is none any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from uuid import UUID
@@ -9,7 +10,8 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 
 from faucet.api.auth import TheEndUser
-from faucet.api.tenant import tenant_tx
+from faucet.api.idempotency import TheIdempotencyKey, idempotent
+from faucet.api.tenant import TenantTx, tenant_tx
 from faucet.api.wire import SessionAsk, SessionReply
 from faucet.api.world import TheWorld, World
 from faucet.kit.errors import Refusal
@@ -19,8 +21,13 @@ router = APIRouter(tags=["sessions"])
 
 
 @router.post("/v1/sessions", response_model=SessionReply)
-async def create_session(body: SessionAsk, request: Request, world: TheWorld) -> SessionReply:
-    """Mint a short-lived session for one end user of one app."""
+async def create_session(
+    body: SessionAsk, request: Request, world: TheWorld, key: TheIdempotencyKey = None
+) -> Response:
+    """Mint a short-lived session for one end user of one app.
+
+    A `user_token` is good for one session; where the answer was lost, the same `Idempotency-Key` gives it again.
+    """
     config = world.config
     ask = sessions.Ask(
         public_app_id=body.public_app_id,
@@ -37,16 +44,30 @@ async def create_session(body: SessionAsk, request: Request, world: TheWorld) ->
         open_session_limit_e8=config.open_session_spend_limit_e8,
         open_spends_paid=config.open_sessions_spend_paid_money,
     )
-    async with tenant_tx(world, None) as t:  # the app says whose
+
+    async def act(t: TenantTx) -> SessionReply:
         app = await sessions.find_app(t, ask)
         _count(world, app.id)
         minted = await sessions.mint(t, app, ask, rules=rules, now=world.clock.now())
-    return SessionReply(
-        session_token=minted.bearer.reveal(),
-        expires_in=config.session_token_ttl_seconds,
-        gateway_base_url=config.gateway_base_url,
-        available_modes=minted.available_modes,
-        wallet_balance_usd=minted.wallet_balance_e8,
+        return SessionReply(
+            session_token=minted.bearer.reveal(),
+            expires_in=config.session_token_ttl_seconds,
+            gateway_base_url=config.gateway_base_url,
+            available_modes=minted.available_modes,
+            wallet_balance_usd=minted.wallet_balance_e8,
+        )
+
+    # A page of another origin must not be given what was minted for this one.
+    who = f"app:{body.public_app_id}:{hashlib.sha256((ask.origin or '').encode()).hexdigest()}"
+    return await idempotent(
+        world,
+        request,
+        principal=who,
+        developer_id=None,  # the app says whose
+        key=key,
+        body=body,
+        act=act,
+        status=200,
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import StringConstraints
 from faucet.api.apps import PublicAppId, Reader, Writer
 from faucet.api.developer_wire import Name
 from faucet.api.idempotency import TheIdempotencyKey, idempotent
+from faucet.api.paging import PageReply, ThePage, page_reply
 from faucet.api.tenant import TenantTx, tenant_tx
 from faucet.api.trail import Trail
 from faucet.api.wire import Ask, Identifier, Moment, Reply
@@ -43,10 +44,6 @@ class SigningKeyReply(Reply):
     item: SigningKeyItem
     secret: str | None = None
     """Of an HS256 key; shown in this answer alone."""
-
-
-class SigningKeys(Reply):
-    items: list[SigningKeyItem]
 
 
 def key_item(key: SigningKey) -> SigningKeyItem:
@@ -103,13 +100,19 @@ async def create_signing_key(
 
 
 @router.get(
-    "/v1/developer/apps/{public_app_id}/signing-keys", response_model=SigningKeys, response_model_exclude_none=True
+    "/v1/developer/apps/{public_app_id}/signing-keys",
+    response_model=PageReply[SigningKeyItem],
+    response_model_exclude_none=True,
 )
-async def list_signing_keys(public_app_id: PublicAppId, caller: Reader, world: TheWorld) -> SigningKeys:
-    """The app's newest 200 keys, revoked ones included; never a secret."""
+async def list_signing_keys(
+    public_app_id: PublicAppId, caller: Reader, world: TheWorld, page: ThePage
+) -> PageReply[SigningKeyItem]:
+    """The app's keys, newest first, revoked ones included; never a secret."""
     async with tenant_tx(world, caller.developer_id) as t:
         app = await apps.find(t, public_app_id)
-        return SigningKeys(items=[key_item(key) for key in await identity.list_keys(t, app)])
+        rows = await identity.page(t, app, after=page.after, limit=page.fetch)
+    shown, cursor = page.cut(rows, lambda key: (key.created_at, key.id))
+    return page_reply([key_item(key) for key in shown], cursor)
 
 
 @router.delete(

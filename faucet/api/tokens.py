@@ -42,7 +42,8 @@ async def create_developer_token(
     rid: TheRequestId,
     key: TheIdempotencyKey = None,
 ) -> Response:
-    """Make a token; it is shown in this answer alone. A token can't give a scope that it lacks itself."""
+    """Make a token; it is shown in this answer alone. A token can't give a scope that it lacks itself, nor more
+    time than it has: what it makes ends when it does, unless sooner."""
     owner = caller.owner(body.developer_id)
 
     async def act(t: TenantTx) -> TokenReply:
@@ -55,6 +56,7 @@ async def create_developer_token(
             scopes=body.scopes,
             allowed=caller.scopes,
             expires_at=body.expires_at,
+            ends_by=caller.expires_at,
             created_by=str(caller.actor),
             now=now,
         )

@@ -51,6 +51,11 @@ def _amount(value: object) -> int:
     return e8
 
 
+def _amount_or_none(value: object) -> int:
+    """The e8 of an amount that may be 0."""
+    return 0 if isinstance(value, str) and value and from_wire(value) == 0 else _amount(value)
+
+
 Identifier = Annotated[
     str, StringConstraints(pattern=r"^[a-zA-Z0-9_:-]+$", min_length=1, max_length=128), Field(examples=["app_pub_demo"])
 ]
@@ -60,6 +65,12 @@ Amount = Annotated[
     BeforeValidator(_amount),
     WithJsonSchema({"type": "string", "pattern": r"^(0|[1-9]\d*)(\.\d{1,8})?$", "examples": ["10.00"]}),
 ]
+AmountOrNone = Annotated[
+    int,
+    BeforeValidator(_amount_or_none),
+    WithJsonSchema({"type": "string", "pattern": r"^(0|[1-9]\d*)(\.\d{1,8})?$", "examples": ["10.00"]}),
+]
+"""An amount that may be 0."""
 Usd = Annotated[
     int,
     PlainSerializer(to_wire, return_type=str),

@@ -111,7 +111,7 @@ def list_versions(
     feature: FeatureArgument,
 ) -> None:
     """List what a feature said before, newest first."""
-    rows = at.get(*APPS, app_id, "features", feature, "versions")["items"]
+    rows = list(at.every(*APPS, app_id, "features", feature, "versions"))
     columns = (
         ("Version", "version"),
         ("In force", "is_active"),

@@ -47,7 +47,7 @@ NameArgument = Annotated[
 def list_switches(at: Remote) -> None:
     """List what is switched off."""
     columns = (("What", "target"), ("Name", "target_id"), ("Why", "reason"), ("By", "thrown_by"), ("At", "thrown_at"))
-    at.show_rows(at.get(*_SWITCHES)["items"], columns, none="Nothing is switched off.")
+    at.show_rows(list(at.every(*_SWITCHES)), columns, none="Nothing is switched off.")
 
 
 @over_api(

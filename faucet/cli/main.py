@@ -22,8 +22,9 @@ from faucet.cli.exports import export_app
 from faucet.cli.features import features_app
 from faucet.cli.invoices import invoices_app
 from faucet.cli.levers import credentials_app, switches_app
+from faucet.cli.limits import limits_app
 from faucet.cli.manifest import manifest_app
-from faucet.cli.operate import limits_app, reconcile
+from faucet.cli.operate import reconcile
 from faucet.cli.payouts import payouts_app
 from faucet.cli.price_sync import sync
 from faucet.cli.prices import prices_app

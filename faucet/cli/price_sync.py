@@ -35,7 +35,10 @@ def sync(
     data: DataOption = None,
     database_url: DatabaseOption = None,
 ) -> None:
-    """Compare prices with the packaged catalogue, and make drafts of what is new or differs."""
+    """Compare prices with the packaged catalogue, and make drafts of what is new or differs.
+
+    Works at the database, for whoever runs the installation.
+    """
     now = datetime.now(UTC)
 
     async def work(tx: Tx, config: Config) -> tuple[list[Difference], int]:

@@ -16,6 +16,7 @@ from msgspec import Raw
 from faucet.gateway.catalogue import Product
 from faucet.gateway.chat import Kind, Request, answer
 from faucet.gateway.exchange import Exchange, bearer_of
+from faucet.gateway.prompt import raise_if_locked
 from faucet.gateway.relay import Streamed
 from faucet.gateway.wire import ChatAsk, Reply, decode_reply, named
 from faucet.gateway.world import World
@@ -36,6 +37,7 @@ async def embed(world: World, exchange: Exchange) -> None:
     world.limit(exchange, caller)
     ask = parse_embeddings(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
+    raise_if_locked(feature)
     if feature.privacy != "none" and _is_tokens(msgspec.json.decode(ask.fields["input"])):
         raise field_error("input", "must be texts: this feature looks for personal data, and nobody can in tokens")
     await answer(world, exchange, caller, feature, ask, EmbeddingsShape(), began, EMBEDDINGS)

@@ -116,16 +116,21 @@ def _refused(problems: list[Problem]) -> Refusal:
     )
 
 
+def raise_if_locked(feature: Feature) -> None:
+    """Raises Refusal `forbidden` where the feature answers runs of its own prompt alone."""
+    if feature.parts.prompt is not None and feature.parts.prompt.locked:
+        raise Refusal("forbidden", f"this feature answers POST /v1/features/{feature.key}/run only", param="model")
+
+
 def chat_ask(feature: Feature, ask: ChatAsk) -> ChatAsk:
     """A chat with the feature: its prompt's standing messages stand before the caller's.
 
     Raises Refusal `forbidden` where the prompt is locked.
     """
+    raise_if_locked(feature)
     prompt = feature.parts.prompt
     if prompt is None:
         return ask
-    if prompt.locked:
-        raise Refusal("forbidden", f"this feature answers POST /v1/features/{feature.key}/run only", param="model")
     standing = prompt.standing()
     if not standing:
         return ask

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal, Self
 
 from faucet.kit.money import E8_PER_USD, from_wire
+from faucet.kit.words import unknown_word
 
 Tokenizer = Literal["o200k", "words", "bytes"]
 PriceStatus = Literal["draft", "confirmed", "rejected"]
@@ -225,7 +226,7 @@ class PricePlan:
             raise ValueError("pricing: must be an object")
         for word in pricing:
             if word not in PRICING_WORDS:
-                raise ValueError(f"pricing.{word}: unknown word")
+                raise unknown_word("pricing", word, PRICING_WORDS)
         fixed = pricing.get("fixed_price_usd")
         mode = pricing.get("mode", "usage_markup" if fixed is None else "fixed_price")
         if mode not in _MODES:
@@ -284,7 +285,7 @@ def _free_quota_e8(quota: object, fixed_price_e8: int | None) -> int:
         raise ValueError(f"{path}: must be an object with `usd`, or with `requests` beside a fixed price")
     for word in quota:
         if word not in ("usd", "requests"):
-            raise ValueError(f"{path}.{word}: unknown word; there are usd, requests")
+            raise unknown_word(path, word, ("usd", "requests"))
     if not quota:
         return 0
     sums = []

@@ -233,16 +233,19 @@ async def set_status(tx: Tx, app: App, feature_key: str, status: str) -> Feature
     return await find(tx, app, feature_key)
 
 
-async def versions(tx: Tx, feature: Feature, *, at: int | None = None, limit: int = 200) -> list[Version]:
-    """The newest versions of a feature, newest first; or the one with this number."""
+async def versions(
+    tx: Tx, feature: Feature, *, at: int | None = None, before: int | None = None, limit: int = 1
+) -> list[Version]:
+    """The versions of a feature, newest first, from below a number; or the one with this number."""
     async with tx.cursor(row_factory=class_row(Version)) as cursor:
         await cursor.execute(
             """
             select version, display_name, policy, pricing, parts, created_by, created_at from feature_version
              where feature_id = %(id)s and (%(at)s::integer is null or version = %(at)s::integer)
+               and (%(before)s::integer is null or version < %(before)s::integer)
              order by version desc limit %(limit)s
             """,
-            {"id": feature.id, "at": at, "limit": limit},
+            {"id": feature.id, "at": at, "before": before, "limit": limit},
         )
         return await cursor.fetchall()
 

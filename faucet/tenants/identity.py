@@ -106,14 +106,18 @@ async def add_key(
     return made, secret
 
 
-async def list_keys(tx: Tx, app: apps.App) -> list[SigningKey]:
-    """The app's newest keys, at most 200, revoked ones included."""
+async def page(tx: Tx, app: apps.App, *, after: tuple[datetime, UUID] | None, limit: int) -> list[SigningKey]:
+    """The app's keys, newest first, revoked ones included, from a place in the list."""
+    at, after_id = after or (None, None)
     async with tx.cursor(row_factory=class_row(SigningKey)) as cursor:
         await cursor.execute(
             "select "
             + _COLUMNS
-            + " from app_signing_key where app_id = %s order by created_at desc, id desc limit 200",
-            (app.id,),
+            + """ from app_signing_key
+             where app_id = %(app)s
+               and (%(at)s::timestamptz is null or (created_at, id) < (%(at)s::timestamptz, %(id)s::uuid))
+             order by created_at desc, id desc limit %(limit)s""",
+            {"app": app.id, "at": at, "id": after_id, "limit": limit},
         )
         return await cursor.fetchall()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from faucet.kit.words import unknown_word
 from faucet.rating.price import MODEL_TOKENS_MAX, PricePlan
 from faucet.routing.policy import MODE_OF, QUALITY_TIER_MAX, Choice, RoutePolicy
 from faucet.tenants.parts import Parts, parse_parts
@@ -123,7 +124,7 @@ def parse_policy(policy: object) -> Policy:
         raise ValueError("policy: must be an object")
     for word in policy:
         if word not in POLICY_WORDS:
-            raise ValueError(f"policy.{str(word)[:100]}: unknown word")
+            raise unknown_word("policy", word, POLICY_WORDS)
     values: dict[str, Any] = {
         word: read(policy[word], f"policy.{word}") for word, read in _READERS.items() if word in policy
     }
@@ -179,7 +180,7 @@ def _model_policy(value: object, path: str) -> str | _Candidates:
         return _one_of(value, path, _MODEL_POLICIES)
     for word in value:
         if word not in ("candidates", "order"):
-            raise ValueError(f"{path}.{str(word)[:100]}: unknown word; there are candidates, order")
+            raise unknown_word(path, word, ("candidates", "order"))
     models = _models(value.get("candidates", ()), f"{path}.candidates")
     return _Candidates(models, _POLICY_BY_ORDER[_one_of(value.get("order", "cost"), f"{path}.order", _POLICY_BY_ORDER)])
 
@@ -187,7 +188,7 @@ def _model_policy(value: object, path: str) -> str | _Candidates:
 def _tokens(value: object, path: str) -> int:
     # A bool is an int to Python, but not to the writer of a manifest.
     if type(value) is not int or not 1 <= value <= MODEL_TOKENS_MAX:
-        raise ValueError(f"{path}: must be a whole number of at least 1")
+        raise ValueError(f"{path}: must be a whole number from 1 to {MODEL_TOKENS_MAX}")
     return value
 
 

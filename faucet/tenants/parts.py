@@ -6,12 +6,12 @@ What they lead to is decided where requests are served; what a schema or a promp
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from faucet.kit.money import E8_MAX, from_wire
+from faucet.kit.words import unknown_word
 from faucet.tenants.schemas import Schema
 from faucet.tenants.template import Template, parse_prompt
 
@@ -52,7 +52,7 @@ def parse_parts(parts: object, *, is_stored: bool = False) -> Parts:
         raise ValueError("parts: must be an object")
     for word in parts:
         if word not in PARTS_WORDS:
-            raise ValueError(f"{str(word)[:100]}: unknown word")
+            raise unknown_word("", word, PARTS_WORDS)
     schemas = {
         word: Schema(parts[word], word, is_stored=is_stored)
         for word in ("input_schema", "output_schema")
@@ -87,9 +87,7 @@ def _object(value: object, path: str, words: tuple[str, ...]) -> Mapping[str, An
         raise ValueError(f"{path}: must be an object with {', '.join(words)}")
     for word in value:
         if word not in words:
-            near = difflib.get_close_matches(str(word), words, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(words)}"
-            raise ValueError(f"{path}.{str(word)[:100]}: unknown word; {hint}")
+            raise unknown_word(path, word, words)
     return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
+from uuid import UUID
 
 from psycopg.rows import class_row
 
@@ -25,20 +26,29 @@ class Switch:
     reason: str
     thrown_by: str
     thrown_at: datetime
+    place: UUID
+    """Where it stands in the list among those of the same moment."""
 
 
 _SWITCHES: LiteralString = """
 select k.target, case k.target when 'app' then a.public_app_id when 'provider' then k.target_id end as target_id,
-       k.reason, k.thrown_by, k.thrown_at
+       k.reason, k.thrown_by, k.thrown_at, md5(k.target || '/' || k.target_id)::uuid as place
   from kill_switch k left join app a on k.target = 'app' and a.id::text = k.target_id
 """
-SWITCHES_MAX = 1_000
 
 
-async def thrown(tx: Tx) -> list[Switch]:
-    """The switches that are thrown, newest first."""
+async def page(tx: Tx, *, after: tuple[datetime, UUID] | None, limit: int) -> list[Switch]:
+    """The switches that are thrown, newest first, from a place in the list."""
+    at, after_place = after or (None, None)
     async with tx.cursor(row_factory=class_row(Switch)) as cursor:
-        await cursor.execute(_SWITCHES + " order by k.thrown_at desc, k.target, k.target_id limit %s", (SWITCHES_MAX,))
+        await cursor.execute(
+            "select * from ("
+            + _SWITCHES
+            + """) as thrown
+             where %(at)s::timestamptz is null or (thrown_at, place) < (%(at)s::timestamptz, %(place)s::uuid)
+             order by thrown_at desc, place desc limit %(limit)s""",
+            {"at": at, "place": after_place, "limit": limit},
+        )
         return await cursor.fetchall()
 
 

@@ -12,13 +12,13 @@ place, a message or a role. A text goes in as it is, a list or an object as JSON
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from faucet.kit.words import unknown_word
 from faucet.tenants.schemas import Schema
 
 MESSAGES_MAX = 50
@@ -77,9 +77,7 @@ def parse_prompt(prompt: object, schema: Schema | None, path: str = "prompt") ->
         raise ValueError(f"{path}: must be an object with `messages`, or with `system` and `user`")
     for word in prompt:
         if word not in PROMPT_WORDS:
-            near = difflib.get_close_matches(str(word), PROMPT_WORDS, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else f"; there are {', '.join(PROMPT_WORDS)}"
-            raise ValueError(f"{path}.{str(word)[:100]}: unknown word{hint}")
+            raise unknown_word(path, word, PROMPT_WORDS)
     locked = prompt.get("locked", False)
     if not isinstance(locked, bool):
         raise ValueError(f"{path}.locked: must be true or false")

@@ -91,18 +91,22 @@ async def mint(
     scopes: Sequence[str],
     allowed: Collection[str] | None,
     expires_at: datetime | None,
+    ends_by: datetime | None = None,
     created_by: str,
     now: datetime,
 ) -> tuple[Secret, Token]:
     """A new token, and the only time that it is known. `allowed` are its maker's scopes, None for staff.
 
-    Raises Refusal `forbidden` for a scope that the maker lacks, and `invalid_request` for an expiry that is past.
+    `ends_by` is when its maker ends; unless sooner, the new one ends then, too. Raises Refusal `forbidden` for a scope
+    that the maker lacks or a later end, and `invalid_request` for an expiry that is past.
     """
     lacking = [] if allowed is None else [scope for scope in scopes if scope not in allowed]
     if lacking:
         raise Refusal("forbidden", f"a token can't give scopes that it lacks: {', '.join(lacking)}")
     if expires_at is not None and expires_at <= now:
         raise field_error("expires_at", "must be in the future")
+    if ends_by is not None and expires_at is not None and expires_at > ends_by:
+        raise Refusal("forbidden", "a token can't give more time than it has itself")
     text = TOKEN_PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
     token_id = uuid7()
     await tx.execute(
@@ -120,7 +124,7 @@ async def mint(
             "scopes": [scope for scope in SCOPES if scope in scopes],
             "by": created_by,
             "now": now,
-            "end": expires_at,
+            "end": expires_at or ends_by,
         },
     )
     token = await find(tx, token_id)

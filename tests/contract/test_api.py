@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from books import E8, Books, Settlement, Tenant
 from conftest import RunningApi, serve
+from documented import documented
 
 from faucet.api.app import openapi_document
 from faucet.kit.config import Config, load_config
@@ -50,7 +51,7 @@ def demo(config: Config, dsn: str) -> Demo:
 @pytest.fixture
 def client(api: RunningApi, demo: Demo) -> Iterator[httpx2.Client]:
     """A client of a running API with the demo's data."""
-    with httpx2.Client(base_url=api.base_url) as client:
+    with httpx2.Client(base_url=api.base_url, event_hooks={"response": [documented]}) as client:
         yield client
 
 

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from books import E8, Books, Hold, Settlement, Tenant
 from conftest import RunningApi
+from documented import documented
 
 from faucet.kit.config import Config
 from faucet.kit.db import open_pool, tx
@@ -34,7 +35,7 @@ async def _seed(config: Config, dsn: str) -> Demo:
 def client(api: RunningApi, config: Config, dsn: str) -> Iterator[httpx2.Client]:
     """A client of a running API with the demo's data."""
     asyncio.run(_seed(config, dsn))
-    with httpx2.Client(base_url=api.base_url) as client:
+    with httpx2.Client(base_url=api.base_url, event_hooks={"response": [documented]}) as client:
         yield client
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from books import Books
 from conftest import RunningApi
 
 from faucet.cli.main import app, main
@@ -392,3 +393,35 @@ def test_a_manifest_that_is_wrong_is_told_with_path_and_suggestion(faucet: Fauce
     file.write_text(WHOLE_MANIFEST.replace("{{ input.tone }}", "{{ input.tune }}"))
     told = faucet("manifest", "validate", str(file))
     assert "prompt.system: input_schema knows no `input.tune`; did you mean `tone`?" in told.err
+
+
+def test_limits_are_set_by_the_names_that_people_know(faucet: Faucet, acme: str, books: Books) -> None:
+    """Lost: an operator can't cap an app, a feature or a person without looking up row ids, or nobody knows who did."""
+    faucet.ok("features", "create", "app_acme", "reply", "--name", "Reply")
+    faucet.ok("sessions", "create", "app_acme", "ada")
+    for scope, target, period, amount in (
+        ("app", "app_acme", "month", "50"),
+        ("feature", "app_acme/reply", "total", "0"),
+        ("end_user", "app_acme/ada", "month", "0.00000001"),
+    ):
+        assert faucet("limits", "set", scope, target, "--period", period, "--usd", amount).code == 0
+    rows = books.rows("select scope, period, limit_e8 from spend_limit where scope <> 'session' order by id")
+    assert rows == [("app", "month", 5_000_000_000), ("feature", "total", 0), ("end_user", "month", 1)]
+    assert faucet.ok("apps", "show", "app_acme")["monthly_spend_limit_usd"] == "50.00000000"
+    lifted = faucet.ok("limits", "lift", "app", str(books.one("select id from app where public_app_id = 'app_acme'")))
+    assert "limit_usd" not in lifted
+    assert books.one("select limit_e8 from spend_limit where scope = 'app'") > 10**18
+    for target in ("app_other/ada", "app_acme/nobody", "0199b1de-7a40-7000-8000-000000000000"):
+        told = faucet("limits", "set", "end_user", target, "--usd", "1")
+        assert told.code == 1 and "no such end user" in told.err
+    noted = books.rows("select action, resource_type from audit_log where action like 'spend_limit%%' order by id")
+    assert noted == [
+        ("spend_limit.set", "app"), ("spend_limit.set", "feature"), ("spend_limit.set", "end_user"),
+        ("spend_limit.lifted", "app"),
+    ]  # fmt: skip
+
+
+def test_nothing_is_given_away_any_more(faucet: Faucet, acme: str) -> None:
+    """Lost: an operator who has begun to give away can't stop it."""
+    faucet.ok("developers", "free-quota", EMAIL, "100")
+    assert faucet.ok("developers", "free-quota", EMAIL, "0")["free_quota_monthly_max_usd"] == "0.00000000"

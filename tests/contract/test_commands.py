@@ -84,31 +84,6 @@ def test_a_sync_shows_what_differs_and_drafts_it_once(faucet: Faucet, db: psycop
     assert faucet("prices", "sync", "nobody").exit_code == 2
 
 
-def test_limits_are_set_by_the_names_that_people_know(
-    faucet: Faucet, dsn: str, db: psycopg.Connection[Any], tmp_path: Path
-) -> None:
-    """Lost: an operator can't cap an app, a feature or a person without looking up row ids."""
-    seed(dsn, settings(tmp_path))
-    for scope, target, period, amount in (
-        ("app", "app_pub_demo", "month", "50"),
-        ("feature", "app_pub_demo/customer_reply", "total", "0"),
-        ("end_user", "app_pub_demo/crm-demo-user", "month", "0.00000001"),
-    ):
-        done = faucet("limits", "set", scope, target, "--period", period, "--usd", amount)
-        assert done.exit_code == 0, done.output
-    rows = db.execute("select scope, period, limit_e8 from spend_limit order by id").fetchall()
-    assert rows == [("app", "month", 5_000_000_000), ("feature", "total", 0), ("end_user", "month", 1)]
-
-    (app_id,) = db.execute("select id from app").fetchone() or (None,)
-    assert faucet("limits", "lift", "app", str(app_id)).exit_code == 0
-    (lifted,) = db.execute("select limit_e8 from spend_limit where scope = 'app'").fetchone() or (0,)
-    assert lifted > 10**18
-    for target in ("app_pub_other", "app_pub_demo/nobody", "0199b1de-7a40-7000-8000-000000000000"):
-        failed = faucet("limits", "set", "end_user", target, "--usd", "1")
-        assert isinstance(failed.exception, FaucetError), failed.output
-    assert db.execute("select count(*) from spend_limit").fetchone() == (3,)
-
-
 def test_reconcile_ends_with_1_where_the_books_differ(
     faucet: Faucet, dsn: str, db: psycopg.Connection[Any], tmp_path: Path
 ) -> None:

@@ -85,6 +85,23 @@ def test_a_token_gives_only_scopes_that_it_has(world: ApiWorld) -> None:
     refused(world.operator.post(TOKENS, json={"name": "x", "scopes": ["developer:apps:read"]}), 400, "invalid_request")
 
 
+def test_a_token_gives_only_the_time_that_it_has(world: ApiWorld) -> None:
+    """Lost: a token that was stolen for an hour makes itself another one that never ends."""
+    developer = world.developer()
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    ask = {"name": "x", "scopes": ["developer:tokens:write"]}
+    short = ok(developer.http.post(TOKENS, json=ask | {"expires_at": end.isoformat()}), 201)
+    thief = world.client(short["token"])
+    later = (end + timedelta(seconds=1)).isoformat()
+    error = refused(thief.post(TOKENS, json=ask | {"expires_at": later}), 403, "forbidden")
+    assert "more time" in error["message"]
+    assert ok(thief.post(TOKENS, json=ask), 201)["item"]["expires_at"] == short["item"]["expires_at"]
+    sooner = (end - timedelta(minutes=1)).isoformat()
+    made = ok(thief.post(TOKENS, json=ask | {"expires_at": sooner}), 201)
+    assert made["item"]["expires_at"] < short["item"]["expires_at"]
+    assert "expires_at" not in ok(developer.http.post(TOKENS, json=ask), 201)["item"]
+
+
 ROUTES = [
     ("GET", TOKENS, "developer:tokens:read"),
     ("POST", TOKENS, "developer:tokens:write"),
@@ -224,6 +241,22 @@ def test_a_feature_s_versions(world: ApiWorld, books: Books) -> None:
     assert ok(developer.http.get(path))["items"][0]["version"] == 4
     refused(developer.http.patch(f"{path}/none", json={"display_name": "x"}), 404, "feature_not_found")
     refused(developer.http.delete(f"{path}/none"), 404, "feature_not_found")
+
+
+def test_a_word_that_was_probably_meant(world: ApiWorld) -> None:
+    """Lost: who writes `modles` over the API is not told what is wrong, and a long word fills the answer."""
+    developer = world.developer()
+    path = f"{APPS}/{developer.app()['public_app_id']}/features"
+    ask: Json = {"feature_key": "reply", "display_name": "R"}
+    for change, said in (
+        ({"policy": {"modles": ["a"]}}, "policy.modles: unknown word; did you mean `models`?"),
+        ({"pricing": {"markup": 3}}, "pricing.markup: unknown word; did you mean `markup_percent`?"),
+        ({"prompt": {"usr": "x"}}, "prompt.usr: unknown word; did you mean `user`?"),
+        ({"policy": {"max_output_tokens": 10**12}}, "policy.max_output_tokens: must be a whole number from 1 to "),
+    ):
+        assert refused(developer.http.post(path, json=ask | change), 400, "invalid_request")["message"].startswith(said)
+    long = refused(developer.http.post(path, json=ask | {"pricing": {"x" * 90_000: 1}}), 400, "invalid_request")
+    assert len(str(long)) < 2_000
 
 
 @pytest.mark.parametrize(

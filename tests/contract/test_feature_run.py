@@ -164,6 +164,11 @@ def test_a_chat_begins_with_the_standing_prompt_unless_it_is_locked(
     assert run(gateway, rich, locked, {"input": {"question": "Where?"}}).status == 200
     refused = ask(gateway, rich.bearer, chat("Hello", model=f"auto:{locked}"))
     assert (refused.status, refused.code) == (403, "forbidden")
+    body = json.dumps({"model": f"auto:{locked}", "input": "x"}).encode()
+    headers = {"authorization": f"Bearer {rich.bearer}"}
+    for path in ("/v1/embeddings", "/v1/responses"):
+        other = request(gateway, "POST", path, body, headers)
+        assert (other.status, other.code) == (403, "forbidden"), path
 
 
 def test_a_feature_without_a_prompt_and_one_that_is_not_there(

@@ -31,6 +31,8 @@ ROUTES: list[tuple[str, str, Json | None]] = [
     ("GET", f"/v1/developers/{uuid4()}", None),
     ("PATCH", f"/v1/developers/{uuid4()}", {"name": "E"}),
     ("POST", f"/v1/admin/wallets/{uuid4()}/adjustments", {"kind": "refund", "direction": "debit", "amount_usd": "1"}),
+    ("POST", "/v1/admin/spend-limits", {"scope": "app", "target": "a", "limit_usd": "1"}),
+    ("POST", "/v1/admin/spend-limits/lift", {"scope": "app", "target": "a"}),
     ("GET", "/v1/admin/prices", None),
     ("POST", "/v1/admin/prices", {"provider": "p", "model": "m", "input_usd_per_m": "1", "output_usd_per_m": "1"}),
     ("POST", "/v1/admin/prices/import", {}),

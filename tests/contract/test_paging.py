@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import httpx2
 import psycopg
 import pytest
 from api_world import ApiWorld, ok, refused
@@ -13,6 +14,7 @@ from conftest import database, serve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from faucet.api.app import openapi_document
 from faucet.api.paging import cursor_of, place_of
 from faucet.kit.config import Config, load_config
 from faucet.kit.ids import uuid7
@@ -98,3 +100,63 @@ def test_cursors_that_are_none(reader: Reader) -> None:
         refused(developer.http.get(PATH, params={"cursor": cursor}), 400, "invalid_request")
     for limit in ("0", "201", "-1", "x", "9" * 30):
         refused(developer.http.get(PATH, params={"limit": limit}), 400, "invalid_request")
+
+
+WHOLE = {"reconcile_ledger", "read_usage_series"}
+"""Reports with `items`: a snapshot that is compared as a whole, and a series that is bounded by its times."""
+AGAIN = {"validate_own_provider_key", "take_event"}
+"""POST, but nothing is created or moved; or what it says is done once by its own id."""
+
+
+def test_every_list_has_pages_and_every_creation_a_key() -> None:
+    """Lost: a list that is cut off in silence, or a POST that a retry does twice."""
+    document = openapi_document()
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            names = {parameter["name"] for parameter in operation.get("parameters", ())}
+            content = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+            reply = content.get("schema", {}).get("$ref", "").rsplit("/", 1)[-1]
+            shape = document["components"]["schemas"].get(reply, {}).get("properties", {})
+            if method == "get" and "items" in shape and operation["operationId"] not in WHOLE:
+                assert {"limit", "cursor"} <= names, path
+            if method == "post" and operation["operationId"] not in AGAIN:
+                assert "idempotency-key" in names, path
+
+
+def _walk(http: httpx2.Client, path: str, field: str) -> list[object]:
+    """The values of a field in the whole list, read by two rows at a time."""
+    shown: list[object] = []
+    cursor = None
+    for _ in range(20):
+        page = ok(http.get(path, params={"limit": 2} | ({} if cursor is None else {"cursor": cursor})))
+        assert len(page["items"]) <= 2
+        shown += [item[field] for item in page["items"]]
+        cursor = page.get("next_cursor")
+        if cursor is None:
+            break
+    return shown
+
+
+def test_keys_versions_and_switches_in_pages(reader: Reader) -> None:
+    """Lost: what is beyond a fixed number of signing keys, versions or switches can't be seen by anybody."""
+    developer = reader.world.developer()
+    app = developer.app()
+    path = f"/v1/developer/apps/{app['public_app_id']}"
+    made = [
+        ok(developer.http.post(f"{path}/signing-keys", json={"name": f"K{n}", "kind": "HS256"}), 201)["item"]["key_id"]
+        for n in range(5)
+    ]
+    assert _walk(developer.http, f"{path}/signing-keys", "key_id") == made[::-1]
+    feature = developer.feature(app)["feature_key"]
+    for n in range(4):
+        ok(developer.http.patch(f"{path}/features/{feature}", json={"display_name": f"F{n}"}))
+    assert _walk(developer.http, f"{path}/features/{feature}/versions", "version") == [5, 4, 3, 2, 1]
+    providers = [f"provider-{n}" for n in range(5)]
+    with psycopg.connect(reader.world.api.dsn, autocommit=True) as connection:  # all in the same moment
+        connection.execute(
+            "insert into kill_switch (target, target_id, reason, thrown_by)"
+            " select 'provider', unnest(%s::text[]), 'r', 'operator'",
+            (providers,),
+        )
+        assert sorted(map(str, _walk(reader.world.operator, "/v1/admin/kill-switches", "target_id"))) == providers
+        connection.execute("delete from kill_switch")

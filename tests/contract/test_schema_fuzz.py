@@ -13,15 +13,23 @@ import pytest
 import schemathesis
 from api_world import ApiWorld, tenant_of
 from books import Books
+from documented import check_code
 from hypothesis import HealthCheck, Phase
 from payments_world import PaymentsWorld, double, payments
 from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from faucet.api.app import openapi_document
 
 __all__ = ["double", "payments"]
 EXAMPLES = int(os.environ.get("FAUCET_FUZZ_EXAMPLES", "6"))
 """Per route, caller and kind of request; the nightly run has more."""
+NO_HTTP = "this is not a valid HTTP request"
+CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 UNAVAILABLE = {("GET", "/ready")}
 """What may say 503 in so many words."""
 
@@ -98,6 +106,10 @@ def _ask(operation: Any, mode: GenerationMode, base_url: str, bearer: str, examp
             assert response.status_code < 500, told
         if response.status_code >= 400:
             assert set(response.json()) == {"error"}, told
+            error = response.json()["error"]
+            if error["message"] != NO_HTTP:
+                check_code(case.method.upper(), case.path, response.status_code, error["code"])
+        case.validate_response(response, checks=CHECKS)
 
     ask()
     return asked

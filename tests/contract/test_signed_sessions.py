@@ -182,6 +182,26 @@ def test_a_word_is_good_once_whoever_comes_first(backend: Backend, books: Books)
     assert books.one("select count(*) from session") == 1
 
 
+def test_a_lost_answer_is_given_again(backend: Backend, books: Books) -> None:
+    """Lost: a backend whose connection broke has spent its word and gets no session; or a page of another origin,
+    or another word, is given the one that was minted."""
+    _, secret = backend.hs256()
+    word = signed(backend.claims(), secret)
+    body = {"public_app_id": backend.id, "external_user_id": "ada", "user_token": word}
+    key = {"idempotency-key": "session-of-ada"}
+    nobody = backend.world.nobody
+    first = nobody.post("/v1/sessions", json=body, headers=key)
+    again = nobody.post("/v1/sessions", json=body, headers=key)
+    assert ok(first) == ok(again) and again.headers["idempotent-replayed"] == "true"
+    assert books.one("select count(*) from session") == 1
+    assert first.json()["session_token"] not in repr(books.rows("select i::text from api_idempotency i"))
+    elsewhere = nobody.post("/v1/sessions", json=body, headers=key | {"origin": "https://evil.example"})
+    refused(elsewhere, 403, "forbidden")
+    other = body | {"user_token": signed(backend.claims(), secret)}
+    refused(nobody.post("/v1/sessions", json=other, headers=key), 409, "idempotency_conflict")
+    refused(nobody.post("/v1/sessions", json=body), 403, "forbidden")
+
+
 def test_keys_are_checked_kept_sealed_and_their_app_s(backend: Backend, books: Books) -> None:
     """Lost: a bad key is found out at the first login; a copy of the database signs for everybody."""
     http = backend.developer.http

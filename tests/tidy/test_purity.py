@@ -17,12 +17,13 @@ PURE = (
     "faucet/privacy/",
     "faucet/ledger/chart.py",
     "faucet/kit/money.py",
+    "faucet/kit/words.py",
     "faucet/terms.py",
 )
 MAY_IMPORT = frozenset(
-    "__future__ collections collections.abc dataclasses datetime enum itertools json math msgspec phonenumbers re"
-    " typing uuid"
-    " faucet.terms faucet.kit.money faucet.kit.errors".split()
+    "__future__ collections collections.abc dataclasses datetime difflib enum itertools json math msgspec"
+    " phonenumbers re typing uuid"
+    " faucet.terms faucet.kit.money faucet.kit.errors faucet.kit.words".split()
 )
 """Besides each other: parts of the standard library that only compute, msgspec, tables of phone numbers, and the
 ground's values."""
