@@ -31,6 +31,7 @@ from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.kit.log import logger
 from faucet.kit.upstream import Deadlines, Pool, Response, UpstreamError
 from faucet.providers.base import (
+    BARRING_STATUS,
     CALLER_STATUS,
     KEY_STATUS,
     NOT_THERE,
@@ -246,10 +247,10 @@ async def _one_try(
             watch.used(account.credential)
         return outcome
     tries.failed(product, outcome, began)
-    if outcome.status in KEY_STATUS:
+    if outcome.status in KEY_STATUS and account.credential is not None:
+        watch.refused(account.credential, outcome.code)
+    if outcome.status in BARRING_STATUS:
         circuits.bar(account.name, outcome.code)
-        if account.credential is not None:
-            watch.refused(account.credential, outcome.code)
     elif outcome.status in CALLER_STATUS:
         product.circuit.answered(began, None)
     else:

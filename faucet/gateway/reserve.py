@@ -83,14 +83,15 @@ class Reserver:
     async def reserve(self, exchange: Exchange, caller: Caller, feature: Feature, chosen: Chosen, ask: ChatAsk) -> Held:
         """Hold the ceiling of whichever product answers; of a short wallet only that of the first choice.
 
-        It is held on what there is of a free quota where all of it fits there, else on the wallet.
+        It is held on what there is of a free quota where all of it fits there, else on the wallet. A free quota never
+        pays where a developer's key may answer: whoever runs that upstream could write bills for the platform's gift.
         Raises Refusal `insufficient_balance`, `budget_exceeded`, `disabled`, `unavailable`, and `invalid_request`
         where a fixed price does not pay for the request.
         """
         bid = _Bid(exchange, caller, feature, chosen, ask)
         if feature.plan.fixed_price_e8 is not None:
             await bid.fit_to_price(feature.plan.fixed_price_e8)
-        if feature.plan.free_quota_e8:
+        if feature.plan.free_quota_e8 and all([p.payer is not Payer.DEVELOPER for p in bid.products]):
             allowance = await self._allowances.find(feature, caller)
             if allowance is not None:
                 bid.wallet_id = allowance

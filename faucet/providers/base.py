@@ -144,7 +144,10 @@ class Attempt:
 
 RETRYABLE_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 KEY_STATUS = frozenset({401, 402, 403})
-"""Statuses that speak about the account: its key is wrong, barred or out of credit."""
+"""Statuses that speak about the account: its key is wrong, barred or out of credit. Its owner is told."""
+BARRING_STATUS = frozenset({401, 402})
+"""Those after which the whole account is left alone for a while. Some providers say 403 of a prompt that they moderate,
+and one caller's words must not stop the account for others."""
 _KEY_INVALID = re.compile(rb'"reason"\s*:\s*"API_KEY_INVALID"')
 
 

@@ -242,6 +242,22 @@ def test_a_disabled_key_is_not_used_any_more(opener: Gateway, keys: KeysWorld) -
     becomes(opener, user.bearer, "platform")
 
 
+def test_a_free_quota_never_pays_for_a_developers_key(opener: Gateway, keys: KeysWorld) -> None:
+    """Lost: a developer whose own upstream reports what they like earns it from the platform's gift."""
+    app = keys.app(routes="developer_key_first")
+    keys.books.rows("update developer set free_quota_month_max_e8 = %s where id = %s", 100 * E8, app.developer)
+    pricing = {"mode": "usage_markup", "markup_percent": 30, "channel_share_bps": 4000, "free_quota": {"usd": "1.00"}}
+    keys.books.rows(
+        "update feature set pricing = %s, free_quota_e8 = %s where id = %s", json.dumps(pricing), E8, app.feature
+    )
+    keys.world.announce()
+    user = keys.end_user(app)
+    assert answered(ask(opener, user.bearer, chat()), "platform")["paid_by"] == "free_quota"
+    keys.key(app)
+    becomes(opener, user.bearer, "developer_key")
+    assert "paid_by" not in answered(ask(opener, user.bearer, chat()), "developer_key")
+
+
 def test_hints_must_be_allowed(opener: Gateway, keys: KeysWorld) -> None:
     """Lost: a client chooses whose key pays against the developer's policy; or can't ask for what it allows."""
     app = keys.app(routes="byok_first")
