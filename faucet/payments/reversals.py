@@ -62,13 +62,16 @@ async def apply_refund(tx: Tx, refund: dict[str, Any]) -> Verdict:
         return found
     wrong = _mismatch(found, refund)
     known = await store.find_reversal(tx, str(refund["id"]))
-    if known is None and wrong is None and refund["amount"] * E8_PER_CENT > found.amount_e8 - found.refunded_e8:
-        wrong = "the refund is of more than is left of the payment"
+    goal = "returned" if refund.get("status") in ("failed", "canceled") else "gone"
+    if known is None and wrong is None and refund["amount"] * E8_PER_CENT > found.amount_e8:
+        wrong = "the refund is of more than was paid"
     if wrong is not None:
         return await _refuse(found, refund, "refund", wrong)
+    if known is None and goal == "gone" and refund["amount"] * E8_PER_CENT > found.amount_e8 - found.refunded_e8:
+        # What was refunded before may have come back, of which we then have yet to hear.
+        return Verdict(Outcome.WAITING, "the refund is of more than is left of the payment", found.id)
     marks = refund.get("metadata")
     await _mark_sent(tx, found, str(refund["id"]), marks.get("refund") if isinstance(marks, dict) else None)
-    goal = "returned" if refund.get("status") in ("failed", "canceled") else "gone"
     return await _reach(tx, found, known, refund, "refund", goal)
 
 

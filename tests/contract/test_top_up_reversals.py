@@ -144,7 +144,7 @@ def test_holds_are_left_alone(payments: PaymentsWorld) -> None:
 @pytest.mark.parametrize(
     ("kind", "about", "why"),
     [
-        ("refund.created", {"amount": 1_001}, "more than is left"),
+        ("refund.created", {"amount": 1_001}, "more than was paid"),
         ("refund.created", {"amount": 0}, "no whole number"),
         ("refund.created", {"amount": "100"}, "no whole number"),
         ("refund.created", {"currency": "eur"}, "in eur"),
