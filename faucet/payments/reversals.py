@@ -18,6 +18,7 @@ from psycopg.rows import class_row
 from faucet.kit.db import Tx
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.ids import uuid7
+from faucet.kit.log import logger
 from faucet.kit.money import to_wire
 from faucet.ledger import moves
 from faucet.ledger.moves import Back
@@ -111,6 +112,7 @@ async def _reach(tx: Tx, top_up: TopUp, known: Reversal | None, thing: dict[str,
         )
         await store.insert_reversal(tx, top_up, reversal_id=name, kind=kind, taken_e8=taken_e8, written_off_e8=lost_e8)
         if lost_e8:
+            logger.error("wallet.written_off", wallet_id=str(top_up.wallet_public_id), amount_usd=to_wire(lost_e8))
             await told.of_freeze(tx, wallet_id=top_up.wallet_public_id, reason=kind)
         after = {"amount_usd": to_wire(amount_e8), "written_off_usd": to_wire(lost_e8), "frozen": lost_e8 > 0}
         notes.append(_note(top_up, name, "top_up.refunded" if kind == "refund" else "top_up.disputed", after))

@@ -28,7 +28,9 @@ def _books_add_up(payments: PaymentsWorld) -> None:
 
 
 def _frozen(payments: PaymentsWorld, who: EndUser) -> bool:
-    return bool(payments.books.one("select frozen_at is not null from account where public_id = %s", who.wallet_id))
+    told: bool = ok(who.http.get("/v1/user/wallet"))["frozen"]
+    assert told == payments.books.one("select frozen_at is not null from account where public_id = %s", who.wallet_id)
+    return told
 
 
 def test_a_refund_takes_what_is_there_and_writes_the_rest_off(payments: PaymentsWorld) -> None:

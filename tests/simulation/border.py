@@ -179,12 +179,12 @@ class Border:
 
     def _fold_payouts(self) -> None:
         rows = self.books.rows(
-            "select p.id, p.status, p.paid_at is not null, p.amount_e8, p.requested_by, p.approved_by, p.approved_at,"
+            "select p.id, p.status, p.paid_at is not null, p.amount_e8, p.requested_by, p.approved_by,"
             " e.id, c.id from payout p join account e on e.developer_id = p.developer_id and e.kind = 'earnings'"
             " join account c on c.developer_id = p.developer_id and c.kind = 'payout_clearing'"
         )
         stripe = self.economy.platform["stripe_clearing"]
-        for name, status, was_paid, amount_e8, asked_by, approved_by, approved_at, earnings, clearing in rows:
+        for name, status, was_paid, amount_e8, asked_by, approved_by, earnings, clearing in rows:
             self.economy.require(approved_by is None or approved_by != asked_by, f"{name} was approved by who asked")
             before = self._payouts.get(name)
             steps = []
