@@ -124,9 +124,9 @@ def test_a_refund_by_hand_of_more_than_there_is(world: ApiWorld, books: Books, k
     assert books.hold(Hold(tenant, 1))[0][0] == 3  # frozen
     assert books.release(held) == [0]
     (after,) = (
-        row["after"]["adjustment"]
+        row["metadata"]["after"]["adjustment"]
         for row in ok(world.operator.get("/v1/admin/audit", params={"action": "wallet.adjusted"}))["items"]
-        if row["after"]["adjustment"].get("idempotency_key") == "paid-back-once"
+        if row["metadata"]["after"]["adjustment"].get("idempotency_key") == "paid-back-once"
     )
     assert after["written_off_usd"] == "15.00000000"
     assert books.rows("select data::json ->> 'reason' from webhook_event where type = 'wallet.frozen'") == [(told,)]

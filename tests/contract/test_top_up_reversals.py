@@ -168,6 +168,24 @@ def test_impossible_events_book_nothing(payments: PaymentsWorld, kind: str, abou
     assert why in payments.trail(action)[0]["metadata"]["after"]["reason"]
 
 
+def test_a_refund_of_more_than_is_left_waits_and_is_then_refused(payments: PaymentsWorld) -> None:
+    """Lost: more goes back than was paid in; or an event that nobody could apply, without a trace."""
+    who = payments.end_user()
+    top_up = payments.paid(who)
+    ok(_refund(payments, top_up, "6.00"), 201)
+    refund = {"id": "re_more", "amount": 500, "currency": "usd", "status": "succeeded"}
+    ok(payments.send(event_of("refund.created", refund | {"payment_intent": payments.intent_of(top_up)})))
+    payments.jobs("drain_inbox")
+    (kept,) = ok(payments.operator.get("/v1/admin/stripe/events", params={"outcome": "waiting"}))["items"]
+    assert "more than is left" in kept["reason"] and who.balance() == "4.00000000"
+    payments.books.rows("update stripe_event set received_at = now() - interval '8 days', next_at = now()")
+    payments.jobs("drain_inbox")
+    (kept,) = ok(payments.operator.get("/v1/admin/stripe/events", params={"outcome": "refused"}))["items"]
+    assert "more than is left" in kept["reason"] and who.balance() == "4.00000000" and not _frozen(payments, who)
+    (noted,) = payments.trail("stripe_event.given_up")
+    assert "more than is left" in noted["metadata"]["after"]["reason"]
+
+
 def test_what_is_told_too_early_waits(payments: PaymentsWorld) -> None:
     """Lost: a refund that is forgotten because its payment was not known when it came."""
     who = payments.end_user()
