@@ -370,12 +370,13 @@ class Economy:
 
     def _grant(self, wallet: int, amount_e8: int) -> None:
         event = uuid7()
-        self._transfer(12, self.platform["grants"], wallet, amount_e8, DONE, event)
+        self.transfer(12, self.platform["grants"], wallet, amount_e8, DONE, event)
         self._grants.append((event, wallet, amount_e8))
 
-    def _transfer(
+    def transfer(
         self, code: int, debit: int, credit: int, amount: int, expected: int, event: UUID | None = None
     ) -> None:
+        """A move that must be answered so. Raises Broken."""
         status = self.books.transfer(code, debit, credit, amount, event=event)
         self.require(status == expected, f"transfer {code} of {amount}: {status}, not {expected}")
         if status == DONE:
@@ -386,7 +387,7 @@ class Economy:
         """An operator corrects a developer's earnings."""
         account, amount = self.chance.choice(self.tenants).earnings, self.chance.randint(1, 3_000)
         expected = DONE if self.posted[account] >= amount else INSUFFICIENT
-        self._transfer(31, account, self.platform["adjustments"], amount, expected)
+        self.transfer(31, account, self.platform["adjustments"], amount, expected)
 
     def set_limit(self) -> None:
         """A spend limit appears in mid-flight, or changes."""
@@ -418,7 +419,7 @@ class Economy:
     def repeat(self) -> None:
         """Something that was done is done again, because its answer was lost."""
         event, wallet, amount_e8 = self.chance.choice(self._grants)
-        self._transfer(12, self.platform["grants"], wallet, amount_e8, RESOLVED, event)
+        self.transfer(12, self.platform["grants"], wallet, amount_e8, RESOLVED, event)
         if not self.requests:
             return
         request = self.chance.choice(self.requests)
