@@ -6,7 +6,7 @@ from collections import Counter
 
 from simulation.runs import run_seed, seeds_kept
 
-STEPS = 250
+STEPS = 300
 EVENTS = (
     "grant place_holds settle settle_into_spool adopt_spool release outage gateway_dies leases_run_out sweep set_limit"
     " lift_limit freeze repeat adjust buy top_up somebody_pays post_comes drain refund_at_stripe refund_is_sent_back"
