@@ -1164,14 +1164,15 @@ CREATE FUNCTION public.take_back_v1(p_event uuid, p_code smallint, p_wallet bigi
     SET search_path TO 'pg_catalog', 'public'
     AS $$
 declare
-    v_clearing bigint;
+    v_to bigint;
     v_write_off bigint;
     v_wallet account%rowtype;
     v_done smallint[];
 begin
-    select a.id into v_clearing from account a where a.kind = 'stripe_clearing' and a.currency = 'USD';
+    select a.id into v_to from account a
+    where a.kind = case p_code when 31 then 'adjustments'::account_kind else 'stripe_clearing' end and a.currency = 'USD';
     select a.id into v_write_off from account a where a.kind = 'write_off' and a.currency = 'USD';
-    perform from account where id in (p_wallet, v_clearing, v_write_off) order by kind = 'write_off', id for update;
+    perform from account where id in (p_wallet, v_to, v_write_off) order by kind = 'write_off', id for update;
     select coalesce(sum(t.amount_e8) filter (where t.key = p_key), 0),
         coalesce(sum(t.amount_e8) filter (where t.key <> p_key), 0)
     into taken, written_off from transfer t where t.key in (p_key, p_key || ':write_off');
@@ -1180,7 +1181,7 @@ begin
         return;
     end if;
     select * into v_wallet from account where id = p_wallet;
-    if v_wallet.kind is distinct from 'wallet' or p_code not in (20, 22) or p_amount is null or p_amount <= 0 then
+    if v_wallet.kind is distinct from 'wallet' or p_code not in (20, 22, 31) or p_amount is null or p_amount <= 0 then
         status := 6;
         return;
     end if;
@@ -1188,12 +1189,12 @@ begin
     written_off := p_amount - taken;
     status := 0;
     if taken > 0 then
-        v_done := transfer_v1(array[p_event], array[p_code], array[p_wallet], array[v_clearing], array[taken],
+        v_done := transfer_v1(array[p_event], array[p_code], array[p_wallet], array[v_to], array[taken],
             array[p_key], array[p_memo]);
         status := v_done[1];
     end if;
     if status = 0 and written_off > 0 then
-        v_done := transfer_v1(array[p_event], array[p_code + 1]::smallint[], array[v_write_off], array[v_clearing],
+        v_done := transfer_v1(array[p_event], array[p_code + 1]::smallint[], array[v_write_off], array[v_to],
             array[written_off], array[p_key || ':write_off'], array[p_memo]);
         status := v_done[1];
         update account set frozen_at = coalesce(frozen_at, now()) where id = p_wallet;

@@ -60,6 +60,10 @@ class AdjustmentReply(Reply):
     reason: str | None = None
     idempotency_key: str | None = None
     wallet_balance_usd: Usd
+    written_off_usd: Usd | None = None
+    """Of a refund or chargeback: what the wallet didn't have."""
+    frozen: bool | None = None
+    """Of a refund or chargeback: whether the wallet may not spend until an operator lets it go."""
 
 
 # ── credit given away ──

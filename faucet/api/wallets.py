@@ -34,6 +34,7 @@ def wallet_reply(wallet: Wallet, fees: list[FeeLine] | None = None) -> WalletRep
         balance_usd=wallet.posted_e8,
         held_usd=wallet.held_e8,
         available_usd=wallet.available_e8,
+        frozen=wallet.frozen_at is not None,
         updated_at=wallet.updated_at,
         fees=fees,
     )

@@ -158,6 +158,8 @@ class WalletReply(Reply):
     balance_usd: Usd
     held_usd: Usd
     available_usd: Usd
+    frozen: bool
+    """Whether nothing may be spent from it until the operator has looked at it."""
     updated_at: Moment
     fees: list[FeeLine] | None = None
 

@@ -125,7 +125,7 @@ class TakenBack:
 
 
 async def take_back(
-    tx: Tx, *, event_id: UUID, code: Code, wallet: AccountId, amount_e8: int, key: str, memo: str
+    tx: Tx, *, event_id: UUID, code: Code, wallet: AccountId, amount_e8: int, key: str | None, memo: str
 ) -> TakenBack:
     """Take what is there beyond holds, write the rest off, and freeze the wallet then."""
     cursor = await tx.execute(_TAKE_BACK, (event_id, int(code), wallet, amount_e8, key, memo))

@@ -92,11 +92,15 @@ async def take_back(
     Gives what was taken and what was written off, in e8; where that is more than nothing the wallet is frozen until an
     operator decides. Raises Refusal `idempotency_conflict` where the key has booked something else.
     """
+    return await _take(tx, _TAKES[why], wallet, amount_e8, key=key, memo=memo)
+
+
+async def _take(
+    tx: Tx, code: Code, wallet: AccountId, amount_e8: int, *, key: str | None, memo: str
+) -> tuple[int, int, Booked]:
     if not 0 < amount_e8 <= E8_MAX:
         raise InvariantBroken(f"a move of {amount_e8} e8")
-    done = await book.take_back(
-        tx, event_id=uuid7(), code=_TAKES[why], wallet=wallet, amount_e8=amount_e8, key=key, memo=memo
-    )
+    done = await book.take_back(tx, event_id=uuid7(), code=code, wallet=wallet, amount_e8=amount_e8, key=key, memo=memo)
     match done.status:
         case book.Status.DONE:
             return done.taken_e8, done.written_off_e8, Booked.NOW
@@ -105,7 +109,7 @@ async def take_back(
         case book.Status.CONFLICT:
             raise Refusal("idempotency_conflict", "this idempotency key was used for something else")
         case _:
-            raise InvariantBroken(f"the ledger refused to take {why} from {wallet}: {done.status.name}")
+            raise InvariantBroken(f"the ledger refused {code.name} from {wallet}: {done.status.name}")
 
 
 async def give_back(tx: Tx, wallet: AccountId, amount_e8: int, *, heal_e8: int, why: Back, key: str, memo: str) -> None:
@@ -289,6 +293,16 @@ async def adjust(
             tx, Code.ADJUST_CREDIT, debit=adjustments, credit=account, amount_e8=amount_e8, key=key, memo=memo
         )
     return await _one(tx, Code.ADJUST_DEBIT, debit=account, credit=adjustments, amount_e8=amount_e8, key=key, memo=memo)
+
+
+async def take_by_hand(
+    tx: Tx, wallet: AccountId, amount_e8: int, *, key: str | None, memo: str
+) -> tuple[int, int, Booked]:
+    """Correct a wallet by a refund or charge-back that went another way than through the processor.
+
+    As `take_back`, against the adjustments account. Raises Refusal `idempotency_conflict`.
+    """
+    return await _take(tx, Code.ADJUST_DEBIT, wallet, amount_e8, key=key, memo=memo)
 
 
 async def _one(

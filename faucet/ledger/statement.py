@@ -73,13 +73,14 @@ class Purse:
     kind: str
     developer_id: UUID
     posted_e8: int
+    is_frozen: bool
 
 
 async def purse_by_public_id(tx: Tx, public_id: UUID) -> Purse | None:
     """The wallet or earnings that the wire knows by this id."""
     async with tx.cursor(row_factory=class_row(Purse)) as cursor:
         await cursor.execute(
-            "select id, public_id, kind::text, developer_id, posted_e8 from account"
+            "select id, public_id, kind::text, developer_id, posted_e8, frozen_at is not null as is_frozen from account"
             " where public_id = %s and kind in ('wallet', 'earnings') and label = ''",
             (public_id,),
         )

@@ -48,7 +48,7 @@ class Note:
     action: str
     resource_type: str
     resource_id: str
-    developer_id: UUID
+    developer_id: UUID | None
     before: Mapping[str, Any] | None = None
     after: Mapping[str, Any] | None = None
 
@@ -193,7 +193,15 @@ async def apply(tx: Tx, kept: Kept, appliers: Mapping[str, Applier], *, now: dat
     applier = applier_of(kept.type, appliers)
     verdict = Verdict(Outcome.IGNORED, "nothing here is about it") if applier is None else await applier(tx, kept.event)
     if verdict.outcome is Outcome.WAITING and now - kept.received_at > timedelta(days=WAITS_DAYS):
-        verdict = Verdict(Outcome.REFUSED, f"given up after {WAITS_DAYS} days: {verdict.reason}")
+        reason = f"given up after {WAITS_DAYS} days: {verdict.reason}"
+        note = Note(
+            action="stripe_event.given_up",
+            resource_type="stripe_event",
+            resource_id=kept.id,
+            developer_id=None,
+            after={"type": kept.type, "reason": reason},
+        )
+        verdict = Verdict(Outcome.REFUSED, reason, verdict.resource, (note,))
     is_settled = verdict.outcome is not Outcome.WAITING
     pause = RETRY_SECONDS[min(kept.attempts, len(RETRY_SECONDS) - 1)]
     await tx.execute(

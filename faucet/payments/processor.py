@@ -52,8 +52,10 @@ class ProcessorUnsure(FaucetError):
 class StripeLine:
     """One client of Stripe's API."""
 
-    def __init__(self, secret_key: Secret, *, api_base: str | None = None) -> None:
-        client = stripe.RequestsClient(timeout=TIMEOUT_SECONDS)
+    def __init__(
+        self, secret_key: Secret, *, api_base: str | None = None, http: stripe.HTTPClient | None = None
+    ) -> None:
+        client = stripe.RequestsClient(timeout=TIMEOUT_SECONDS) if http is None else http
         addresses: BaseAddresses = {} if api_base is None else {"api": api_base}
         self._client = stripe.StripeClient(
             secret_key.reveal(), base_addresses=addresses, max_network_retries=RETRIES, http_client=client

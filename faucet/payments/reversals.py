@@ -18,6 +18,7 @@ from psycopg.rows import class_row
 from faucet.kit.db import Tx
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.ids import uuid7
+from faucet.kit.log import logger
 from faucet.kit.money import to_wire
 from faucet.ledger import moves
 from faucet.ledger.moves import Back
@@ -62,13 +63,16 @@ async def apply_refund(tx: Tx, refund: dict[str, Any]) -> Verdict:
         return found
     wrong = _mismatch(found, refund)
     known = await store.find_reversal(tx, str(refund["id"]))
-    if known is None and wrong is None and refund["amount"] * E8_PER_CENT > found.amount_e8 - found.refunded_e8:
-        wrong = "the refund is of more than is left of the payment"
+    goal = "returned" if refund.get("status") in ("failed", "canceled") else "gone"
+    if known is None and wrong is None and refund["amount"] * E8_PER_CENT > found.amount_e8:
+        wrong = "the refund is of more than was paid"
     if wrong is not None:
         return await _refuse(found, refund, "refund", wrong)
+    if known is None and goal == "gone" and refund["amount"] * E8_PER_CENT > found.amount_e8 - found.refunded_e8:
+        # What was refunded before may have come back, of which we then have yet to hear.
+        return Verdict(Outcome.WAITING, "the refund is of more than is left of the payment", found.id)
     marks = refund.get("metadata")
     await _mark_sent(tx, found, str(refund["id"]), marks.get("refund") if isinstance(marks, dict) else None)
-    goal = "returned" if refund.get("status") in ("failed", "canceled") else "gone"
     return await _reach(tx, found, known, refund, "refund", goal)
 
 
@@ -108,6 +112,7 @@ async def _reach(tx: Tx, top_up: TopUp, known: Reversal | None, thing: dict[str,
         )
         await store.insert_reversal(tx, top_up, reversal_id=name, kind=kind, taken_e8=taken_e8, written_off_e8=lost_e8)
         if lost_e8:
+            logger.error("wallet.written_off", wallet_id=str(top_up.wallet_public_id), amount_usd=to_wire(lost_e8))
             await told.of_freeze(tx, wallet_id=top_up.wallet_public_id, reason=kind)
         after = {"amount_usd": to_wire(amount_e8), "written_off_usd": to_wire(lost_e8), "frozen": lost_e8 > 0}
         notes.append(_note(top_up, name, "top_up.refunded" if kind == "refund" else "top_up.disputed", after))

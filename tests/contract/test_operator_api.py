@@ -14,7 +14,7 @@ import httpx2
 import psycopg
 import pytest
 from api_world import ApiWorld, Json, ok, refused, tenant_of
-from books import E8, Books
+from books import E8, Books, Hold
 from conftest import RunningApi
 
 
@@ -102,6 +102,41 @@ def test_developers(world: ApiWorld, books: Books) -> None:
     refused(world.nobody.post("/v1/sessions", json=session), 403, "disabled")
 
 
+@pytest.mark.parametrize(("kind", "told"), [("refund", "refund"), ("chargeback", "dispute")])
+def test_a_refund_by_hand_of_more_than_there_is(world: ApiWorld, books: Books, kind: str, told: str) -> None:
+    """Lost: what a card's owner got back is refused by the books, or spent meanwhile, and nobody is told."""
+    developer = world.developer()
+    tenant = tenant_of(books, developer.app())
+    wallet = books.one("select public_id from account where id = %s", tenant.wallet)
+    path = f"/v1/admin/wallets/{wallet}/adjustments"
+    held = books.held(tenant, 30 * E8)
+    ask = {"kind": kind, "direction": "debit", "amount_usd": "60", "reason": "paid back at the bank"}
+    made = ok(world.operator.post(path, json=ask), 201)
+    assert (made["wallet_balance_usd"], made["written_off_usd"], made["frozen"]) == ("40.00000000", "0.00000000", False)
+    keyed = ask | {"amount_usd": "25", "idempotency_key": "paid-back-once"}
+    for _ in range(2):
+        made = ok(world.operator.post(path, json=keyed), 201)
+        assert (made["wallet_balance_usd"], made["written_off_usd"]) == ("30.00000000", "15.00000000")
+        assert made["frozen"] is True and made["amount_usd"] == "25.00000000"
+        books.rows("update api_idempotency set expires_at = now()")  # a day later the ledger's own key still holds
+    assert books.balance(tenant.wallet) == (30 * E8, 30 * E8)
+    assert books.posted(books.account("write_off")) == -15 * E8
+    assert books.posted(books.account("adjustments")) == 85 * E8
+    refused(world.operator.post(path, json=keyed | {"amount_usd": "26"}), 409, "idempotency_conflict")
+    assert books.hold(Hold(tenant, 1))[0][0] == 3  # frozen
+    assert books.release(held) == [0]
+    (after,) = (
+        row["metadata"]["after"]["adjustment"]
+        for row in ok(world.operator.get("/v1/admin/audit", params={"action": "wallet.adjusted"}))["items"]
+        if row["metadata"]["after"]["adjustment"].get("idempotency_key") == "paid-back-once"
+    )
+    assert after["written_off_usd"] == "15.00000000"
+    assert books.rows("select data::json ->> 'reason' from webhook_event where type = 'wallet.frozen'") == [(told,)]
+    books.assert_sound()
+    earnings = books.one("select public_id from account where id = %s", tenant.earnings)
+    refused(world.operator.post(f"/v1/admin/wallets/{earnings}/adjustments", json=ask), 402, "insufficient_balance")
+
+
 def test_corrections_of_a_balance(world: ApiWorld, books: Books) -> None:
     """Lost: a correction is booked twice, takes what is held, or leaves no trace of who and why."""
     developer = world.developer()
@@ -132,7 +167,7 @@ def test_corrections_of_a_balance(world: ApiWorld, books: Books) -> None:
     assert ok(world.operator.post(path, json=keyed), 201)["wallet_balance_usd"] == "105.00000000"
     refused(world.operator.post(path, json=keyed | {"amount_usd": "3"}), 409, "idempotency_conflict")
     books.held(tenant, 100 * E8)
-    debit = ask | {"direction": "debit", "kind": "chargeback"}
+    debit = ask | {"direction": "debit"}
     refused(world.operator.post(path, json=debit | {"amount_usd": "5.00000001"}), 402, "insufficient_balance")
     assert ok(world.operator.post(path, json=debit | {"amount_usd": "5"}), 201)["wallet_balance_usd"] == "100.00000000"
     earnings = books.one("select public_id from account where id = %s", tenant.earnings)

@@ -28,7 +28,9 @@ def _books_add_up(payments: PaymentsWorld) -> None:
 
 
 def _frozen(payments: PaymentsWorld, who: EndUser) -> bool:
-    return bool(payments.books.one("select frozen_at is not null from account where public_id = %s", who.wallet_id))
+    told: bool = ok(who.http.get("/v1/user/wallet"))["frozen"]
+    assert told == payments.books.one("select frozen_at is not null from account where public_id = %s", who.wallet_id)
+    return told
 
 
 def test_a_refund_takes_what_is_there_and_writes_the_rest_off(payments: PaymentsWorld) -> None:
@@ -144,7 +146,7 @@ def test_holds_are_left_alone(payments: PaymentsWorld) -> None:
 @pytest.mark.parametrize(
     ("kind", "about", "why"),
     [
-        ("refund.created", {"amount": 1_001}, "more than is left"),
+        ("refund.created", {"amount": 1_001}, "more than was paid"),
         ("refund.created", {"amount": 0}, "no whole number"),
         ("refund.created", {"amount": "100"}, "no whole number"),
         ("refund.created", {"currency": "eur"}, "in eur"),
@@ -164,6 +166,24 @@ def test_impossible_events_book_nothing(payments: PaymentsWorld, kind: str, abou
     assert why in kept["reason"]
     action = "top_up.dispute_refused" if "dispute" in kind else "top_up.refund_refused"
     assert why in payments.trail(action)[0]["metadata"]["after"]["reason"]
+
+
+def test_a_refund_of_more_than_is_left_waits_and_is_then_refused(payments: PaymentsWorld) -> None:
+    """Lost: more goes back than was paid in; or an event that nobody could apply, without a trace."""
+    who = payments.end_user()
+    top_up = payments.paid(who)
+    ok(_refund(payments, top_up, "6.00"), 201)
+    refund = {"id": "re_more", "amount": 500, "currency": "usd", "status": "succeeded"}
+    ok(payments.send(event_of("refund.created", refund | {"payment_intent": payments.intent_of(top_up)})))
+    payments.jobs("drain_inbox")
+    (kept,) = ok(payments.operator.get("/v1/admin/stripe/events", params={"outcome": "waiting"}))["items"]
+    assert "more than is left" in kept["reason"] and who.balance() == "4.00000000"
+    payments.books.rows("update stripe_event set received_at = now() - interval '8 days', next_at = now()")
+    payments.jobs("drain_inbox")
+    (kept,) = ok(payments.operator.get("/v1/admin/stripe/events", params={"outcome": "refused"}))["items"]
+    assert "more than is left" in kept["reason"] and who.balance() == "4.00000000" and not _frozen(payments, who)
+    (noted,) = payments.trail("stripe_event.given_up")
+    assert "more than is left" in noted["metadata"]["after"]["reason"]
 
 
 def test_what_is_told_too_early_waits(payments: PaymentsWorld) -> None:

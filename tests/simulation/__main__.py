@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as in pytest: tests share modules
 
 from faucet.kit.embedded_postgres import EmbeddedPostgres  # noqa: E402
+from faucet.kit.log import configure  # noqa: E402
 from simulation.runs import run_seed, seeds_kept, template_of  # noqa: E402
 
 
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args(arguments)
+    configure("simulation", "error")
     seeds = [options.seed] if options.seed is not None else [random.randrange(1 << 32) for _ in range(options.seeds)]
     if options.seed is None:
         seeds = [*seeds_kept(), *seeds]

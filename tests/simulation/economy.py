@@ -2,8 +2,8 @@
 
 Events happen one after another on a real database, through the functions that production calls. A small model in
 Python says what each must answer and what every account must then hold; and after each event the books are compared
-with themselves. The same seed makes the same economy. Not here: calls at the same time (the races' tests and the
-torture), and how a gateway works.
+with themselves. The same seed makes the same economy. Not here: money that comes and goes across the border (`border`),
+calls at the same time (the races' tests and the torture), and how a gateway works.
 """
 
 from __future__ import annotations
@@ -99,9 +99,13 @@ class Economy:
         """Who owns an Idempotency-Key of an end user."""
         self.posted: Counter[int] = Counter()
         self.platform = {
-            kind: books.account(kind) for kind in ("grants", "write_off", "adjustments", "stripe_clearing")
+            kind: books.account(kind)
+            for kind in ("grants", "write_off", "adjustments", "stripe_clearing", "processor_fees")
         }
-        self._clearing = {t.developer: books.open_account("payout_clearing", t.developer) for t in self.tenants}
+        self.dear: set[UUID] = set()
+        """Requests that cost cents and dollars, as many as were held for them or somewhat more."""
+        self.periods = ("month", "total")
+        """Of spend limits."""
         self._grants: list[tuple[UUID, int, int]] = []
         self._events: list[tuple[Callable[[], Any], int]] = [
             (self.grant, 12),
@@ -118,12 +122,16 @@ class Economy:
             (self.lift_limit, 3),
             (self.freeze, 3),
             (self.repeat, 8),
-            (self.refund, 5),
             (self.adjust, 2),
-            (self.pay_out, 3),
         ]
         for tenant in self.tenants:
             self._grant(tenant.wallet, 40_000)
+
+    def join(self, tenants: list[Tenant], events: list[tuple[Callable[[], Any], int]]) -> None:
+        """Others come to live here too, with events of their own."""
+        self.plans |= {tenant.developer: self.chance.choice(PLANS) for tenant in tenants}
+        self.tenants += tenants
+        self._events += events
 
     def step(self) -> None:
         """One event, then the validators. Raises Broken."""
@@ -181,13 +189,13 @@ class Economy:
             if key is None or self._claim(request):
                 wanted.append(request)
         if wanted:
-            self._place(wanted)
+            self.place(wanted)
 
-    def _place(self, wanted: list[Request]) -> None:
+    def place(self, wanted: list[Request]) -> None:
         told = self.books.hold(*[Hold(r.tenant, r.amount_e8, r.id) for r in wanted], lease=LEASE_SECONDS)
         for request, (status, _, _) in zip(wanted, told, strict=True):
             expected = self._expected_hold(request)
-            self._require(status == expected, f"hold of {request}: {status}, not {expected}")
+            self.require(status == expected, f"hold of {request}: {status}, not {expected}")
             self.happened[f"hold: {status}"] += 1
             if status == DONE:
                 self.requests.append(request)
@@ -216,7 +224,7 @@ class Economy:
             LEASE_SECONDS,
             role="faucet_gateway",
         )
-        self._require(outcome == expected, f"claim of {place}, owned by {owner}: {outcome}, not {expected}")
+        self.require(outcome == expected, f"claim of {place}, owned by {owner}: {outcome}, not {expected}")
         self.happened[f"claim: {outcome}"] += 1
         if outcome != "claimed":
             return False
@@ -235,6 +243,10 @@ class Economy:
 
     def _answer(self, request: Request) -> Settlement:
         """An answer's settlement: as reported, cut short, or far above what was held for it."""
+        if request.id in self.dear:
+            due = self.chance.randint(0, request.amount_e8 * 6 // 5)
+            cost = due * 2 // 5
+            return Settlement(request.tenant, request.id, cost, cost, due - 2 * cost)
         price, plan = self.chance.choice(self.prices), self.plans[request.tenant.developer]
         most = self.chance.choice((5, 50, 50, 400))
         usage = Usage(input_tokens=self.chance.randint(0, most), output_tokens=self.chance.randint(0, most))
@@ -285,7 +297,7 @@ class Economy:
         if keeps and expected == DONE:
             self.books.rows("select reply_keep_v1(%s::uuid[], %s)", [request.id], [b"sealed"], role="faucet_gateway")
         (status,) = self.books.settle(answer)
-        self._require(status == expected, f"settlement of {request}: {status}, not {expected}")
+        self.require(status == expected, f"settlement of {request}: {status}, not {expected}")
         self.happened[f"settlement: {status}"] += 1
 
     def _book(self, request: Request, answer: Settlement, paid: int) -> None:
@@ -310,7 +322,7 @@ class Economy:
             _, request = found
             (status,) = self.books.release(request.id)
             expected = DONE if request.state == "held" else RESOLVED
-            self._require(status == expected, f"release of {request}: {status}, not {expected}")
+            self.require(status == expected, f"release of {request}: {status}, not {expected}")
             if request.state == "held":
                 request.state = "released"
 
@@ -329,7 +341,7 @@ class Economy:
         self.sweep()
         for tenant in {request.tenant.wallet: request.tenant for request in gateway.spool}.values():
             if self.chance.random() < 0.5 and self.available(tenant.wallet):  # what came back is spent elsewhere
-                self._place([Request(uuid7(), tenant, self.available(tenant.wallet), Payer.PLATFORM, None)])
+                self.place([Request(uuid7(), tenant, self.available(tenant.wallet), Payer.PLATFORM, None)])
 
     def leases_run_out(self) -> None:
         """Time passes: some holds, and the claims of their keys, are overdue."""
@@ -345,7 +357,7 @@ class Economy:
         """Overdue holds are given back."""
         overdue = {row[0] for row in self.books.rows("select id from hold where lease_expires_at < now()")}
         expired = set(self.books.expire(1_000))
-        self._require(expired == overdue, f"swept {expired}, not {overdue}")
+        self.require(expired == overdue, f"swept {expired}, not {overdue}")
         for request in self.requests:
             if request.id in expired:
                 request.state = "expired"
@@ -358,49 +370,30 @@ class Economy:
 
     def _grant(self, wallet: int, amount_e8: int) -> None:
         event = uuid7()
-        self._transfer(12, self.platform["grants"], wallet, amount_e8, DONE, event)
+        self.transfer(12, self.platform["grants"], wallet, amount_e8, DONE, event)
         self._grants.append((event, wallet, amount_e8))
 
-    def _transfer(
+    def transfer(
         self, code: int, debit: int, credit: int, amount: int, expected: int, event: UUID | None = None
     ) -> None:
+        """A move that must be answered so. Raises Broken."""
         status = self.books.transfer(code, debit, credit, amount, event=event)
-        self._require(status == expected, f"transfer {code} of {amount}: {status}, not {expected}")
+        self.require(status == expected, f"transfer {code} of {amount}: {status}, not {expected}")
         if status == DONE:
             self.posted[debit] -= amount
             self.posted[credit] += amount
-
-    def refund(self) -> None:
-        """Money goes back from a wallet, but only what nobody holds."""
-        wallet = self.chance.choice(self.tenants).wallet
-        amount = self.chance.choice((self.available(wallet), self.available(wallet) + 1, 5_000)) or 1
-        expected = DONE if self.available(wallet) >= amount else INSUFFICIENT
-        self._transfer(20, wallet, self.platform["stripe_clearing"], amount, expected)
 
     def adjust(self) -> None:
         """An operator corrects a developer's earnings."""
         account, amount = self.chance.choice(self.tenants).earnings, self.chance.randint(1, 3_000)
         expected = DONE if self.posted[account] >= amount else INSUFFICIENT
-        self._transfer(31, account, self.platform["adjustments"], amount, expected)
-
-    def pay_out(self) -> None:
-        """A payout is opened and paid, or opened and failed."""
-        tenant = self.chance.choice(self.tenants)
-        clearing, amount = self._clearing[tenant.developer], self.chance.randint(1, 3_000)
-        if self.posted[tenant.earnings] < amount:
-            self._transfer(40, tenant.earnings, clearing, amount, INSUFFICIENT)
-            return
-        self._transfer(40, tenant.earnings, clearing, amount, DONE)
-        if self.chance.random() < 0.5:
-            self._transfer(41, clearing, self.platform["stripe_clearing"], amount, DONE)
-        else:
-            self._transfer(42, clearing, tenant.earnings, amount, DONE)
+        self.transfer(31, account, self.platform["adjustments"], amount, expected)
 
     def set_limit(self) -> None:
         """A spend limit appears in mid-flight, or changes."""
         tenant = self.chance.choice(self.tenants)
         scope = self.chance.choice(("app", "feature", "end_user", "session"))
-        period = self.chance.choice(("month", "total"))
+        period = self.chance.choice(self.periods)
         wished = Limit(scope, getattr(tenant, scope), period, 0)
         wished.amount_e8 = self.spent(wished) + self.chance.choice((0, 5_000, 40_000))
         self.books.limit(scope, wished.scope_id, period, wished.amount_e8)
@@ -426,14 +419,14 @@ class Economy:
     def repeat(self) -> None:
         """Something that was done is done again, because its answer was lost."""
         event, wallet, amount_e8 = self.chance.choice(self._grants)
-        self._transfer(12, self.platform["grants"], wallet, amount_e8, RESOLVED, event)
+        self.transfer(12, self.platform["grants"], wallet, amount_e8, RESOLVED, event)
         if not self.requests:
             return
         request = self.chance.choice(self.requests)
         (told,) = self.books.hold(Hold(request.tenant, request.amount_e8, request.id))
-        self._require(told[0] == (DONE if request.state == "held" else RESOLVED), f"hold again of {request}: {told}")
+        self.require(told[0] == (DONE if request.state == "held" else RESOLVED), f"hold again of {request}: {told}")
         if request.state == "settled" and request.answer is not None:
-            self._require(self.books.settle(request.answer) == [RESOLVED], f"settlement again of {request}")
+            self.require(self.books.settle(request.answer) == [RESOLVED], f"settlement again of {request}")
 
     # ── validators ──
 
@@ -447,7 +440,7 @@ class Economy:
                 held[request.tenant.wallet] += request.amount_e8
         for account, posted_e8, held_e8 in self.books.rows("select id, posted_e8, held_e8 from account"):
             wished = (self.posted[account], held[account])
-            self._require((posted_e8, held_e8) == wished, f"account {account}: {posted_e8}, {held_e8}, not {wished}")
+            self.require((posted_e8, held_e8) == wished, f"account {account}: {posted_e8}, {held_e8}, not {wished}")
         counters = {
             (scope_id, period): figures
             for scope_id, period, *figures in self.books.rows(
@@ -458,13 +451,14 @@ class Economy:
         for limit in self.limits:
             told = counters[limit.scope_id, limit.period]
             wished_figures = [limit.amount_e8, self.spent(limit), self.reserved(limit)]
-            self._require(told == wished_figures, f"{limit}: {told}, not {wished_figures}")
+            self.require(told == wished_figures, f"{limit}: {told}, not {wished_figures}")
         for place, owner in self.keys.items():
             # Charged under one key: at most whoever owns it now.
             charged = [r.id for r in self.requests if (r.tenant.end_user, r.key) == place and r.state == "settled"]
-            self._require(charged in ([], [owner.id]), f"the key {place} of {owner.id} is charged for {charged}")
+            self.require(charged in ([], [owner.id]), f"the key {place} of {owner.id} is charged for {charged}")
 
-    def _require(self, holds: bool, text: str) -> None:
+    def require(self, holds: bool, text: str) -> None:
+        """Raises Broken with the text where something doesn't hold."""
         if not holds:
             raise Broken(text)
 

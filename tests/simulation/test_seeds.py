@@ -6,10 +6,12 @@ from collections import Counter
 
 from simulation.runs import run_seed, seeds_kept
 
-STEPS = 250
+STEPS = 300
 EVENTS = (
     "grant place_holds settle settle_into_spool adopt_spool release outage gateway_dies leases_run_out sweep set_limit"
-    " lift_limit freeze repeat refund adjust pay_out"
+    " lift_limit freeze repeat adjust buy top_up somebody_pays post_comes drain refund_at_stripe refund_is_sent_back"
+    " dispute_opens dispute_ends clerk_refunds jobs_about_top_ups ask_payout decide_payout send bank_decides"
+    " transfer_is_reversed month_ends"
 ).split()
 TURNS = (
     "hold: 0",
@@ -26,6 +28,20 @@ TURNS = (
     "settled late",
     "settled late from too little",
     "written off",
+    "refund taken",
+    "refund written off",
+    "refund returned",
+    "dispute taken",
+    "dispute returned",
+    "post again",
+    "post forged",
+    "payout refused",
+    "payout sent",
+    "payout paid",
+    "payout failed",
+    "approve refused",
+    "died: drain",
+    "died: send",
 )
 
 

@@ -11,7 +11,7 @@ from books import Books, Hold, Tenant
 
 from faucet.kit.ids import uuid7
 
-REFUND, CHARGE_BACK = 20, 22
+REFUND, CHARGE_BACK, ADJUST = 20, 22, 31
 
 
 def take(books: Books, tenant: Tenant, amount: int, key: str, code: int = REFUND) -> tuple[int, int, int]:
@@ -28,7 +28,7 @@ def _frozen(books: Books, tenant: Tenant) -> bool:
     return bool(books.one("select frozen_at is not null from account where id = %s", tenant.wallet))
 
 
-@pytest.mark.parametrize("code", [REFUND, CHARGE_BACK])
+@pytest.mark.parametrize("code", [REFUND, CHARGE_BACK, ADJUST])
 def test_what_is_there_is_taken_and_the_rest_written_off(books: Books, code: int) -> None:
     """Lost: a wallet below zero, or a loss that nobody books."""
     tenant = books.tenant(100)
@@ -38,9 +38,10 @@ def test_what_is_there_is_taken_and_the_rest_written_off(books: Books, code: int
     assert take(books, tenant, 7, "c", code) == (0, 0, 7)
     assert books.balance(tenant.wallet) == (30, 30)
     rows = books.rows(
-        "select code, sum(amount_e8)::int from transfer where code between 20 and 23 group by 1 order by 1"
+        "select code, sum(amount_e8)::int from transfer where code between 20 and 39 group by 1 order by 1"
     )
     assert rows == [(code, 70), (code + 1, 37)]
+    assert books.posted(books.account("adjustments" if code == ADJUST else "stripe_clearing")) == 107
     assert books.one("select sum(posted_e8)::int from account") == 0
 
 
@@ -52,7 +53,7 @@ def test_a_key_takes_once(books: Books) -> None:
     assert take(books, tenant, 15, "k") == (4, 10, 5)
     assert take(books, tenant, 16, "k")[0] == 5
     assert books.balance(tenant.wallet) == (100, 0)
-    for amount, code in ((0, REFUND), (-5, REFUND), (5, 12), (5, 21), (5, 31)):
+    for amount, code in ((0, REFUND), (-5, REFUND), (5, 12), (5, 21), (5, 32)):
         assert take(books, tenant, amount, "other", code)[0] == 6
     assert take(books, replace(tenant, wallet=tenant.earnings), 5, "other")[0] == 6
 

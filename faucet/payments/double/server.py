@@ -154,12 +154,23 @@ class StripeDouble:
         if failure is not None:
             await _fail_before(failure)
         text = body.decode("utf-8", "replace") if method == "POST" else query
-        key = headers.get("idempotency-key") if method == "POST" else None
-        account = headers.get("stripe-account") or None
-        reply = self._once(route, own, text, key, account)
+        reply = self._asked(route, own, text, headers)
         if failure is not None and failure.how == "drop_after":
             raise _BreakOff
         return reply
+
+    def answer(self, method: str, path: str, text: str, headers: dict[str, str]) -> Reply:
+        """The API's reply without a socket: `text` is the form of a POST, else the query; headers in small letters."""
+        try:
+            _check_key(headers)
+            route, own = _route(method, path)
+            return self._asked(route, own, text, headers)
+        except Problem as problem:
+            return _json(problem.status, problem.body)
+
+    def _asked(self, route: Route, own: dict[str, str], text: str, headers: dict[str, str]) -> Reply:
+        key = headers.get("idempotency-key") if route.method == "POST" else None
+        return self._once(route, own, text, key, headers.get("stripe-account") or None)
 
     def _once(self, route: Route, own: dict[str, str], text: str, key: str | None, account: str | None) -> Reply:
         """The reply to a request, which is the kept one where its idempotency key was used before."""
