@@ -102,7 +102,7 @@ def test_cursors_that_are_none(reader: Reader) -> None:
         refused(developer.http.get(PATH, params={"limit": limit}), 400, "invalid_request")
 
 
-WHOLE = {"reconcile_ledger", "read_usage_series"}
+WHOLE = {"reconcile_ledger", "read_usage_series", "read_platform_series", "read_statement_keys"}
 """Reports with `items`: a snapshot that is compared as a whole, and a series that is bounded by its times."""
 AGAIN = {"validate_own_provider_key", "take_event"}
 """POST, but nothing is created or moved; or what it says is done once by its own id."""
