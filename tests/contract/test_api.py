@@ -252,6 +252,7 @@ def test_a_wallet_shows_what_is_held(client: httpx2.Client, books: Books, demo: 
         "balance_usd": "10.00000000",
         "held_usd": "3.00000000",
         "available_usd": "7.00000000",
+        "frozen": False,
     }
 
 
