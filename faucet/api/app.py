@@ -169,7 +169,8 @@ def _assemble(lifespan: Any) -> FastAPI:
     app = _App(
         title="ModelFaucet Control API",
         version="2.0.0",
-        description="Sessions, wallets, reports. Money is a decimal string of eight places.",
+        description="Developers, apps and their features; sessions, wallets and keys of end users; top-ups, payouts,"
+        " statements, reports; and the operator's levers. Money is a decimal string of eight places.",
         lifespan=lifespan,
         openapi_url="/openapi.json",
         docs_url=None,  # FastAPI's pages load their scripts from other hosts; ours is `docs`

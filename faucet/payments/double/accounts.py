@@ -12,7 +12,7 @@ import html
 from typing import Any
 
 from faucet.payments.double.control import ControlAct, Knobs
-from faucet.payments.double.pages import Page, PageRoute
+from faucet.payments.double.pages import Page, PageRoute, framed
 from faucet.payments.double.params import Flag, Group, Metadata, Text
 from faucet.payments.double.problem import Problem
 from faucet.payments.double.routes import PAGE, Call, Route
@@ -107,16 +107,18 @@ def show(state: State, call: Call) -> Page:
     if isinstance(asked, Page):
         return asked
     account = state.objects[asked["account"]]
-    body = (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Connect your bank</title>"
-        "<body style='font:16px system-ui;max-width:32rem;margin:4rem auto'><h1>Connect your bank</h1>"
-        f"<p>Test page of the Stripe double, for the account <b>{html.escape(account['id'])}</b>"
-        f" ({html.escape(account['email'] or 'no e-mail')}).</p>"
-        "<form method=post><p><label>Account number <input name=account_number value=000123456789></label></p>"
-        "<p><label>Routing number <input name=routing_number value=110000000></label></p>"
-        "<button>Agree and submit</button></form></body></html>"
+    return framed(
+        "Connect your bank",
+        f"""<h1>Connect your bank</h1>
+<p>For the account <b>{html.escape(account["id"])}</b> ({html.escape(account["email"] or "no e-mail")}).</p>
+<form method="post">
+<label for="account">Account number</label>
+<input id="account" name="account_number" inputmode="numeric" value="000123456789" required>
+<label for="routing">Routing number</label>
+<input id="routing" name="routing_number" inputmode="numeric" value="110000000" required>
+<button type="submit">Agree and submit</button></form>
+<p><small>No money moves here, and any numbers do.</small></p>""",
     )
-    return Page(body)
 
 
 def submit(state: State, call: Call) -> Page:
@@ -132,7 +134,7 @@ def _open(state: State, call: Call) -> dict[str, Any] | Page:
     """What the link is for, or where the browser is sent instead."""
     asked: dict[str, Any] | None = state.hidden.get(f"link:{call.path['link']}")
     if asked is None:
-        return Page("<!doctype html><title>Gone</title><p>There is no such link.</p>", status=404)
+        return framed("Gone", "<h1>There is no such link.</h1>", 404)
     if asked["expires_at"] <= state.now():
         return Page(status=303, location=asked["refresh_url"])
     return asked

@@ -5,33 +5,10 @@ from __future__ import annotations
 import html
 
 from faucet.payments.double import cards, checkout
-from faucet.payments.double.pages import Page, PageRoute
+from faucet.payments.double.pages import Page, PageRoute, framed
 from faucet.payments.double.problem import Problem
 from faucet.payments.double.routes import Call
 from faucet.payments.double.state import Object, State, dollars
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0; background: #f6f8fa; color: #1a1f36 }
-main { max-width: 26rem; margin: 3rem auto; background: #fff; padding: 2rem; border-radius: .75rem;
-  box-shadow: 0 2px 12px #0002 }
-h1 { font-size: 1rem; font-weight: 500; margin: 0; color: #4f566b } .amount { font-size: 2.25rem; font-weight: 600 }
-label { display: block; margin: 1rem 0 .25rem; font-weight: 500 }
-input { width: 100%; box-sizing: border-box; padding: .6rem; font: inherit; border: 1px solid #c1c9d2 }
-.row { display: flex; gap: 1rem } .row > div { flex: 1 }
-button { margin-top: 1.5rem; width: 100%; padding: .75rem; font: inherit; font-weight: 600; color: #fff;
-  background: #1d4ed8; border: 0; border-radius: .4rem; cursor: pointer }
-.error { color: #b91c1c; background: #fef2f2; padding: .6rem; border-radius: .4rem }
-.test { background: #ffde92; color: #7a4b00; font-size: .8rem; padding: .1rem .5rem; border-radius: .3rem }
-a { color: #4f566b } small { color: #697386 } code { font-size: .85em }
-"""
-
-
-def _shown(title: str, inside: str, status: int = 200) -> Page:
-    return Page(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><main>{inside}</main></html>",
-        status,
-    )
 
 
 def _form(state: State, session: Object, error: str | None = None, status: int = 200) -> Page:
@@ -44,10 +21,9 @@ def _form(state: State, session: Object, error: str | None = None, status: int =
         if back is None
         else f'<p><a id="cancel" href="{html.escape(checkout.place_after(session, "cancel_url"))}">Back</a></p>'
     )
-    return _shown(
+    return framed(
         "Checkout",
-        f"""<span class="test">TEST MODE</span>
-<h1>{names}</h1><div class="amount" id="amount">{amount}</div>{said}
+        f"""<h1>{names}</h1><div class="amount" id="amount">{amount}</div>{said}
 <form method="post">
 <label for="email">E-mail</label><input id="email" name="email" type="email" autocomplete="email" required>
 <label for="number">Card number</label>
@@ -69,7 +45,7 @@ def show(state: State, call: Call) -> Page:
     if session["status"] == "complete":
         return Page(status=303, location=checkout.place_after(session, "success_url"))
     if session["status"] != "open":
-        return _shown("Checkout", "<h1>This checkout page has expired.</h1>", 410)
+        return framed("Checkout", "<h1>This checkout page has expired.</h1>", 410)
     return _form(state, session)
 
 
