@@ -66,6 +66,8 @@ class Feature(msgspec.Struct, frozen=True):
     """The policy's word: what may leave for a provider in the cloud (`redaction`)."""
     uses_keys: bool = False
     """Whether a stored key may pay for its answers."""
+    is_plain: bool = False
+    """Whether it has none of `parts`, so that nobody needs to look."""
 
     @property
     def parts(self) -> Parts:
@@ -213,16 +215,21 @@ class Admission:
 
     async def features(self, caller: Caller) -> Mapping[str, Feature]:
         """All features of the app, by key. Raises Refusal `disabled` where the operator has switched the app off."""
+        features = self._recall_features(caller)
+        if features is None:
+            rows = await self._query(_FEATURES, (caller.app_id,))
+            features = _compiled(rows)
+            if len(self._features) >= REMEMBERED_MAX:
+                self._features.clear()
+            self._features[caller.app_id] = (time.monotonic() + REMEMBERED_SECONDS, features)
+        return features
+
+    def _recall_features(self, caller: Caller) -> Mapping[str, Feature] | None:
+        """The app's features if they were read in the last seconds. Raises Refusal `disabled`."""
         if self._switches().stop(caller.app_id):
             raise Refusal("disabled", "this app is switched off")
         known = self._features.get(caller.app_id)
-        if known is None or known[0] < time.monotonic():
-            rows = await self._query(_FEATURES, (caller.app_id,))
-            known = (time.monotonic() + REMEMBERED_SECONDS, _compiled(rows))
-            if len(self._features) >= REMEMBERED_MAX:
-                self._features.clear()
-            self._features[caller.app_id] = known
-        return known[1]
+        return None if known is None or known[0] < time.monotonic() else known[1]
 
     async def feature(self, caller: Caller, key: str | None) -> Feature:
         """The named feature, else the session's own, else the app's only one.
@@ -230,7 +237,9 @@ class Admission:
         Raises Refusal `feature_not_found`, `disabled` where the operator has switched the app off, or
         `invalid_request` where none is named and there are several.
         """
-        features = await self.features(caller)
+        features = self._recall_features(caller)
+        if features is None:
+            features = await self.features(caller)
         if key is not None:
             found = features.get(key)
             if found is None:
@@ -299,6 +308,7 @@ def _compile(row: dict[str, Any]) -> Feature:
         max_output_tokens=policy.max_output_tokens,
         version=row["version"],
         parts_json=row["parts_json"],
+        is_plain=row["parts_json"] == "{}",
         privacy=policy.privacy,
     )
 

@@ -52,7 +52,7 @@ async def _metrics(world: World, exchange: Exchange) -> None:
 
 async def _messages(world: World, exchange: Exchange) -> None:
     """Anthropic's clients show their bearer as `x-api-key`, and read the request's id from `request-id`."""
-    exchange.extra.append((b"request-id", exchange.request_id.encode()))
+    exchange.lines += b"request-id: %b\r\n" % exchange.request_id.encode()
     if exchange.authorization is None:
         exchange.authorization = next((b"Bearer " + v for name, v in exchange.headers if name == b"x-api-key"), None)
     await _through(world, exchange, MessagesFace())
@@ -127,7 +127,7 @@ class Gateway:
                     return
                 handler = methods.get("GET") if method == "HEAD" else None
                 if handler is None:
-                    exchange.extra.append((b"allow", ", ".join([*methods, "OPTIONS"]).encode()))
+                    exchange.lines += b"allow: %b\r\n" % ", ".join([*methods, "OPTIONS"]).encode()
                     raise Refusal("method_not_allowed", f"{method} is not possible here")
             await handler(self.world, exchange)
         except Refusal as refusal:
@@ -156,11 +156,10 @@ class Gateway:
             text = origin.decode("latin-1")
             if text not in self._origins and text not in self.world.app_origins:
                 return
-        exchange.extra += [
-            (b"access-control-allow-origin", origin),
-            (b"vary", b"origin"),
-            (b"access-control-expose-headers", _EXPOSED),
-        ]
+        exchange.lines += (
+            b"access-control-allow-origin: %b\r\nvary: origin\r\naccess-control-expose-headers: %b\r\n"
+            % (origin, _EXPOSED)
+        )
 
     async def _preflight(self, exchange: Exchange) -> None:
         asked = dict(exchange.headers).get(b"access-control-request-headers", b"authorization, content-type")

@@ -23,7 +23,7 @@ from faucet.gateway.catalogue import Product
 from faucet.gateway.circuits import Circuits
 from faucet.gateway.exchange import ClientGone, Exchange
 from faucet.gateway.metrics import METRICS
-from faucet.gateway.outbound import EVENT_STREAM, Inbound, inbound, opened
+from faucet.gateway.outbound import EVENT_STREAM, GZIP_MAGIC, Inbound, inbound, opened
 from faucet.gateway.sse import decode_chunk
 from faucet.gateway.wire import Reply, decode_reply, is_answer
 from faucet.kit.errors import Refusal
@@ -90,17 +90,14 @@ class _Failure:
     public: str | None = None
 
 
-class Tries:
+class Tries(msgspec.Struct):
     """The attempts of one request that failed so far."""
 
-    __slots__ = ("attempts", "exchange", "last", "unspoken")
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.exchange = exchange
-        self.attempts: list[Attempt] = []
-        self.last: _Failure | None = None
-        self.unspoken: Refusal | None = None
-        """Why a provider could not be asked at all."""
+    exchange: Exchange
+    attempts: list[Attempt] = msgspec.field(default_factory=list)
+    last: _Failure | None = None
+    unspoken: Refusal | None = None
+    """Why a provider could not be asked at all."""
 
     def failed(self, product: Product, failure: _Failure, began: float) -> None:
         self.last = failure
@@ -168,16 +165,28 @@ async def first_answer(
         for repeat in range(rules.max_retries + 1):
             left = []
             for product in group:
-                outcome = await _one_try(
-                    pool, rules, exchange, product, call_for, tries, circuits, watch, stream, answers
-                )
+                if exchange.gone:
+                    raise ClientGone
+                try:
+                    call = call_for(product)
+                except Refusal as refusal:  # another provider's wire may have words for it
+                    tries.unspoken = tries.unspoken or refusal
+                    continue
+                began = time.monotonic()
+                try:
+                    outcome = await _call(pool, rules, exchange, product, call, stream, answers, began)
+                except BaseException:  # nobody waits any more: whether it is well nobody knows
+                    product.circuit.left()
+                    raise
                 if isinstance(outcome, Answering):
+                    product.circuit.answered(began, outcome.first_byte_ms)
+                    if product.account.credential is not None:
+                        watch.used(product.account.credential)
                     if tries.attempts:
                         outcome.tries = tries.attempts
                         logger.info("route.fell_over", request_id=exchange.request_id, **answered_wire(outcome))
                     return outcome
-                if outcome is None:
-                    continue  # another provider's wire may have words for it
+                _failed(outcome, product, began, tries, circuits, watch)
                 if outcome.status in CALLER_STATUS and outcome.status != NOT_THERE and outcome.public is not None:
                     # The request itself is wrong: another provider would say so too.
                     raise tries.refusal()
@@ -203,10 +212,10 @@ def answered_wire(answering: Answering) -> dict[str, object]:
     }
 
 
-def _by_payer(products: Sequence[Product]) -> list[list[Product]]:
+def _by_payer(products: Sequence[Product]) -> Sequence[Sequence[Product]]:
     """The products in the order in which they are tried, in groups of one payer."""
     if len(products) == 1:
-        return [list(products)]
+        return (products,)
     now = time.monotonic()
     ordered = in_order(
         products, lambda product: product.circuit.state is State.CLOSED, lambda product: product.circuit.is_down(now)
@@ -214,38 +223,9 @@ def _by_payer(products: Sequence[Product]) -> list[list[Product]]:
     return [list(group) for _, group in groupby(ordered, key=lambda product: product.payer)]
 
 
-async def _one_try(
-    pool: Pool,
-    rules: CallRules,
-    exchange: Exchange,
-    product: Product,
-    call_for: Callable[[Product], Call],
-    tries: Tries,
-    circuits: Circuits,
-    watch: Watch,
-    stream: bool,
-    answers: Callable[[Reply], bool],
-) -> Answering | _Failure | None:
-    """Ask one provider once, and remember how that went; None where its wire has no words for the request."""
-    if exchange.gone:
-        raise ClientGone
-    try:
-        call = call_for(product)
-    except Refusal as refusal:
-        tries.unspoken = tries.unspoken or refusal
-        return None
-    began = time.monotonic()
-    try:
-        outcome = await _call(pool, rules, exchange, product, call, stream, answers, began)
-    except BaseException:  # nobody waits any more: whether it is well nobody knows
-        product.circuit.left()
-        raise
+def _failed(outcome: _Failure, product: Product, began: float, tries: Tries, circuits: Circuits, watch: Watch) -> None:
+    """Tell all who want to know that one try failed, and how."""
     account = product.account
-    if isinstance(outcome, Answering):
-        product.circuit.answered(began, outcome.first_byte_ms)
-        if account.credential is not None:
-            watch.used(account.credential)
-        return outcome
     tries.failed(product, outcome, began)
     if outcome.status in KEY_STATUS and account.credential is not None:
         watch.refused(account.credential, outcome.code)
@@ -255,7 +235,6 @@ async def _one_try(
         product.circuit.answered(began, None)
     else:
         product.circuit.failed(time.monotonic(), outcome.code, wait_seconds=outcome.retry_after)
-    return outcome
 
 
 def _pause(rules: CallRules, repeat: int, failure: _Failure | None) -> float:
@@ -286,7 +265,8 @@ async def _call(
             request.close()
             raise ClientGone
         response = await _head(exchange, request, provider.bills_after_cancel)
-        response = inbound(response, provider.adapter, call, stream=stream)
+        if stream or provider.adapter is not None:
+            response = inbound(response, provider.adapter, call, stream=stream)
         if response.status != 200:
             failure = await _read_failure(response, headers)
         elif stream and _is_event_stream(response):
@@ -298,7 +278,7 @@ async def _call(
         else:
             whole = await response.read()
             try:
-                reply = decode_reply(opened(whole))
+                reply = decode_reply(whole if whole[:2] != GZIP_MAGIC else opened(whole))
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 failure = _Failure(200, "unreadable_reply", True)
             else:
@@ -323,11 +303,7 @@ async def _head(exchange: Exchange, request: Coroutine[Any, Any, Response], bill
         return await request
     task = asyncio.current_task()
     assert task is not None
-
-    def leave() -> None:
-        task.cancel()
-
-    exchange.on_gone = leave
+    exchange.on_gone = task.cancel
     try:
         response = await request
     except asyncio.CancelledError:

@@ -67,6 +67,8 @@ class Route(msgspec.Struct):
 
     plan: Plan
     products: list[Product]
+    takes_turns: bool
+    """Whether some credentials take turns, so that each request is `dealt` its own order."""
     _by_offer: Mapping[Offer, Product]
 
     def dealt(self, turn: int) -> list[Product]:
@@ -80,16 +82,17 @@ class Stock:
     def __init__(self, shelves: Mapping[Payer, Shelf], products: Mapping[Offer, Product]) -> None:
         self.shelves = shelves
         self.by_offer = products
-        self._routes: dict[tuple[int, str | None, Need], tuple[RoutePolicy, Route]] = {}
+        self._routes: dict[tuple[int, str | Need], tuple[RoutePolicy, Route]] = {}
 
     def route(self, policy: RoutePolicy, model: str | None, need: Need) -> Route:
         """The route for this policy, model and need; worked out once, but where it goes by what is observed."""
-        key = (id(policy), model, need)
+        key = (id(policy), need if model is None else model)  # whoever names a model gets it, whatever it needs
         known = self._routes.get(key)
         if known is not None and known[0] is policy:
             return known[1]
         planned = plan(policy, model, self.shelves, need, self._latency)
-        route = Route(planned, [self.by_offer[offer] for offer in planned.attempts()], self.by_offer)
+        products = [self.by_offer[offer] for offer in planned.attempts()]
+        route = Route(planned, products, planned.takes_turns, self.by_offer)
         if policy.choice is not Choice.LATENCY and len(self._routes) < ROUTES_MAX:
             if route.products or model is None or self.has(model):
                 self._routes[key] = (policy, route)

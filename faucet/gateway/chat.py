@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -140,7 +140,10 @@ async def answer(
     chosen = await world.choose(exchange, caller, feature, ask)
     if kind is not CHATS:
         chosen = msgspec.structs.replace(chosen, products=kind.products(chosen.products))
-    await world.open_cost_accounts(caller.developer_id, chosen.products)
+    for product in chosen.products:
+        if world.lacks_cost_account(caller, product):
+            await world.open_cost_accounts(caller, chosen.products)
+            break
 
     claim = redactor = None
     if exchange.idempotency_key is not None:
@@ -347,7 +350,7 @@ async def _tail(
     return b"".join(parts)
 
 
-async def _settle(
+def _settle(
     world: World,
     request: Request,
     answering: Answering,
@@ -355,13 +358,13 @@ async def _settle(
     raw_usage: str | None,
     outcome: Outcome,
     sealed: bytes | None,
-) -> int:
+) -> Awaitable[int]:
     product = answering.product
     usage = answer.usage
     METRICS.settled += 1
     METRICS.tokens["input"] += usage.total_input_tokens
     METRICS.tokens["output"] += usage.output_tokens
-    return await world.settler.settle(
+    return world.settler.settle(
         request.exchange.hold_id,
         request.caller,
         product,

@@ -26,8 +26,6 @@ _EVENTS = (
 
 
 _CHUNKED = (b"transfer-encoding", b"chunked")
-_PLAIN_END = b"\r\n\r\n"
-"""The end of a head that has nothing more to say."""
 _STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 
 
@@ -73,13 +71,13 @@ class Exchange:
         "content_length",
         "debug",
         "expects_continue",
-        "extra",
         "face",
         "gone",
         "headers",
         "hold_id",
         "idempotency_key",
         "keep_alive",
+        "lines",
         "method",
         "on_gone",
         "origin",
@@ -121,10 +119,11 @@ class Exchange:
                 self.expects_continue = value.lower() == b"100-continue"
         self.hold_id = uuid7()
         self.request_id = self.client_request_id or request_id(self.hold_id)
-        self.extra: Headers = []
+        self.lines = b""
+        """Lines for the head of whatever is answered, as they are sent."""
         self.face: Face | None = None
         self.gone = False
-        self.on_gone: Callable[[], None] | None = None
+        self.on_gone: Callable[[], object] | None = None
         self.started = False
         self.status = 0
 
@@ -142,18 +141,18 @@ class Exchange:
         self.status = status
         if self.face is not None and status == 200:
             body = self.face.reply(body)
-        more = _PLAIN_END if self.keep_alive and not (headers or self.extra) else self._more_headers(headers)
+        lines = self.lines if self.keep_alive and not headers else self._lines(headers)
         wire = self._wire
         if wire.drained is not None:
             await wire.room()
         wire.send(
-            b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b%b%b"
+            b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
             % (
                 status_line(status),
                 content_type,
                 len(body),
                 self.request_id.encode(),
-                more,
+                lines,
                 body if self.method != "HEAD" else b"",
             )
         )
@@ -165,8 +164,8 @@ class Exchange:
         self.status = status
         if self._wire.drained is not None:
             await self._wire.room()
-        parts = (status_line(status), b"x-request-id: ", self.request_id.encode(), self._more_headers(headers))
-        self._wire.send(b"".join(parts))
+        ours = self.request_id.encode()
+        self._wire.send(b"%bx-request-id: %b\r\n%b\r\n" % (status_line(status), ours, self._lines(headers)))
         self._wire.completed(self)
 
     async def events(self, data: bytes, *, last: bool = False, headers: Headers | None = None) -> None:
@@ -178,7 +177,8 @@ class Exchange:
         if not self.started:
             self.started = True
             self.status = 200
-            parts += (_EVENTS, self.request_id.encode(), self._more_headers([_CHUNKED, *(headers or ())]))
+            lines = self._lines([_CHUNKED, *(headers or ())])
+            parts += (_EVENTS, self.request_id.encode(), b"\r\n", lines, b"\r\n")
         if data:
             parts += (b"%x\r\n" % len(data), data, b"\r\n")
         if last:
@@ -203,14 +203,13 @@ class Exchange:
         """Close the connection: a response that has begun can't be completed."""
         self._wire.close()
 
-    def _more_headers(self, headers: Headers | None) -> bytes:
-        """The rest of the head: what middleware added, what this response adds, and the empty line."""
-        lines = [b"\r\n"]
-        for name, value in self.extra:
-            lines += (name, b": ", value, b"\r\n")
+    def _lines(self, headers: Headers | None) -> bytes:
+        """The rest of the head's lines: what was known before, and what this response adds."""
+        lines = [self.lines]
         for name, value in headers or ():
             lines += (name, b": ", value, b"\r\n")
-        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
         return b"".join(lines)
 
 

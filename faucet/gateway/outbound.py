@@ -28,7 +28,7 @@ EVENT_STREAM = "text/event-stream"
 _AN_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 """A mark for a cache whose writes cost more than those that are rated; providers that pass it on exist."""
 _GZIP_OR_ZLIB = 47
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
@@ -42,7 +42,8 @@ def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
     if provider.adapter is not None:
         bound = UNKNOWN_OUTPUT_TOKENS if limit is None else limit
         return provider.adapter.chat(ask.fields, price.model, bound, stream=ask.stream)
-    _refuse_billed_apart(ask, provider)
+    if provider.bills_apart or "tools" in ask.fields:
+        _refuse_billed_apart(ask, provider)
     if b'"cache_control"' in ask.body and _AN_HOUR.search(ask.body):
         raise field_error("messages", "cache_control: only a cache of five minutes is offered here")
     body = upstream_body(
@@ -149,9 +150,7 @@ def inbound(response: Response, adapter: Adapter | None, call: Call, *, stream: 
 
 
 def opened(body: bytes) -> bytes:
-    """A whole reply of OpenAI's wire, decompressed where it is. Raises msgspec.DecodeError where it can't be."""
-    if body[:2] != _GZIP_MAGIC:
-        return body
+    """A compressed reply of OpenAI's wire, one that begins with `GZIP_MAGIC`. Raises msgspec.DecodeError."""
     try:
         return _Opener().feed(body)
     except Unreadable as problem:

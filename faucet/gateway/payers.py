@@ -7,13 +7,14 @@ are put before it, and what it answers becomes products or a refusal. Not here: 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
 
 from faucet.gateway.admit import Feature
 from faucet.gateway.catalogue import Catalogue, Product, Route, Stock, unpriced
-from faucet.gateway.keys import Keys
+from faucet.gateway.keys import NO_KEYS, Keys
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire_bytes
@@ -34,15 +35,13 @@ class Chosen(msgspec.Struct):
     """The products that may answer a request, best first, and what was passed over."""
 
     products: list[Product]
-    passed_over: list[PassedOver]
+    passed_over: Sequence[PassedOver]
     explain: bool = False
     """Whether who asks may know why."""
 
 
 def need_of(ask: ChatAsk, feature: Feature) -> Need:
     """What a request that leaves the model to us needs, in steps of two, so that alike requests share a route."""
-    if ask.model is not None:
-        return _NO_NEED
     if ask.embeds:
         return _VECTORS
     bound = ask.max_tokens or feature.max_output_tokens or LIKELY_OUTPUT_TOKENS
@@ -79,8 +78,8 @@ class Payers:
         off what would have answered.
         """
         policy = feature.policy if ask.payers is None else self._hinted(feature.policy, ask.payers)
-        stock = keys.stock_with(catalogue)
-        need = need_of(ask, feature)
+        stock = catalogue if keys is NO_KEYS else keys.stock_with(catalogue)
+        need = _NO_NEED if ask.model is not None else need_of(ask, feature)
         route = stock.route(policy, ask.model, need)
         if not route.products:
             route = _unpriced_route(catalogue, stock, policy, ask.model, keys) or route
@@ -89,9 +88,8 @@ class Payers:
             if explain:
                 refusal.details = {"passed_over": [passed.to_wire() for passed in route.plan.passed_over]}
             raise refusal
-        if route.plan.takes_turns:
-            return Chosen(route.dealt(random.getrandbits(128)), list(route.plan.passed_over), explain)
-        return Chosen(route.products, list(route.plan.passed_over), explain)
+        products = route.products if not route.takes_turns else route.dealt(random.getrandbits(128))
+        return Chosen(products, route.plan.passed_over, explain)
 
     def _hinted(self, policy: RoutePolicy, payers: tuple[Payer, ...]) -> RoutePolicy:
         """The policy as the caller would like it. Raises Refusal `forbidden` for what it doesn't allow."""

@@ -55,7 +55,7 @@ class Held(msgspec.Struct):
     """Those of the planned products whose answers it pays for, in their order."""
     wallet_id: int
     """The account that it is on: the end user's wallet, or what they have of the feature's free quota."""
-    passed_over: list[PassedOver]
+    passed_over: Sequence[PassedOver]
     caps: dict[tuple[UUID | None, str], int]
     """Lower output limits, by credential and model, that budgets pay for."""
     has_budgets: bool
@@ -161,12 +161,28 @@ class Reserver:
 class _Bid:
     """What one request asks the ledger for; gets smaller as more is known."""
 
+    __slots__ = (
+        "_input_counted",
+        "amount_e8",
+        "ask",
+        "budgets",
+        "caller",
+        "caps",
+        "exchange",
+        "feature",
+        "input_tokens",
+        "output_limit",
+        "passed_over",
+        "products",
+        "wallet_id",
+    )
+
     def __init__(self, exchange: Exchange, caller: Caller, feature: Feature, chosen: Chosen, ask: ChatAsk) -> None:
         self.exchange = exchange
         self.caller = caller
         self.feature = feature
         self.products: Sequence[Product] = chosen.products
-        self.passed_over = chosen.passed_over
+        self.passed_over: Sequence[PassedOver] = chosen.passed_over
         self.ask = ask
         self.wallet_id = caller.wallet_id
         price = self.products[0].price
@@ -183,8 +199,10 @@ class _Bid:
         self._input_counted: int | None = None
         self.caps: dict[tuple[UUID | None, str], int] = {}
         self.budgets: tuple[tuple[UUID, int], ...] = ()
-        if any([product.account.budget_left_e8 is not None for product in self.products]):
-            self._fit_budgets()
+        for product in self.products:
+            if product.account.budget_left_e8 is not None:
+                self._fit_budgets()
+                break
         self.amount_e8 = self._ceiling()
 
     def held(self, spent: frozenset[UUID]) -> Held:
@@ -193,7 +211,7 @@ class _Bid:
         passed = self.passed_over
         if spent:
             products, more = over_budget(list(products), spent)
-            passed = passed + more
+            passed = [*passed, *more]
         return Held(
             self.amount_e8,
             self.output_limit,
@@ -224,10 +242,13 @@ class _Bid:
         return True
 
     def _keep_only(self, kept: list[Product]) -> None:
-        self.passed_over = self.passed_over + [
-            PassedOver(product.payer, Why.TOO_DEAR, product.provider.name, product.price.model)
-            for product in self.products
-            if product not in kept
+        self.passed_over = [
+            *self.passed_over,
+            *(
+                PassedOver(product.payer, Why.TOO_DEAR, product.provider.name, product.price.model)
+                for product in self.products
+                if product not in kept
+            ),
         ]
         self.products = kept
         self.amount_e8 = self._ceiling()
@@ -262,7 +283,7 @@ class _Bid:
             most[credential] = max(most.get(credential, 0), self._cost_e8(product, bound, paid))
         if spent:
             self.products, more = over_budget(list(self.products), frozenset(spent))
-            self.passed_over = self.passed_over + more
+            self.passed_over = [*self.passed_over, *more]
             if not self.products:
                 raise _spent()
         self.budgets = tuple((credential, e8) for credential, e8 in most.items() if credential not in spent)

@@ -47,7 +47,7 @@ class Rated(msgspec.Struct, frozen=True):
 
 def rated(product: Product, plan: PricePlan, usage: Usage, held_e8: int, *, whole: bool = True) -> Rated:
     """Rate an answer against its hold; one that its provider broke off is not `whole`."""
-    at = datetime.now(UTC) if product.price.has_hours else None
+    at = datetime.now(UTC) if product.price.tiers and product.price.has_hours else None
     charge = rate(product.price, plan, product.payer, usage, at, whole=whole)
     _, excess_e8 = capped(charge, held_e8)
     return Rated(usage, charge, charge.retail_e8 - excess_e8, excess_e8)

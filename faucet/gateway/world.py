@@ -141,12 +141,12 @@ class World:
         if verdict is None:
             return
         reset = math.ceil(verdict.reset_seconds)
-        exchange.extra += [
-            (b"x-ratelimit-remaining", b"%d" % verdict.remaining),
-            (b"x-ratelimit-reset", b"%d" % reset),
-            (b"ratelimit", b'"session";r=%d;t=%d' % (verdict.remaining, reset)),
-            (b"ratelimit-policy", self._rate_policy),
-        ]
+        left = verdict.remaining
+        exchange.lines += (
+            b"x-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
+            b'ratelimit: "session";r=%d;t=%d\r\nratelimit-policy: %b\r\n'
+            % (left, reset, left, reset, self._rate_policy)
+        )
         if not verdict.allowed:
             raise Refusal(
                 "rate_limited",
@@ -169,15 +169,21 @@ class World:
             return self.catalogue
         return (self.keyring.recall(caller) or await self.keyring.find(caller)).stock_with(self.catalogue)
 
-    async def open_cost_accounts(self, developer_id: UUID, products: Sequence[Product]) -> None:
+    def lacks_cost_account(self, caller: Caller, product: Product) -> bool:
+        """Whether the account that the product's answers are booked to isn't known yet. What a developer's own account
+        costs them, they earn."""
+        key = (caller.developer_id, product.provider.name)
+        return key not in self._cost_accounts and product.payer is not Payer.DEVELOPER
+
+    async def open_cost_accounts(self, caller: Caller, products: Sequence[Product]) -> None:
         """Know the accounts that answers will be booked to before anything is held.
 
         Raises Refusal `unavailable`.
         """
         for product in products:
-            key = (developer_id, product.provider.name)
-            if key in self._cost_accounts or product.payer is Payer.DEVELOPER:
-                continue  # what a developer's own account costs them, they earn
+            if not self.lacks_cost_account(caller, product):
+                continue
+            key = (caller.developer_id, product.provider.name)
             try:
                 row = await in_time(self._cost_account_row(*key))
             except (psycopg.OperationalError, PoolTimeout, TimeoutError) as error:

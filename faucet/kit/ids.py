@@ -57,11 +57,8 @@ def uuid7_bytes() -> bytes:
         _counter += 1
         if _counter > 0xFFF:
             _last_ms, _counter = _last_ms + 1, 0
-    return (
-        _last_ms.to_bytes(6, "big")
-        + (0x7000 | _counter).to_bytes(2, "big")
-        + (0x8000000000000000 | (_random64() >> 2)).to_bytes(8, "big")
-    )
+    head = _last_ms << 16 | 0x7000 | _counter
+    return (head << 64 | 0x8000000000000000 | _random64() >> 2).to_bytes(16, "big")
 
 
 def fast_uuid(value: UUID) -> UUID:

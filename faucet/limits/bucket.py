@@ -5,8 +5,6 @@ A key may send `burst` requests at once and then one per emission interval. Stat
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 KEYS_MAX = 100_000
@@ -34,7 +32,9 @@ class Bucket:
 
     def take(self, key: bytes, now: float) -> Verdict:
         """Count one request against `key`, or say when it may come again."""
-        due = max(self._due.get(key, now), now)
+        due = self._due.get(key, now)
+        if due < now:
+            due = now
         wait = due - now - self._tolerance
         if wait > 1e-9:
             return Verdict(False, 0, wait, due - now)
@@ -42,8 +42,9 @@ class Bucket:
         if len(self._due) >= KEYS_MAX and key not in self._due:
             self._forget(now)
         self._due[key] = due
-        remaining = math.floor((self._tolerance + self._interval - (due - now)) / self._interval + 1e-9)
-        return Verdict(True, max(0, remaining), 0.0, due - now)
+        busy = due - now
+        remaining = int((self._tolerance + self._interval - busy) / self._interval + 1e-9)
+        return Verdict(True, remaining if remaining > 0 else 0, 0.0, busy)
 
     def is_spent(self, key: bytes, now: float) -> bool:
         """Whether a request would be refused now; counts nothing."""
