@@ -171,7 +171,7 @@ class Redactor:
                 return value
             return self.redact_text(value)
         if isinstance(value, dict):
-            if value.get("type") == "base64":
+            if value.get("type") in ("base64", "redacted_thinking"):
                 return value
             for key, each in value.items():
                 # The name of a function is the app's; that of a speaker is a person's.

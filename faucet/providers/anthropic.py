@@ -34,6 +34,7 @@ from faucet.providers.chat_words import (
     schema_of,
     stops_of,
     text_of,
+    thoughts_of,
     tool_choice_of,
     tools_of,
     usage_object,
@@ -218,8 +219,7 @@ def _tool_result(message: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _said(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
     """An assistant's turn: its thinking with signatures first, as the API wants it back."""
-    thoughts = message.get("thinking_blocks")
-    blocks = [each for each in thoughts if isinstance(each, dict)] if isinstance(thoughts, list) else []
+    blocks = thoughts_of(message)
     blocks += _blocks(message, where)
     for call in calls_of(message, where):
         blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments})

@@ -33,6 +33,7 @@ from faucet.providers.chat_words import (
     schema_of,
     stops_of,
     text_of,
+    thoughts_of,
     tool_choice_of,
     tools_of,
     usage_object,
@@ -197,13 +198,12 @@ def _tool_result(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def _said(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    thoughts = message.get("thinking_blocks")
     blocks: list[dict[str, Any]] = []
-    for each in thoughts if isinstance(thoughts, list) else ():
-        if isinstance(each, dict) and each.get("type") == "thinking":
+    for each in thoughts_of(message):
+        if each.get("type") == "thinking":
             text = {"text": each.get("thinking"), "signature": each.get("signature")}
             blocks.append({"reasoningContent": {"reasoningText": text}})
-        elif isinstance(each, dict) and each.get("type") == "redacted_thinking":
+        elif each.get("type") == "redacted_thinking":
             blocks.append({"reasoningContent": {"redactedContent": each.get("data")}})
     blocks += _blocks(message, where)
     for call in calls_of(message, where):

@@ -48,7 +48,9 @@ class MessagesFace:
         answer = msgspec.json.decode(body)
         told = deltas(answer)
         finish = next((value for kind, value in told if kind == "finish"), "stop")
-        content = [_block(kind, value) for kind, value in told if kind != "finish"]
+        # Where the provider signed what was thought, its blocks stand as they came.
+        left_out = {"finish", "reasoning"} if any(kind == "thought" for kind, _ in told) else {"finish"}
+        content = [value if kind == "thought" else _block(kind, value) for kind, value in told if kind not in left_out]
         return encode(
             {
                 **_message(answer),
@@ -74,7 +76,9 @@ class MessagesFace:
                 self._usage = chunk["usage"]
                 self._note = chunk.get("modelfaucet", self._note)
             for kind, value in deltas(chunk):
-                if kind != "finish":
+                if kind == "thought":
+                    self._sign(value, out)
+                elif kind != "finish":
                     self._tell(kind, value, out)
                 elif value != "error":
                     self._stop = _STOP.get(value, "end_turn")
@@ -98,10 +102,26 @@ class MessagesFace:
             if not delta["partial_json"]:
                 return
         elif kind == "reasoning":
+            if not value:
+                return
             delta = {"type": "thinking_delta", "thinking": value}
         else:
             delta = {"type": "text_delta", "text": value}
         out.append(_event("content_block_delta", {"index": self._blocks, "delta": delta}))
+
+    def _sign(self, block: Fields, out: list[bytes]) -> None:
+        """The end of a block of thinking, whose text was told as it came, or all of one that came at once."""
+        if block["type"] == "redacted_thinking":
+            self._close(out)
+            self._open = ("sealed", 0)
+            out.append(_event("content_block_start", {"index": self._blocks, "content_block": block}))
+        else:
+            text = block.get("thinking")
+            if self._open != ("reasoning", 0):
+                self._tell("reasoning", text if isinstance(text, str) else "", out)
+            delta = {"type": "signature_delta", "signature": block["signature"]}
+            out.append(_event("content_block_delta", {"index": self._blocks, "delta": delta}))
+        self._close(out)
 
     def _close(self, out: list[bytes]) -> None:
         if self._open is not None:
