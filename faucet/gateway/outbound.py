@@ -61,13 +61,14 @@ def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
 
 
 def _for_others(ask: ChatAsk, provider: Provider) -> ChatAsk:
-    """The request without the thinking that another provider signed, or under the name that this one has for it."""
+    """The request without what only Anthropic's API knows of thinking, or under the name that this provider has."""
     messages = msgspec.json.decode(ask.fields["messages"])
     for message in messages:
         thoughts = message.pop(SIGNED_THINKING, None)
         if thoughts is not None and provider.thinking_blocks:
             message["thinking_blocks"] = thoughts
-    return msgspec.structs.replace(ask, fields={**ask.fields, "messages": msgspec.Raw(msgspec.json.encode(messages))})
+    fields = {name: raw for name, raw in ask.fields.items() if name != SIGNED_THINKING}
+    return msgspec.structs.replace(ask, fields={**fields, "messages": msgspec.Raw(msgspec.json.encode(messages))})
 
 
 class _Tool(msgspec.Struct):

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from faucet.providers.anthropic import thinking
 from faucet.providers.aws_events import Message, MessageCutter
 from faucet.providers.base import Call, Unreadable, path_of
 from faucet.providers.chat_words import (
@@ -40,6 +39,7 @@ from faucet.providers.chat_words import (
     word,
     wrong,
 )
+from faucet.providers.claude_thinking import thinking
 
 FINISH = {
     "end_turn": "stop",
@@ -244,7 +244,7 @@ def _think(
     forced = "any" in choice or "tool" in choice
     last: set[str] = next((set().union(*t["content"]) for t in reversed(turns) if t["role"] == "assistant"), set())
     lost = "toolUse" in last and "reasoningContent" not in last
-    more = thinking(word(fields, "thinking"), effort, model, limit, impossible=forced or lost)
+    more = thinking(fields, model, limit, impossible=forced or lost)
     return more, more.get("thinking", {}).get("type") not in (None, "disabled")
 
 

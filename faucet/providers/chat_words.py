@@ -20,7 +20,9 @@ COUNT_MAX = 2**40
 SIGNED_THINKING = "modelfaucet_thinking"
 """Where a message that came by the Messages API keeps its blocks of thinking. Only providers that made them take them
 back; unlike the `thinking_blocks` of a chat request's own message, which are the caller's words, all others never see
-them."""
+them. Beside the messages the same name has how the caller asked that API for thinking."""
+ORDERED_BLOCKS = "modelfaucet_blocks"
+"""Where a reply's message has all its blocks, as that API ordered them, if an answer's other fields can't say it."""
 DONE = b"data: [DONE]\n\n"
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.decode

@@ -16,7 +16,10 @@ from fakes.recorded_provider import Case, Playing, RecordedProvider, cases
 from gateway_world import EndUser, Gateway, Mock, World, ask, chat
 
 CASES = {case.model: case for case in cases()}
-MODELS = {"anthropic": ("anthropic-thinking-tools", "anthropic-stream-sealed"), "litellm": ("openai-cached",)}
+MODELS = {
+    "anthropic": ("anthropic-thinking-tools", "anthropic-thinking-between", "anthropic-stream-sealed"),
+    "litellm": ("openai-cached",),
+}
 TOOLS: Any = [{"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}]
 QUESTION: Any = {"role": "user", "content": "How is the weather in Oslo?"}
 THINKING: Any = {"type": "enabled", "budget_tokens": 2000}
@@ -108,7 +111,7 @@ def test_a_turn_of_thinking_and_tools_goes_on(client: Anthropic, recorded: Recor
     sent = recorded.seen[-1].body
     assert sent["messages"][1] == {"role": "assistant", "content": made}
     assert sent["messages"][2]["content"][0]["tool_use_id"] == made[-1]["id"]
-    assert sent["thinking"]["type"] in ("enabled", "adaptive")
+    assert sent["thinking"] == {"type": "adaptive"} and sent["output_config"] == {"effort": "low"}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -116,7 +119,7 @@ def test_others_never_see_what_was_signed(client: Anthropic, mock: Mock, stream:
     """Lost: a provider refuses a field that it doesn't know, and the conversation can't change its model."""
     said: Any = [SIGNED, SEALED, {"type": "text", "text": "It rains."}]
     talk: Any = [QUESTION, {"role": "assistant", "content": said}, {"role": "user", "content": "And tomorrow?"}]
-    asked: Any = {"model": "mock-small", "max_tokens": 50, "messages": talk}
+    asked: Any = {"model": "mock-small", "max_tokens": 50, "messages": talk, "thinking": {"type": "adaptive"}}
     if stream:
         with client.messages.stream(**asked) as streamed:
             kinds = [block.type for block in streamed.get_final_message().content]
@@ -124,6 +127,7 @@ def test_others_never_see_what_was_signed(client: Anthropic, mock: Mock, stream:
         kinds = [block.type for block in client.messages.create(**asked).content]
     assert kinds == ["text"]
     assert mock.last()["body"]["messages"][1] == {"role": "assistant", "content": "It rains."}
+    assert not [name for name in mock.last()["body"] if "thinking" in name]
 
 
 def test_thinking_that_nobody_signed_is_no_anthropics(client: Anthropic, recorded: RecordedProvider) -> None:

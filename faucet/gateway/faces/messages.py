@@ -13,6 +13,7 @@ import msgspec
 from faucet.gateway.faces.face import ChunkReader, Fields, deltas, encode
 from faucet.gateway.faces.messages_ask import chat_of
 from faucet.kit.errors import Refusal
+from faucet.providers.chat_words import ORDERED_BLOCKS
 
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 _ERRORS = {
@@ -50,7 +51,9 @@ class MessagesFace:
         finish = next((value for kind, value in told if kind == "finish"), "stop")
         # Where the provider signed what was thought, its blocks stand as they came.
         left_out = {"finish", "reasoning"} if any(kind == "thought" for kind, _ in told) else {"finish"}
-        content = [value if kind == "thought" else _block(kind, value) for kind, value in told if kind not in left_out]
+        content = _ordered(answer) or [
+            value if kind == "thought" else _block(kind, value) for kind, value in told if kind not in left_out
+        ]
         return encode(
             {
                 **_message(answer),
@@ -159,6 +162,14 @@ def _message(answer: Fields) -> Fields:
         "model": answer.get("model"),
         "stop_sequence": None,
     }
+
+
+def _ordered(answer: Fields) -> list[Any] | None:
+    """An answer's blocks in the order in which the model made them, where the provider told it."""
+    choices = answer.get("choices")
+    message = choices[0].get("message") if isinstance(choices, list) and choices else None
+    blocks = message.get(ORDERED_BLOCKS) if isinstance(message, dict) else None
+    return blocks if isinstance(blocks, list) else None
 
 
 def _block(kind: str, value: Any, *, empty: bool = False) -> Fields:

@@ -254,6 +254,8 @@ def _thinking(fields: Fields, chat: Fields) -> None:
             chat["reasoning_effort"] = next((word for most, word in _EFFORTS if budget <= most), "high")
         elif kind not in ("disabled", "adaptive"):
             raise field_error("thinking.type", "must be `enabled`, `adaptive` or `disabled`", param="thinking")
+        if kind != "disabled":
+            chat[SIGNED_THINKING] = thinking
     config = fields.get("output_config")
     if config is not None:
         effort = obj(config, "output_config").get("effort")
