@@ -193,6 +193,54 @@ class PriceImportReply(Reply):
     """Models that are not plainly priced by tokens."""
 
 
+class PriceFigures(Reply):
+    """What a model costs, whatever was decided about it. Dollars per million tokens, where they are for tokens."""
+
+    tokenizer: str
+    context_window: int
+    max_output_tokens: int
+    image_tokens_max: int
+    input_usd_per_m: Usd
+    cached_read_usd_per_m: Usd
+    cached_write_usd_per_m: Usd
+    output_usd_per_m: Usd
+    reasoning_usd_per_m: Usd | None = None
+    request_usd: Usd
+    tiers: list[PriceTierItem] = []
+    effective_from: Moment
+    source: str
+
+
+class PriceDifference(Reply):
+    """A model whose price is known otherwise here than the packaged catalogue has it."""
+
+    change: Literal["added", "changed", "removed"]
+    provider: str
+    model: str
+    before: PriceFigures | None = None
+    """The newest version that is known here; absent for a model that is new."""
+    after: PriceFigures | None = None
+    """What the catalogue says; absent where it no longer has the model."""
+    differs_in: list[str] = []
+    """The figures that are not the same in both."""
+
+
+class PriceSyncAsk(Ask):
+    providers: Annotated[list[ProviderName], Field(max_length=100)] | None = None
+    """Only of these; absent means those that are turned on: by the settings, or by a key of the platform's."""
+
+
+class PriceSyncReply(Reply):
+    providers: list[str]
+    """Whose prices were compared."""
+    added_count: int
+    changed_count: int
+    removed_count: int
+    """Models that the catalogue no longer has; their prices stay as they are."""
+    new_count: int
+    """Drafts that were made. Some models have more than one: of a price that is announced for a later day, too."""
+
+
 # ── kill switches ──
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -39,12 +40,19 @@ _RENAMED = {
 }
 
 
+WIRE_NAMES = {column: name for name, column in _RENAMED.items()}
+"""What the wire calls a column of a price, where it calls it otherwise."""
+
+
 def price_item(row: PriceRow) -> PriceItem:
     """The wire's view of a version."""
     shown = {name: getattr(row, _RENAMED.get(name, name)) for name in PriceItem.model_fields}
-    ours = {column: name for name, column in _RENAMED.items()}
-    tiers = [{ours.get(name, name): value for name, value in tier.items()} for tier in row.tiers]
-    return PriceItem.model_validate(shown | {"tiers": tiers})
+    return PriceItem.model_validate(shown | {"tiers": [renamed(tier) for tier in row.tiers]})
+
+
+def renamed(columns: Mapping[str, object]) -> dict[str, object]:
+    """A price's columns under the wire's names."""
+    return {WIRE_NAMES.get(name, name): value for name, value in columns.items()}
 
 
 @router.get("/v1/admin/prices", response_model=PageReply[PriceItem], response_model_exclude_none=True)

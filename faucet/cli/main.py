@@ -26,7 +26,6 @@ from faucet.cli.limits import limits_app
 from faucet.cli.manifest import manifest_app
 from faucet.cli.operate import reconcile
 from faucet.cli.payouts import payouts_app
-from faucet.cli.price_sync import sync
 from faucet.cli.prices import prices_app
 from faucet.cli.promos import promos_app
 from faucet.cli.purse import sessions_app, signing_keys_app, wallets_app
@@ -88,7 +87,6 @@ serve_app = typer.Typer(
     name="serve", help="Run one process by itself, as in production.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(serve_app)
-prices_app.command("sync", epilog=examples("faucet prices sync --dry-run", "faucet prices sync anthropic gemini"))(sync)
 app.add_typer(prices_app)
 app.add_typer(limits_app)
 app.add_typer(payouts_app)

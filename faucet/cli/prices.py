@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
+from faucet.cli.client import usd
 from faucet.cli.remote import KeyOption, Remote, Row, over_api
-from faucet.cli.terminal import complain, write_line
+from faucet.cli.terminal import complain, console, write_line
 from faucet.kit.money import from_wire
 
 CONTEXT_WINDOW = 128_000
 MAX_OUTPUT = 4_096
 _PRICES = ("v1", "admin", "prices")
+_COLOURS = {"added": "green", "changed": "yellow", "removed": "red"}
 
 prices_app = typer.Typer(
     name="prices",
@@ -61,6 +67,53 @@ def seed(
         f"{done['new_count']} new drafts of {done['price_count']} prices; {done['left_out_count']} models are left out,"
         " not plainly priced."
     )
+
+
+@over_api(prices_app, "sync", "faucet prices sync --dry-run", "faucet prices sync anthropic gemini", operator=True)
+def sync(
+    at: Remote,
+    providers: Annotated[list[str] | None, typer.Argument(help="Only these; else those that are turned on.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the differences.")] = False,
+    key: KeyOption = None,
+) -> None:
+    """Compare prices with the packaged catalogue, and make drafts of what is new or differs."""
+    from faucet.providers.catalog import CATALOG
+
+    unknown = [name for name in providers or () if name not in CATALOG and name != "mock"]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: not in the catalogue of providers", param_hint="PROVIDERS")
+    found = list(at.every(*_PRICES, "differences", provider=providers or None))
+    new = 0
+    if not dry_run:
+        new = at.post(*_PRICES, "sync", body={"providers": providers} if providers else {}, key=key)["new_count"]
+    if at.as_json:
+        write_line(json.dumps({"drafts": new, "items": found}, ensure_ascii=False))
+        return
+    if found:
+        console().print(_table(found))
+    kinds = Counter(each["change"] for each in found)
+    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in _COLOURS)
+    write_line(f"{counts}; {new} new drafts." + (" Nothing was written." if dry_run else ""))
+    if new:
+        write_line("A draft counts only when you have confirmed it: `faucet prices confirm <provider> <model>`.")
+
+
+def _table(found: Sequence[Row]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("", "Provider", "Model", "Input $/M", "Output $/M", "Differs in"):
+        table.add_column(heading, justify="right" if "$" in heading else "left", overflow="fold")
+    for each in found:
+        figures = [_both(each, name) for name in ("input_usd_per_m", "output_usd_per_m")]
+        differs = ", ".join(name.removesuffix("_usd_per_m").replace("_", " ") for name in each["differs_in"])
+        change = Text(each["change"], style=_COLOURS[each["change"]])
+        table.add_row(change, each["provider"], each["model"], *figures, differs)
+    return table
+
+
+def _both(each: Row, name: str) -> str:
+    """A figure, or how it changes."""
+    values = [usd(from_wire(each[side][name])) for side in ("before", "after") if side in each]
+    return " → ".join(dict.fromkeys(values))
 
 
 @over_api(prices_app, "list", "faucet prices list", "faucet prices list openai --status draft", operator=True)

@@ -56,10 +56,11 @@ class Remote:
     bearer: str
     as_json: bool = False
 
-    def get(self, *path: str, **query: str | int | None) -> Row:
+    def get(self, *path: str, **query: str | int | Sequence[str] | None) -> Row:
         """Raises Unreachable, Refused."""
         given = {name: value for name, value in query.items() if value is not None}
-        return self.client.call("GET", self._at(path) + (f"?{urlencode(given)}" if given else ""), self.bearer)
+        asked = f"?{urlencode(given, doseq=True)}" if given else ""
+        return self.client.call("GET", self._at(path) + asked, self.bearer)
 
     def download(self, file: Path, *path: str, **query: str | None) -> None:
         """Write what is at a path into a file, which is there only once it is whole. Raises Unreachable, Refused."""
@@ -86,7 +87,7 @@ class Remote:
         """Raises Unreachable, Refused."""
         return self.client.call("DELETE", self._at(path), self.bearer)
 
-    def every(self, *path: str, limit: int | None = None, **query: str | None) -> Iterator[Row]:
+    def every(self, *path: str, limit: int | None = None, **query: str | Sequence[str] | None) -> Iterator[Row]:
         """The rows of a list, page by page. Raises Unreachable, Refused."""
         cursor: str | None = None
         left = limit

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from faucet.gateway.admit import Caller, Feature
 from faucet.gateway.catalogue import Product, Stock
 from faucet.gateway.exchange import Exchange, bearer_of
+from faucet.gateway.prompt import is_locked
 from faucet.gateway.world import World
 from faucet.kit.errors import Refusal
 from faucet.kit.money import to_wire
 from faucet.providers.facts import facts_of
 from faucet.rating.price import Price, PricePlan, Tier
-from faucet.routing.policy import MODE_OF, Need, RoutePolicy
+from faucet.routing.policy import MODE_OF, Need
 from faucet.terms import Payer
 
 _NO_NEED = Need()
-_ANY = RoutePolicy()
+
+
+class _Use(NamedTuple):
+    """One feature that the session may name, and what answers there."""
+
+    feature: Feature
+    stock: Stock
 
 
 async def list_models(world: World, exchange: Exchange, wanted: str | None = None) -> None:
@@ -26,24 +33,22 @@ async def list_models(world: World, exchange: Exchange, wanted: str | None = Non
     bearer = bearer_of(exchange.authorization)
     caller = world.admission.recall(bearer) or await world.admission.find(bearer)
     world.limit(exchange, caller)
-    feature = await _feature(world, caller)
-    if feature is None:
-        policy, plan = _ANY, _dearest(await world.admission.features(caller))
-    else:
-        policy, plan = feature.policy, feature.plan
-    stock = world.catalogue if feature is None else await world.stock(caller, feature)
-    shown = [told for model in _names(stock, policy) if (told := _told(stock, policy, plan, model)) is not None]
+    own = await _own_feature(world, caller)
+    features = [own] if own is not None else await _chats(world, caller)
+    uses = [_Use(feature, await world.stock(caller, feature)) for feature in features]
+    names = sorted({model for use in uses for model in _names(use)})
     if wanted is None:
+        shown = [told for model in names if (told := _told(uses, model, names_features=own is None)) is not None]
         await exchange.reply(200, json.dumps({"object": "list", "data": shown}).encode())
         return
-    found = next((told for told in shown if told["id"] == wanted), None)
+    found = _told(uses, wanted, names_features=own is None) if wanted in names else None
     if found is None:
         raise Refusal("not_found", f"the model {wanted[:100]!r} is not known here", param="model")
     await exchange.reply(200, json.dumps(found).encode())
 
 
-async def _feature(world: World, caller: Caller) -> Feature | None:
-    """The session's feature; None where it has several: then all models are shown, at the price of the dearest."""
+async def _own_feature(world: World, caller: Caller) -> Feature | None:
+    """The feature of a request that names none; None where it has to name one of several."""
     try:
         return await world.admission.feature(caller, None)
     except Refusal as refusal:
@@ -52,26 +57,43 @@ async def _feature(world: World, caller: Caller) -> Feature | None:
         return None
 
 
-def _dearest(features: Mapping[str, Feature]) -> PricePlan:
-    """What the app's features ask for at most beyond cost, fixed prices left out, which only their own sessions see."""
-    plans = [feature.plan for feature in features.values() if feature.plan.fixed_price_e8 is None]
-    return max(plans, key=lambda plan: plan.markup_bps, default=PricePlan())
+async def _chats(world: World, caller: Caller) -> list[Feature]:
+    """The features of the app that answer chats, by key. Those that only run their own prompt don't."""
+    features = await world.admission.features(caller)
+    return [features[key] for key in sorted(features) if not is_locked(features[key])]
 
 
-def _names(stock: Stock, policy: RoutePolicy) -> list[str]:
-    """The models that anybody who may pay has, sorted."""
-    shelves = [stock.shelves[payer] for payer in policy.payers if payer in stock.shelves]
-    return sorted({model for shelf in shelves for model in shelf.by_model})
+def _names(use: _Use) -> Iterable[str]:
+    """The models that anybody who may pay there has, as far as the policy names them."""
+    policy = use.feature.policy
+    shelves = [use.stock.shelves[payer] for payer in policy.payers if payer in use.stock.shelves]
+    there = {model for shelf in shelves for model in shelf.by_model}
+    return there.intersection(policy.models) if policy.models else there
 
 
-def _told(stock: Stock, policy: RoutePolicy, plan: PricePlan, model: str) -> dict[str, Any] | None:
-    """One model as the session sees it; None where its policy leaves no route to it."""
-    routes: dict[Payer, Product] = {}
-    for product in stock.route(policy, model, _NO_NEED).products:
-        routes.setdefault(product.payer, product)
-    if not routes:
+def _told(uses: Sequence[_Use], model: str, *, names_features: bool) -> dict[str, Any] | None:
+    """One model as the session sees it; None where no policy leaves a route to it.
+
+    Where several features have it each price is that of the dearest: a model is never shown cheaper than it is.
+    """
+    firsts: list[_Sold] = []
+    routes: dict[Payer, _Sold] = {}
+    keys: list[str] = []
+    for feature, stock in uses:
+        products = stock.route(feature.policy, model, _NO_NEED).products
+        if not products:
+            continue
+        keys.append(feature.key)
+        firsts.append((products[0], feature.plan))
+        of_feature: dict[Payer, Product] = {}
+        for product in products:
+            of_feature.setdefault(product.payer, product)
+        for payer, product in of_feature.items():
+            sold = (product, feature.plan)
+            routes[payer] = max(routes.get(payer, sold), sold, key=_dearness)
+    if not firsts:
         return None
-    first = next(iter(routes.values()))
+    first, plan = max(firsts, key=_dearness)
     price, facts = first.price, facts_of(model)
     told: dict[str, Any] = {
         "id": model,
@@ -85,9 +107,25 @@ def _told(stock: Stock, policy: RoutePolicy, plan: PricePlan, model: str) -> dic
         told["quality_tier"] = facts.tier
     if facts.can is not None:
         told["capabilities"] = sorted(facts.can)
+    if names_features:
+        told["features"] = keys
     told["pricing"] = _pricing(first, plan)
-    told["routes"] = [_route(product, plan) for product in routes.values()]
+    told["routes"] = [_route(product, plan) for product, plan in routes.values()]
     return told
+
+
+_Sold = tuple[Product, PricePlan]
+
+
+def _dearness(sold: _Sold) -> tuple[bool, bool, int]:
+    """What orders prices of one model: a fee is the least, then come fixed prices, which are for a whole request."""
+    product, plan = sold
+    if product.payer is Payer.BYOK:
+        return False, False, plan.gateway_fee_e8
+    if plan.fixed_price_e8 is not None:
+        return True, False, plan.fixed_price_e8
+    worst = product.price.input_worst_e8_per_m + product.price.output_worst_e8_per_m
+    return True, True, worst * (10_000 + plan.markup_bps)
 
 
 def _route(product: Product, plan: PricePlan) -> dict[str, Any]:

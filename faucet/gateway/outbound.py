@@ -19,6 +19,7 @@ from faucet.gateway.wire import ChatAsk, upstream_body
 from faucet.kit.errors import field_error
 from faucet.kit.upstream import Response, UpstreamError
 from faucet.providers.base import Adapter, Call, Provider, Unreadable, path_of
+from faucet.providers.chat_words import SIGNED_THINKING
 
 OPENED_BYTES_MAX = 64 << 20
 """A compressed answer may not unfold to more."""
@@ -27,6 +28,7 @@ UNKNOWN_OUTPUT_TOKENS = 4096
 EVENT_STREAM = "text/event-stream"
 _AN_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 """A mark for a cache whose writes cost more than those that are rated; providers that pass it on exist."""
+_SIGNED_THINKING = b'"%b"' % SIGNED_THINKING.encode()
 _GZIP_OR_ZLIB = 47
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -46,6 +48,8 @@ def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
         _refuse_billed_apart(ask, provider)
     if b'"cache_control"' in ask.body and _AN_HOUR.search(ask.body):
         raise field_error("messages", "cache_control: only a cache of five minutes is offered here")
+    if _SIGNED_THINKING in ask.body:
+        ask = _for_others(ask, provider)
     body = upstream_body(
         ask,
         product.model_json,
@@ -55,6 +59,17 @@ def chat_call(ask: ChatAsk, product: Product, limit: int | None) -> Call:
         stream_options=provider.stream_options,
     )
     return Call(path_of(provider.chat_path, price.model), body)
+
+
+def _for_others(ask: ChatAsk, provider: Provider) -> ChatAsk:
+    """The request without what only Anthropic's API knows of thinking, or under the name that this provider has."""
+    messages = msgspec.json.decode(ask.fields["messages"])
+    for message in messages:
+        thoughts = message.pop(SIGNED_THINKING, None)
+        if thoughts is not None and provider.thinking_blocks:
+            message["thinking_blocks"] = thoughts
+    fields = {name: raw for name, raw in ask.fields.items() if name != SIGNED_THINKING}
+    return msgspec.structs.replace(ask, fields={**fields, "messages": msgspec.Raw(msgspec.json.encode(messages))})
 
 
 class _Tool(msgspec.Struct):

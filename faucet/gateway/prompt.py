@@ -116,9 +116,14 @@ def _refused(problems: list[Problem]) -> Refusal:
     )
 
 
+def is_locked(feature: Feature) -> bool:
+    """Whether the feature answers runs of its own prompt alone."""
+    return feature.parts.prompt is not None and feature.parts.prompt.locked
+
+
 def raise_if_locked(feature: Feature) -> None:
     """Raises Refusal `forbidden` where the feature answers runs of its own prompt alone."""
-    if feature.parts.prompt is not None and feature.parts.prompt.locked:
+    if is_locked(feature):
         raise Refusal("forbidden", f"this feature answers POST /v1/features/{feature.key}/run only", param="model")
 
 

@@ -39,6 +39,10 @@ _ENGLISH = re.compile(
 )
 _ENGLISH_BEGIN = re.compile(r"[0-9-]{1,13}[A-Za-z]?(?: ?1/2)?,? [A-Z0-9]")
 """What the above begins with, for a quick look."""
+_HOUSE_NUMBER_END = re.compile(rb"1A?,? (?=[A1])")
+"""How that ends in an outline, for a quicker one."""
+HOUSE_NUMBER_MAX = 20
+_NUMBERS = re.compile(rb"1+")
 _UNIT_BEFORE = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:" + _UNIT + r",? ){1,4}|(?:No\.? ?\d{1,5},? )?(?:Lane|Alley|No\.?) )$"
 )
@@ -88,17 +92,19 @@ _UNIT_END = re.compile(r"省|自治区|特别行政区|市|[区區]|[县縣]|[�
 BEFORE_MAX = 40
 
 
-def find_addresses(text: str, spans: list[tuple[int, int]]) -> Iterator[Finding]:
-    """The postal addresses in a text whose digits stand at `spans`."""
+def find_addresses(text: str, low: str, shape: bytes) -> Iterator[Finding]:
+    """The postal addresses in a text, which comes in small letters, too, and of which `shape` is the outline."""
     done = 0
-    for start, end in spans:
-        # A space comes after a house number, soon: after a letter, a comma or another number at most.
-        if " " in text[end : end + 9] and start >= done and _ENGLISH_BEGIN.match(text, start):
-            found = _english(text, start)
-            if found is not None:
-                done = found.end
-                yield found
-    if spans and ("ox " in text or "OX " in text):
+    for last in _HOUSE_NUMBER_END.finditer(shape):
+        before = last.start()
+        for number in _NUMBERS.finditer(shape, max(done, before - HOUSE_NUMBER_MAX), before + 1):
+            start = number.start()
+            if start >= done and _ENGLISH_BEGIN.match(text, start):
+                found = _english(text, start)
+                if found is not None:
+                    done = found.end
+                    yield found
+    if b"1" in shape and "ox " in low:
         for match in _BOX.finditer(text):
             yield Finding(Kind.ADDRESS, match.start(), match.end())
     if not text.isascii():

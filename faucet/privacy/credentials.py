@@ -83,39 +83,54 @@ _REFERENCE = re.compile(
 _PASSWORDS = ("pass", "pwd", "密码", "口令")
 
 
-def find_secrets(text: str) -> Iterator[Finding]:
-    """The secrets in a text. Overlapping ones are the caller's to sort out."""
-    # A secret is a long word: in most texts there are few of them, and that is quickly seen.
-    long_words = "\n".join([word for word in text.split() if len(word) >= SECRET_CHARACTERS_MIN])
+def find_secrets(text: str, low: str) -> Iterator[Finding]:
+    """The secrets in a text, which comes in small letters, too. Overlapping ones are the caller's to sort out."""
+    long_words = _long_words(text)
+    if long_words:
+        yield from _find_shaped(text, low, long_words)
+    has_hyphens = "-" in text
+    if has_hyphens and "-----BEGIN" in text:
+        for match in _PEM.finditer(text):
+            yield Finding(Kind.SECRET, match.start(), match.end())
+    if "@" in text and "://" in text:
+        for match in _URL_PASSWORD.finditer(text):
+            if not _REFERENCE.match(match[1]):
+                yield Finding(Kind.SECRET, match.start(1), match.end(1))
+    if has_hyphens and " -u " in text:
+        for match in _COMMAND.finditer(text):
+            yield Finding(Kind.SECRET, match.start(1), match.end(1))
+    yield from _find_assigned(text, low)
+
+
+def _long_words(text: str) -> str:
+    """What is long enough for a secret: in most texts nothing, and that is quickly seen."""
+    words = text.encode("latin-1", "replace").translate(_WORDS)
+    found = []
+    start = words.find(_LONG)
+    while start >= 0:
+        end = words.find(b" ", start)
+        end = len(words) if end < 0 else end
+        found.append(text[start:end])
+        start = words.find(_LONG, end)
+    return "\n".join(found)
+
+
+def _find_shaped(text: str, low: str, long_words: str) -> Iterator[Finding]:
     for hint, shape in _SHAPED.items():
         if hint in long_words:
             for match in shape.finditer(text):
                 if _is_random(match[0][len(hint) :]):
                     yield Finding(Kind.SECRET, match.start(), match.end())
-    if "PRIVATE KEY" in text:
-        for match in _PEM.finditer(text):
-            yield Finding(Kind.SECRET, match.start(), match.end())
-    if "://" in long_words:
-        for match in _URL_PASSWORD.finditer(text):
-            if not _REFERENCE.match(match[1]):
-                yield Finding(Kind.SECRET, match.start(1), match.end(1))
-    if " -u " in text:
-        for match in _COMMAND.finditer(text):
-            yield Finding(Kind.SECRET, match.start(1), match.end(1))
     if "hooks.slack.com" in long_words:
         for match in _SLACK_HOOK.finditer(text):
             yield Finding(Kind.SECRET, match.start(), match.end())
-    yield from _find_assigned(text)
-
-
-def _find_assigned(text: str) -> Iterator[Finding]:
-    low = text.lower()
-    if len(low) != len(text):  # a few letters become two
-        low = text.translate(_LOWER)
     if "bearer" in low or "basic" in low:
         for match in _AUTHORIZATION.finditer(text):
             if _is_random(match[1]):
                 yield Finding(Kind.SECRET, match.start(1), match.end(1))
+
+
+def _find_assigned(text: str, low: str) -> Iterator[Finding]:
     places = sorted({at for name in _NAMES for at in _all(low, name)})
     done = run_end = 0
     for place, following in zip(places, [*places[1:], len(text)], strict=False):
@@ -146,8 +161,13 @@ def _name_start(text: str, place: int) -> int:
     return start
 
 
+_WORDS = bytes(
+    b"x"[0] if chr(each).isascii() and (chr(each).isalnum() or chr(each) in "_.~+/=-") else b" "[0]
+    for each in range(256)
+)
+_LONG = b"x" * 15
+"""The shortest thing of the shapes above, of the characters that they are made of."""
 _NAME_RUN = re.compile(r"[A-Za-z0-9_.-]*")
-_LOWER = {each: each + 32 for each in range(65, 91)}
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from faucet.privacy.addresses import find_addresses
 from faucet.privacy.credentials import find_secrets
 from faucet.privacy.finding import Finding, Kind
-from faucet.privacy.numbers import digit_spans, find_cards, find_cn_ids, find_ibans, find_us_ssns, runs_of
-from faucet.privacy.phones import REGIONS, find_phones
+from faucet.privacy.numbers import Run, find_cards, find_cn_ids, find_ibans, find_us_ssns, outline, runs_of
+from faucet.privacy.phones import REGIONS, find_phones, is_no_number
 
 _NOTHING: Mapping[str, Kind] = {}
 ANYWHERE_CHARACTERS_MIN = 8
@@ -24,6 +24,7 @@ _PRIORITY = {kind: place for place, kind in enumerate(Kind)}
 
 _WIDE = {0xFF01 + place: 0x21 + place for place in range(94)} | {0x3000: 0x20}
 _HAS_WIDE = re.compile("[\uff0b\uff0d\uff0e\uff10-\uff19\uff20-\uff3a\uff41-\uff5a]")
+_LOWER = {each: each + 32 for each in range(65, 91)}
 _ESCAPE = re.compile(r"\\(?:u[0-9A-Fa-f]{4}|[nrtbf\"\\/])")
 
 _LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}$")
@@ -62,13 +63,16 @@ def find(text: str, known: Mapping[str, Kind] = _NOTHING, regions: Sequence[str]
     if "\\" in seen:
         # The end of an escape (`\n`) isn't part of the word after it.
         seen = _ESCAPE.sub(lambda match: " " * len(match[0]), seen)
-    found += find_secrets(seen)
+    low = seen.lower()
+    if len(low) != len(seen):  # a few letters become two
+        low = seen.translate(_LOWER)
+    found += find_secrets(seen, low)
     if "@" in seen:
         found += _find_emails(seen)
-    spans = digit_spans(seen)
-    if spans:
-        found += _find_numbers(seen, spans, regions)
-    found += find_addresses(seen, spans)
+    shape = outline(seen)
+    if b"1" in shape:
+        found += _find_numbers(seen, shape, regions)
+    found += find_addresses(seen, low, shape)
     return _without_overlaps(found) if len(found) > 1 else found
 
 
@@ -138,17 +142,23 @@ def _is_no_email(text: str, start: int, at: int, domain: re.Match[str]) -> bool:
     return text[start:at] in ("this", "super", "git") and text[domain.end() : domain.end() + 1] in (":", "/", "#", "(")
 
 
-def _find_numbers(text: str, spans: list[tuple[int, int]], regions: Sequence[str]) -> Iterator[Finding]:
-    for run in runs_of(text, spans):
-        count, plain = run.digits, run.is_plain
-        if count >= 13:
-            yield from find_cards(text, run)
+def _find_numbers(text: str, shape: bytes, regions: Sequence[str]) -> Iterator[Finding]:
+    for start, end, count in runs_of(shape):
+        plain = count == end - start
+        if not plain and is_no_number(text, start, end):
+            continue
+        run = Run(start, end, count)
         if count in (15, 17, 18) or count > 15 and not plain:
             yield from find_cn_ids(text, run)
+        if count >= 13:
+            cards = list(find_cards(text, run))
+            yield from cards
+            if cards and cards[0].start == start and cards[0].end == end:
+                continue  # what else it could be is less telling
         if count == 9 or count > 9 and not plain:
             yield from find_us_ssns(text, run)
         yield from find_phones(text, run, regions)
-    yield from find_ibans(text, spans)
+    yield from find_ibans(text, shape)
 
 
 def _without_overlaps(found: list[Finding]) -> list[Finding]:

@@ -12,11 +12,17 @@ from typing import NamedTuple
 
 from faucet.privacy.finding import CONTEXT, Cues, Finding, Kind
 
-_DIGITS = re.compile("[0-9]+")
-_DIGIT_MASK = bytes(b"1"[0] if each in b"0123456789" else b" "[0] for each in range(256))
-_GAP = " \u00a0\u2010\u2011\u2012\u2013.()/-"
+_OUTLINE = bytes(
+    b"1"[0] if chr(each) in "0123456789" else b"A"[0] if chr(each).isascii() and chr(each).isalpha() else each
+    for each in range(256)
+)
+_DASHES = "\u2010\u2011\u2012\u2013"
+_GAP = rb"[ \xa0.()/-]"
 GAP_MAX = 3
 RUN_DIGITS_MIN = 7
+_RUNS = re.compile(rb"1[1 \xa0.()/-]{5,}1")
+_WIDE_GAP = re.compile(_GAP + b"{%d}" % (GAP_MAX + 1))
+_NARROW_RUNS = re.compile(b"1+(?:%s{1,%d}1+)*" % (_GAP, GAP_MAX))
 
 BEGIN = r"(?<![A-Za-z0-9_$€£¥￥%])(?<![A-Za-z0-9][-.])"
 """Not within a word, a code (`SKU-…`), a UUID, a decimal, or after a currency sign."""
@@ -72,6 +78,9 @@ _IBAN_LENGTHS = {
     )
 }
 
+_VALUES = bytes(each - 48 if 48 <= each < 58 else 0 for each in range(256))
+_DOUBLED = bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)[value] for value in _VALUES)
+"""Of each digit what it is worth, and what twice that much is, its digits summed."""
 _SEPARATORS = {ord(each): None for each in " \u00a0-"}
 
 
@@ -89,36 +98,30 @@ class Run(NamedTuple):
         return self.end - self.start == self.digits
 
 
-def digit_spans(text: str) -> list[tuple[int, int]]:
-    """Where digits stand in a text: the one search that everything about numbers begins with."""
+def outline(text: str) -> bytes:
+    """A text in which every digit is 1, every letter A, and what Latin alphabets don't have a question mark.
+
+    It has a byte for every character, and is what the searches begin with: bytes are searched several times as fast.
+    """
     if not text.isascii():
-        return [match.span() for match in _DIGITS.finditer(text)]
-    # Three times as fast as the pattern, for most of a text has no digits.
-    mask = text.encode().translate(_DIGIT_MASK)
-    spans = []
-    start = mask.find(b"1")
-    while start >= 0:
-        end = mask.find(b" ", start)
-        if end < 0:
-            end = len(mask)
-        spans.append((start, end))
-        start = mask.find(b"1", end)
-    return spans
+        for dash in _DASHES:
+            text = text.replace(dash, "-")
+    return text.encode("latin-1", "replace").translate(_OUTLINE)
 
 
-def runs_of(text: str, spans: list[tuple[int, int]]) -> Iterator[Run]:
-    """Digits that may belong together, where there are enough of them."""
-    begin = last = count = 0
-    for start, end in spans:
-        if count and start - last <= GAP_MAX and not text[last:start].strip(_GAP):
-            count += end - start
-        else:
-            if count >= RUN_DIGITS_MIN:
-                yield Run(begin, last, count)
-            begin, count = start, end - start
-        last = end
-    if count >= RUN_DIGITS_MIN:
-        yield Run(begin, last, count)
+def runs_of(shape: bytes) -> Iterator[tuple[int, int, int]]:
+    """Start, end and count of digits that may belong together, where there are enough of them, by an outline."""
+    count_of = shape.count
+    for match in _RUNS.finditer(shape):
+        start, end = match.span()
+        count = count_of(b"1", start, end)
+        if end - start - count > GAP_MAX and _WIDE_GAP.search(shape, start, end):
+            for part in _NARROW_RUNS.finditer(shape, start, end):
+                count = count_of(b"1", *part.span())
+                if count >= RUN_DIGITS_MIN:
+                    yield *part.span(), count
+        elif count >= RUN_DIGITS_MIN:
+            yield start, end, count
 
 
 def bare(text: str) -> str:
@@ -128,14 +131,8 @@ def bare(text: str) -> str:
 
 def luhn(digits: str) -> bool:
     """Whether the last digit is the check digit of the others (ISO/IEC 7812-1)."""
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        value = ord(digit) - 48
-        if place % 2:
-            value *= 2
-            if value > 9:
-                value -= 9
-        total += value
+    written = digits.encode()
+    total = sum(written[-1::-2].translate(_VALUES)) + sum(written[-2::-2].translate(_DOUBLED))
     return total % 10 == 0
 
 
@@ -158,6 +155,8 @@ def is_cn_id(number: str) -> bool:
 
 def find_cards(text: str, run: Run) -> Iterator[Finding]:
     """Payment card numbers: an issuer's first digits, a length that it uses, and Luhn's checksum."""
+    if run.is_plain and not (run.digits <= 19 and is_card(text[run.start : run.end])):
+        return
     at, end = run.start, run.end + AHEAD
     while match := _CARD.search(text, at, end):
         at = match.end()
@@ -204,14 +203,16 @@ def find_us_ssns(text: str, run: Run) -> Iterator[Finding]:
             yield Finding(Kind.US_SSN, match.start(), match.end())
 
 
-def find_ibans(text: str, spans: list[tuple[int, int]]) -> Iterator[Finding]:
+def find_ibans(text: str, shape: bytes) -> Iterator[Finding]:
     """International bank account numbers: the country's length, and 1 modulo 97 (ISO 13616)."""
     done = 0
-    for digits, end in spans:
-        start = digits - 2
-        if start < done or end - digits < 2 or not text[digits - 1].isalpha():
+    following = shape.find(b"AA11")
+    while following >= 0:
+        start = following
+        following = shape.find(b"AA11", start + 4)
+        if start < done:
             continue
-        length = _IBAN_LENGTHS.get(text[start:digits].upper())
+        length = _IBAN_LENGTHS.get(text[start : start + 2].upper())
         match = length and _IBAN.match(text, start)
         if not length or not match:
             continue

@@ -48,11 +48,16 @@ _FORMS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (_NANP, ("US",)),
 )
 """Forms that only phone numbers have, and the regions that must know such a number."""
+_PLAIN_FORMS = {(11, "1"): _FORMS[:1], (13, "8"): _FORMS[:1]}
+"""Those that have no gaps, by how many digits there are and the first of them."""
 _TRUNK = re.compile(BEGIN + r"\(?0[1-9]\d{0,4}\)?(?:[ \u00a0.\u2010-\u2013/-]{1,3}\d{2,8}){1,5}" + END)
 TRUNK_DIGITS_MIN = 9
 """A national number with its leading 0 and gaps has at least these; fewer need a word that says what it is."""
+ANY_DIGITS_MAX = 15
 _ANY = re.compile(BEGIN + r"\(?\d(?:" + _GAP + r"{0,2}\d){6,14}" + END)
 
+NO_NUMBER_MAX = 15
+"""The longest of what follows without a fraction: an address of a machine."""
 _NOT_A_PHONE = re.compile(
     r"\(?(?:"
     r"(?:19|20)\d\d[-./ ]\d\d?[-./ ]\d\d?(?!\d)"  # a date, the year first
@@ -74,34 +79,56 @@ _CUES = Cues(
 _AFTER = re.compile(r"\s?[（(]\s?(?:mobile|cell|home|work|office|tel|phone|手机|电话|微信|座机)")
 
 
-def find_phones(text: str, run: Run, regions: Sequence[str] = REGIONS) -> Iterator[Finding]:
+def is_no_number(text: str, start: int, end: int) -> bool:
+    """Whether digits with gaps between them are a date, an amount or the like, with no country's code before them."""
+    return (
+        end - start <= NO_NUMBER_MAX
+        and _NOT_A_PHONE.fullmatch(text, start, end) is not None
+        and text.find("+", max(0, start - 3), start) < 0
+        and text.find("00", start, end) < 0
+    )
+
+
+def find_phones(text: str, run: Run, regions: Sequence[str] = REGIONS) -> list[Finding]:
     """The phone numbers in one run of digits. Overlapping candidates are the caller's to sort out."""
     start, end = max(0, run.start - 3), run.end + AHEAD
-    written = text[start : run.end]
-    if "+" in written or text.startswith("00", run.start) or " 00" in written:
-        for match in _INTERNATIONAL.finditer(text, start, end):
-            size = _international_length(match[0])
-            if size:
-                # A parenthesis around the whole number isn't part of it.
-                opened = match[0][0] == "(" and ")" not in match[0][:size]
-                yield Finding(Kind.PHONE, match.start() + opened, match.start() + size)
+    found: list[Finding] = []
+    if text.find("+", start, run.start) >= 0 or text.startswith("00", run.start) or text.find(" 00", start, end) >= 0:
+        found += _international(text, start, end)
     if run.is_plain:
-        patterns = _FORMS[:1] if run.digits in (11, 13) else ()
+        forms, has_trunk = _PLAIN_FORMS.get((run.digits, text[run.start]), ()), False
     elif _NOT_A_PHONE.fullmatch(text, run.start, run.end):
-        return
+        return found
     else:
-        patterns = _FORMS if run.digits >= 10 else ()
-    for pattern, known_in in patterns:
+        forms = _FORMS if run.digits >= 10 else ()
+        has_trunk = run.digits >= TRUNK_DIGITS_MIN and text.find("0", run.start, run.end) >= 0
+    for pattern, known_in in forms:
         for match in pattern.finditer(text, start, end):
             if _told(text, match) is not False and (not known_in or _is_valid(match[0], known_in)):
-                yield Finding(Kind.PHONE, match.start(), match.end())
-    if run.digits >= TRUNK_DIGITS_MIN and "0" in written and not run.is_plain:
+                found.append(Finding(Kind.PHONE, match.start(), match.end()))
+    if has_trunk:
         for match in _TRUNK.finditer(text, start, end):
             if _told(text, match) is not False:
-                yield from _national(match, ("CN", *regions))
-    for match in _ANY.finditer(text, start, end):
-        if _told(text, match):
-            yield from _national(match, ("CN", *regions))
+                found += _national(match, ("CN", *regions))
+    if (not run.is_plain or run.digits <= ANY_DIGITS_MAX) and not (len(found) == 1 and _is_all(found[0], run)):
+        for match in _ANY.finditer(text, start, end):
+            if _told(text, match):
+                found += _national(match, ("CN", *regions))
+    return found
+
+
+def _is_all(found: Finding, run: Run) -> bool:
+    """Whether a run is one phone's number and nothing else."""
+    return found.start <= run.start and run.end <= found.end and run.digits <= 12
+
+
+def _international(text: str, start: int, end: int) -> Iterator[Finding]:
+    for match in _INTERNATIONAL.finditer(text, start, end):
+        size = _international_length(match[0])
+        if size:
+            # A parenthesis around the whole number isn't part of it.
+            opened = match[0][0] == "(" and ")" not in match[0][:size]
+            yield Finding(Kind.PHONE, match.start() + opened, match.start() + size)
 
 
 def _told(text: str, match: re.Match[str]) -> bool | None:

@@ -63,7 +63,7 @@ class Redactor:
 
     def reserve(self, text: bytes) -> None:
         """Leave alone what already looks like a placeholder in this text, however JSON spells it."""
-        if b"u00" in text:
+        if b"\\" in text and b"u00" in text:
             text = _ESCAPED_LETTER.sub(lambda match: bytes([int(match[1], 16)]), text)
         if b"_" in text and b"[" in text:
             self._taken.update(PLACEHOLDER.findall(text.decode("utf-8", "replace")))
@@ -171,7 +171,7 @@ class Redactor:
                 return value
             return self.redact_text(value)
         if isinstance(value, dict):
-            if value.get("type") == "base64":
+            if value.get("type") in ("base64", "redacted_thinking"):
                 return value
             for key, each in value.items():
                 # The name of a function is the app's; that of a speaker is a person's.

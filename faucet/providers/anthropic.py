@@ -7,7 +7,6 @@ as `thinking_blocks`, which a caller may send back. Not here: what a request cos
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from faucet.kit.events import EventSplitter, EventTooLong, payload
 from faucet.providers.base import Call, Unreadable
 from faucet.providers.chat_words import (
     DONE,
+    ORDERED_BLOCKS,
     UNREADABLE,
     Chunks,
     Fields,
@@ -34,12 +34,14 @@ from faucet.providers.chat_words import (
     schema_of,
     stops_of,
     text_of,
+    thoughts_of,
     tool_choice_of,
     tools_of,
     usage_object,
     word,
     wrong,
 )
+from faucet.providers.claude_thinking import thinking
 
 FINISH = {
     "end_turn": "stop",
@@ -50,10 +52,6 @@ FINISH = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
-BUDGETS = {"low": 1024, "medium": 4096, "high": 16_384, "xhigh": 32_768, "max": 32_768}
-"""Tokens of thinking for models that want a number."""
-BUDGET_LEAST = 1024
-_NAMED = re.compile(r"claude-(?:(\d+)(?:-(\d{1,2}))?-[a-z]+|[a-z]+-(\d+)(?:-(\d{1,2}))?)(?![0-9])")
 _SAYS_UNPAID = "Your credit balance is too low"
 """How an account without money is told, under status 400: the text begins so, and repeats nobody's words before it."""
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
@@ -218,8 +216,7 @@ def _tool_result(message: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _said(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
     """An assistant's turn: its thinking with signatures first, as the API wants it back."""
-    thoughts = message.get("thinking_blocks")
-    blocks = [each for each in thoughts if isinstance(each, dict)] if isinstance(thoughts, list) else []
+    blocks = thoughts_of(message)
     blocks += _blocks(message, where)
     for call in calls_of(message, where):
         blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments})
@@ -265,47 +262,11 @@ def _output(fields: Fields, body: dict[str, Any]) -> None:
 def _think(fields: Fields, body: dict[str, Any], model: str, limit: int, turns: list[dict[str, Any]]) -> bool:
     """Ask for thinking as the caller did. Whether there will be any; it excludes some other fields."""
     forced = body.get("tool_choice", {}).get("type") in ("any", "tool")
-    asked = thinking(
-        word(fields, "thinking"),
-        word(fields, "reasoning_effort"),
-        model,
-        limit,
-        impossible=forced or _lost_thoughts(turns),
-    )
+    asked = thinking(fields, model, limit, impossible=forced or _lost_thoughts(turns))
     if (config := asked.pop("output_config", None)) is not None:
         body["output_config"] = body.get("output_config", {}) | config
     body |= asked
     return asked.get("thinking", {}).get("type") not in (None, "disabled")
-
-
-def thinking(given: Any, effort: Any, model: str, limit: int, *, impossible: bool) -> dict[str, Any]:
-    """The fields of a Claude model that ask for thinking: as the caller wrote them, or by effort.
-
-    None where the API would refuse it (`impossible`). Raises Refusal.
-    """
-    if isinstance(given, dict):
-        return {"thinking": given}
-    if effort is None or effort in ("none", "minimal"):
-        return {}
-    if effort not in BUDGETS:
-        raise wrong("reasoning_effort", f"must be none, minimal, {', '.join(BUDGETS)}")
-    if impossible:
-        return {}
-    version = _version(model)
-    if version is None or version >= (4, 6):
-        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
-    budget = min(BUDGETS[effort], limit // 2)
-    if version < (3, 7) or budget < BUDGET_LEAST:
-        return {}
-    return {"thinking": {"type": "enabled", "budget_tokens": budget}}
-
-
-def _version(model: str) -> tuple[int, int] | None:
-    """The generation in a model's name, old style or new; None where there is none."""
-    found = _NAMED.search(model)
-    if found is None:
-        return None
-    return int(found[1] or found[3]), int(found[2] or found[4] or 0)
 
 
 def _lost_thoughts(turns: list[dict[str, Any]]) -> bool:
@@ -358,6 +319,8 @@ def _message(blocks: list[Any], whole: dict[str, Any]) -> dict[str, Any]:
         message["thinking_blocks"] = thoughts
     if calls:
         message["tool_calls"] = calls
+    if thoughts and blocks[: len(thoughts)] != thoughts:
+        message[ORDERED_BLOCKS] = blocks  # it thought again after it had said something
     return message
 
 

@@ -107,6 +107,8 @@ class Provider:
     """The one model that its address leads to, whatever model is asked for."""
     bills_apart: tuple[str, ...] = ()
     """Fields that it bills for beside tokens, or by which another model may answer."""
+    thinking_blocks: bool = False
+    """Whether it takes signed thinking of earlier turns back under that name, on OpenAI's wire."""
 
 
 def path_of(path: bytes, model: str) -> bytes:

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from faucet.providers.anthropic import thinking
 from faucet.providers.aws_events import Message, MessageCutter
 from faucet.providers.base import Call, Unreadable, path_of
 from faucet.providers.chat_words import (
@@ -33,12 +32,14 @@ from faucet.providers.chat_words import (
     schema_of,
     stops_of,
     text_of,
+    thoughts_of,
     tool_choice_of,
     tools_of,
     usage_object,
     word,
     wrong,
 )
+from faucet.providers.claude_thinking import thinking
 
 FINISH = {
     "end_turn": "stop",
@@ -197,13 +198,12 @@ def _tool_result(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def _said(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    thoughts = message.get("thinking_blocks")
     blocks: list[dict[str, Any]] = []
-    for each in thoughts if isinstance(thoughts, list) else ():
-        if isinstance(each, dict) and each.get("type") == "thinking":
+    for each in thoughts_of(message):
+        if each.get("type") == "thinking":
             text = {"text": each.get("thinking"), "signature": each.get("signature")}
             blocks.append({"reasoningContent": {"reasoningText": text}})
-        elif isinstance(each, dict) and each.get("type") == "redacted_thinking":
+        elif each.get("type") == "redacted_thinking":
             blocks.append({"reasoningContent": {"redactedContent": each.get("data")}})
     blocks += _blocks(message, where)
     for call in calls_of(message, where):
@@ -244,7 +244,7 @@ def _think(
     forced = "any" in choice or "tool" in choice
     last: set[str] = next((set().union(*t["content"]) for t in reversed(turns) if t["role"] == "assistant"), set())
     lost = "toolUse" in last and "reasoningContent" not in last
-    more = thinking(word(fields, "thinking"), effort, model, limit, impossible=forced or lost)
+    more = thinking(fields, model, limit, impossible=forced or lost)
     return more, more.get("thinking", {}).get("type") not in (None, "disabled")
 
 

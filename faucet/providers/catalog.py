@@ -70,6 +70,8 @@ class Entry:
     """Fields that it bills for beside tokens, or by which another model may answer: they can't be asked for."""
     bills_after_cancel: bool = False
     """Whether closing the connection fails to stop the bill."""
+    thinking_blocks: bool = False
+    """Whether it takes signed thinking of earlier turns back under that name."""
     operator_only: bool = False
     """Whether only the operator's settings name it; others bring it as `openai_compatible`."""
     keyless: bool = False
@@ -150,6 +152,7 @@ def provider_for(
         one_choice=entry.one_choice,
         answers_as=_deployment(entry, base_url),
         bills_apart=entry.bills_apart,
+        thinking_blocks=entry.thinking_blocks,
     )
 
 

@@ -17,6 +17,12 @@ from faucet.kit.errors import Refusal, field_error
 Fields = Mapping[str, msgspec.Raw]
 COUNT_MAX = 2**40
 """More tokens than this in one report are not a count but an accident."""
+SIGNED_THINKING = "modelfaucet_thinking"
+"""Where a message that came by the Messages API keeps its blocks of thinking. Only providers that made them take them
+back; unlike the `thinking_blocks` of a chat request's own message, which are the caller's words, all others never see
+them. Beside the messages the same name has how the caller asked that API for thinking."""
+ORDERED_BLOCKS = "modelfaucet_blocks"
+"""Where a reply's message has all its blocks, as that API ordered them, if an answer's other fields can't say it."""
 DONE = b"data: [DONE]\n\n"
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.decode
@@ -159,6 +165,15 @@ def calls_of(message: dict[str, Any], where: str) -> list[ToolCall]:
             raise wrong(f"{here}.function.arguments", "must be a JSON object in a string")
         found.append(ToolCall(str(call.get("id") or f"call_{index}"), function["name"], decoded))
     return found
+
+
+def thoughts_of(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the model thought in an earlier turn, block by block, with the signatures that its provider wants back."""
+    for name in ("thinking_blocks", SIGNED_THINKING):
+        blocks = message.get(name)
+        if isinstance(blocks, list):
+            return [block for block in blocks if isinstance(block, dict)]
+    return []
 
 
 def tools_of(fields: Fields) -> list[Tool]:

@@ -191,6 +191,14 @@ async def list_of_platform(tx: Tx, *, limit: int, after: tuple[datetime, UUID] |
         return await cursor.fetchall()
 
 
+async def providers_of_platform(tx: Tx) -> list[str]:
+    """The providers that the platform has an active credential for."""
+    cursor = await tx.execute(
+        "select distinct provider from credential where owner = 'platform' and status = 'active' order by provider"
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
 async def find(tx: Tx, row_id: UUID, *, end_user_id: UUID | None, owner: str | None = None) -> Credential | None:
     """A credential of this end user; None: of a developer whose rows this tx may see, or of another `owner`."""
     async with tx.cursor(row_factory=class_row(Credential)) as cursor:

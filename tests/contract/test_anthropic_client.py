@@ -22,6 +22,7 @@ TOOLS: Any = [
         "input_schema": {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
     }
 ]
+AN_HOUR: Any = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -162,6 +163,7 @@ def test_an_answer_that_is_cut_says_so(client: Anthropic) -> None:
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, anthropic.BadRequestError, "tools[0]"),
         ({"max_tokens": -1}, anthropic.BadRequestError, "max_completion_tokens"),
         ({"thinking": {"type": "enabled"}}, anthropic.BadRequestError, "thinking.budget_tokens"),
+        ({"system": AN_HOUR}, anthropic.BadRequestError, "only a cache of five minutes"),
         ({"model": "fail-500"}, anthropic.InternalServerError, "api_error"),
         ({"model": "429"}, anthropic.RateLimitError, "rate_limit_error"),
     ],

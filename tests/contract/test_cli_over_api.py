@@ -276,6 +276,24 @@ def test_a_person_decides_over_prices(faucet: Faucet) -> None:
     assert wrong.code == 2 and "name models, or say --all" in wrong.err
 
 
+def test_a_sync_shows_what_differs_and_drafts_it_once(faucet: Faucet, books: Books) -> None:
+    """Lost: a provider's new prices are noticed on its invoice; or a person is asked twice about the same figures."""
+    dry = faucet.ok("prices", "sync", "gemini", "deepseek", "--dry-run")
+    assert dry["drafts"] == 0 and faucet.ok("prices", "list", "gemini")["items"] == []
+    assert {(item["change"], item["provider"]) for item in dry["items"]} == {("added", "gemini"), ("added", "deepseek")}
+
+    first = faucet("prices", "sync", "gemini")
+    assert "0 changed, 0 removed" in first.out and "faucet prices confirm <provider> <model>" in first.out
+    assert set(_statuses(faucet, "gemini").values()) == {"draft"}
+    assert faucet.ok("prices", "sync", "gemini") == {"drafts": 0, "items": []}
+    faucet.ok("prices", "set", "gemini", "gemini-2.5-pro", "--input", "0.1", "--output", "1")
+    shown = faucet("prices", "sync", "gemini", "--dry-run").out
+    assert "$0.10 → $1.25" in shown and "1 changed" in shown and "Nothing was written" in shown
+    assert faucet("prices", "sync").out == "0 added, 0 changed, 0 removed; 0 new drafts.\n"
+    wrong = faucet("prices", "sync", "nobody")
+    assert wrong.code == 2 and "not in the catalogue of providers" in wrong.err
+
+
 def test_an_operator_sets_a_price(faucet: Faucet) -> None:
     """Lost: an operator's own model can't be sold, or its price is rounded on the way."""
     command = ("prices", "set", "litellm", "mine", "--input", "0.15", "--output", "0.00000001")

@@ -50,40 +50,6 @@ def prices(db: psycopg.Connection[Any], provider: str) -> dict[str, tuple[str, i
     return {model: (status, e8, source) for model, status, e8, source in rows}
 
 
-def test_a_sync_shows_what_differs_and_drafts_it_once(faucet: Faucet, db: psycopg.Connection[Any]) -> None:
-    """Lost: a provider's new prices are noticed on its invoice; or a person is asked twice about the same figures."""
-
-    def sync(*arguments: str) -> dict[str, Any]:
-        done = faucet("prices", "sync", *arguments, "--json")
-        assert done.exit_code == 0, done.output
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-
-    dry = sync("gemini", "--dry-run")
-    assert dry["drafts"] == 0 and prices(db, "gemini") == {}
-    added = {item["model"]: item for item in dry["items"]}
-    assert {item["kind"] for item in dry["items"]} == {"added"}
-    (tier,) = added["gemini-2.5-pro"]["after"]["tiers"]
-    assert (tier["above_input_tokens"], tier["input_e8_per_m"]) == (200_000, 250_000_000)
-
-    assert sync("gemini")["drafts"] >= len(added)
-    assert sync("gemini") == {"drafts": 0, "items": []}
-    for model in ("gemini-2.5-pro", "gemini-old"):
-        db.execute(
-            "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
-            " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source,"
-            " status) values ('gemini', %s, 'bytes', 9, 9, 9, 9, 9, 9, 9, now(), 'by hand', 'confirmed')",
-            (model,),
-        )
-    changed, removed = sync("gemini", "--dry-run")["items"]
-    assert (changed["kind"], changed["model"]) == ("changed", "gemini-2.5-pro")
-    assert {"input_e8_per_m", "tiers"} <= set(changed["differs_in"])
-    assert (removed["kind"], removed["model"]) == ("removed", "gemini-old")
-    shown = faucet("prices", "sync", "gemini", "--dry-run").stdout
-    assert "1 changed, 1 removed" in shown and "Nothing was written" in shown
-    assert faucet("prices", "sync", "nobody").exit_code == 2
-
-
 def test_reconcile_ends_with_1_where_the_books_differ(
     faucet: Faucet, dsn: str, db: psycopg.Connection[Any], tmp_path: Path
 ) -> None:

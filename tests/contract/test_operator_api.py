@@ -36,6 +36,8 @@ ROUTES: list[tuple[str, str, Json | None]] = [
     ("GET", "/v1/admin/prices", None),
     ("POST", "/v1/admin/prices", {"provider": "p", "model": "m", "input_usd_per_m": "1", "output_usd_per_m": "1"}),
     ("POST", "/v1/admin/prices/import", {}),
+    ("GET", "/v1/admin/prices/differences", None),
+    ("POST", "/v1/admin/prices/sync", {}),
     ("POST", "/v1/admin/prices/1/confirm", None),
     ("POST", "/v1/admin/prices/1/reject", None),
     ("GET", "/v1/admin/kill-switches", None),
@@ -219,6 +221,73 @@ def test_prices(world: ApiWorld, books: Books, dsn: str) -> None:
     refused(world.operator.post(f"/v1/admin/prices/{10**12}/confirm"), 404, "not_found")
     refused(world.operator.post(f"/v1/admin/prices/{2**63}/confirm"), 400, "invalid_request")
     assert books.one("select count(*) from audit_log where resource_type = 'price'") == 2
+
+
+FIGURES = (
+    "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
+    " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source, status)"
+    " values ('gemini', %s, 'bytes', 9, 9, 9, 9, 9, 9, 9, now(), 'by hand', %s) returning id"
+)
+
+
+def test_prices_that_differ_from_the_catalogue(world: ApiWorld, books: Books) -> None:
+    """Lost: a provider's new prices are noticed on its invoice; or a person is asked twice about the same figures."""
+    path, gemini = "/v1/admin/prices", {"provider": "gemini"}
+
+    def differing(limit: int = 200, **more: Any) -> list[Json]:
+        found: list[Json] = []
+        params: Json = gemini | {"limit": limit} | more
+        while True:
+            page = ok(world.operator.get(f"{path}/differences", params=params))
+            assert len(page["items"]) <= limit
+            found += page["items"]
+            if "next_cursor" not in page:
+                return found
+            params["cursor"] = page["next_cursor"]
+
+    added = differing()
+    assert {each["change"] for each in added} == {"added"} and books.one("select count(*) from price") == 0
+    assert [each["model"] for each in differing(limit=7)] == [each["model"] for each in added]
+    pro = next(each for each in added if each["model"] == "gemini-2.5-pro")
+    (tier,) = pro["after"]["tiers"]
+    assert (tier["above_input_tokens"], tier["input_usd_per_m"]) == (200_000, "2.50000000") and "before" not in pro
+
+    # Pages of one reading go on as they began, whatever is imported meanwhile.
+    first = ok(world.operator.get(f"{path}/differences", params=gemini | {"limit": 5}))
+    key = {"idempotency-key": "sync-gemini-1"}
+    synced = ok(world.operator.post(f"{path}/sync", json={"providers": ["gemini"]}, headers=key))
+    assert synced == ok(world.operator.post(f"{path}/sync", json={"providers": ["gemini"]}, headers=key))
+    assert (synced["providers"], synced["added_count"]) == (["gemini"], len(added))
+    drafted = ok(world.operator.get(path, params=gemini | {"status": "draft", "limit": 200}))["items"]
+    assert synced["new_count"] == len(drafted) >= len(added)
+    rest = differing(cursor=first["next_cursor"])
+    assert [each["model"] for each in first["items"] + rest] == [each["model"] for each in added]
+    again = ok(world.operator.post(f"{path}/sync", json={"providers": ["gemini"]}))
+    assert (again["new_count"], again["added_count"], differing()) == (0, 0, [])
+    assert books.one("select count(*) from audit_log where resource_type = 'price'") == 1
+
+    for model, status in (("gemini-2.5-pro", "confirmed"), ("gemini-old", "confirmed"), ("gemini-older", "rejected")):
+        books.rows(FIGURES, model, status)
+    changed, removed = differing()
+    assert (changed["change"], changed["model"]) == ("changed", "gemini-2.5-pro")
+    assert {"input_usd_per_m", "tiers"} <= set(changed["differs_in"])
+    assert (changed["before"]["input_usd_per_m"], changed["after"]["input_usd_per_m"]) == ("0.00000009", "1.25000000")
+    assert (removed["change"], removed["model"]) == ("removed", "gemini-old") and "after" not in removed
+    refused(world.operator.get(f"{path}/differences", params={"provider": "nobody"}), 400, "invalid_request")
+    refused(world.operator.post(f"{path}/sync", json={"providers": ["nobody"]}), 400, "invalid_request")
+
+
+def test_prices_of_the_providers_that_are_turned_on(world: ApiWorld) -> None:
+    """Lost: an operator who names nobody imports the prices of every provider there is, or of none."""
+    path = "/v1/admin/prices"
+    assert ok(world.operator.get(f"{path}/differences")) == {"items": []}
+    key = {"provider": "mistral", "api_key": "sk-x-0123456789", "validate": False}
+    kept = ok(world.operator.post("/v1/admin/provider-keys", json=key), 201)
+    found = ok(world.operator.get(f"{path}/differences", params={"limit": 200}))["items"]
+    assert {each["provider"] for each in found} == {"mistral"}
+    assert ok(world.operator.post(f"{path}/sync", json={}))["providers"] == ["mistral"]
+    ok(world.operator.delete(f"/v1/admin/provider-keys/{kept['id']}"))
+    assert ok(world.operator.post(f"{path}/sync", json={}))["providers"] == []
 
 
 def test_kill_switches_of_the_api(world: ApiWorld, books: Books) -> None:

@@ -46,6 +46,12 @@ def test_any_request_is_translated_or_refused(face: type[Any], fields: dict[str,
         assert refusal.status == 400 and refusal.public
 
 
+THOUGHTS: list[Any] = [
+    {"type": "thinking", "thinking": "Hm.", "signature": "EqQB"},
+    {"type": "redacted_thinking", "data": "AAEC"},
+    {"type": "thinking", "thinking": "Hm.", "signature": ""},
+    "?",
+]
 DELTAS = st.one_of(
     st.builds(lambda text: {"content": text}, st.text(min_size=1, max_size=8)),
     st.builds(lambda text: {"reasoning_content": text}, st.text(min_size=1, max_size=8)),
@@ -55,6 +61,7 @@ DELTAS = st.one_of(
         st.text(max_size=8),
     ),
     st.just({"role": "assistant", "content": ""}),
+    st.builds(lambda block: {"thinking_blocks": [block]}, st.sampled_from(THOUGHTS)),
 )
 
 
@@ -91,6 +98,14 @@ def test_how_a_stream_is_cut_is_no_matter(
     texts = "".join(d["content"] for d in deltas if d.get("content"))
     if face is MessagesFace:
         assert "".join(e["delta"].get("text", "") for e in events if e["type"] == "content_block_delta") == texts
+        signed = [block for d in deltas for block in d.get("thinking_blocks", ()) if block in THOUGHTS[:2]]
+        begun = [e["content_block"] for e in events if e["type"] == "content_block_start"]
+        assert [e["delta"]["signature"] for e in events if e.get("delta", {}).get("type") == "signature_delta"] == [
+            block["signature"] for block in signed if "signature" in block
+        ]
+        assert [block for block in begun if block["type"] == "redacted_thinking"] == [
+            block for block in signed if "data" in block
+        ]
         assert events[-1]["type"] == "message_stop" and events[-2]["usage"]["output_tokens"] == 4
         starts = [e["index"] for e in events if e["type"] == "content_block_start"]
         assert starts == list(range(len(starts))) == [e["index"] for e in events if e["type"] == "content_block_stop"]

@@ -242,6 +242,34 @@ def test_thinking_of_claude(model: str, limit: int, effort: str, thinking: Any, 
     assert more.get("additionalModelRequestFields", {}).get("thinking") == thinking
 
 
+@pytest.mark.parametrize(
+    ("model", "limit", "given", "effort", "thinking"),
+    [
+        ("claude-sonnet-4-5", 9000, {"type": "enabled", "budget_tokens": 5000}, "medium", 5000),
+        ("claude-sonnet-4-5", 4000, {"type": "enabled", "budget_tokens": 5000}, "medium", 3999),
+        ("claude-sonnet-4-5", 900, {"type": "enabled", "budget_tokens": 5000}, "medium", None),
+        ("claude-sonnet-4-5", 9000, {"type": "adaptive"}, None, None),
+        ("claude-opus-4-7", 9000, {"type": "adaptive", "display": "summarized"}, None, {"display": "summarized"}),
+        ("claude-opus-4-7", 9000, {"type": "adaptive", "display": "summarized"}, "low", {"display": "summarized"}),
+        ("claude-opus-4-7", 9000, {"type": "enabled", "budget_tokens": 5000}, "medium", {}),
+    ],
+)
+def test_thinking_as_it_was_asked_for_under_anthropics_api(
+    model: str, limit: int, given: Any, effort: str | None, thinking: Any
+) -> None:
+    """Lost: a client's own word about thinking, or the request, for the model's generation knows no such word."""
+    fields: dict[str, Any] = {"modelfaucet_thinking": given} | ({} if effort is None else {"reasoning_effort": effort})
+    if isinstance(thinking, int):
+        expected: Any = {"type": "enabled", "budget_tokens": thinking}
+    else:
+        expected = None if thinking is None else {"type": "adaptive", **thinking}
+    body = asked("anthropic", model, limit, **fields)[1]
+    assert body.get("thinking") == expected
+    assert body.get("output_config", {}).get("effort") == (effort if "4-7" in model else None)
+    more = asked("bedrock", f"us.anthropic.{model}-v1:0", limit, **fields)[1]
+    assert more.get("additionalModelRequestFields", {}).get("thinking") == expected
+
+
 def test_thinking_comes_back_with_its_signature() -> None:
     """Lost: a turn with tools is refused because its thinking was not sent back as it was."""
     thought = {"type": "thinking", "thinking": "Hm.", "signature": "EqQB"}

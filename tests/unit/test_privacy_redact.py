@@ -270,3 +270,18 @@ def test_escapes_and_wide_letters_hide_nothing() -> None:
         ("İİİ password: Tr0ub4dor&3", "Tr0ub4dor&3"),
     ):
         assert [text[found.start : found.end] for found in find(text)] == [value], text
+
+
+def test_what_a_provider_signed_comes_back_to_it_as_it_was() -> None:
+    """Lost: a provider refuses its own thinking, for the next turn brings it with other characters."""
+    talk = content(f"Write to {MAIL}.")
+    signed = {"type": "thinking", "thinking": "They want [EMAIL_1] told.", "signature": "EqQB4111111111111111"}
+    sealed = {"type": "redacted_thinking", "data": "AAEC 4111111111111111"}
+    restored = redacted(talk)[1].chat_restorer().whole([{"message": {"thinking_blocks": [signed | {}, sealed | {}]}}])
+    blocks = restored[0]["message"]["thinking_blocks"]
+    assert blocks == [signed | {"thinking": f"They want {MAIL} told."}, sealed]
+    talk["messages"] += [
+        {"role": "assistant", "content": "Done.", "modelfaucet_thinking": blocks},
+        {"role": "user", "content": "?"},
+    ]
+    assert redacted(talk)[0]["messages"][1]["modelfaucet_thinking"] == [signed, sealed]

@@ -115,21 +115,22 @@ class ChunkReader:
 
 
 def deltas(chunk: Fields) -> list[tuple[str, Any]]:
-    """What a chunk adds, as kind and value, in order: `reasoning`, `refusal`, `text`, `call` (with its index in the
-    answer), `finish`. Only the first choice is read: neither API has more."""
+    """What a chunk adds, as kind and value, in order: `reasoning`, `thought` (a block of it that is complete, as its
+    provider signed it), `refusal`, `text`, `call` (with its index in the answer), `finish`. Only the first choice is
+    read: neither API has more."""
     found: list[tuple[str, Any]] = []
     choices = chunk.get("choices")
     for choice in choices if isinstance(choices, list) else []:
         if not isinstance(choice, dict) or choice.get("index", 0) != 0:
             continue
         delta = choice.get("delta") or choice.get("message") or {}
-        for name, kind in (
-            ("reasoning_content", "reasoning"),
-            ("reasoning", "reasoning"),
-            ("refusal", "refusal"),
-            ("content", "text"),
-        ):
-            if isinstance(delta.get(name), str) and delta[name] and not (name == "reasoning" and found):
+        reasoning = next(filter(None, map(delta.get, ("reasoning_content", "reasoning"))), None)
+        if isinstance(reasoning, str):
+            found.append(("reasoning", reasoning))
+        blocks = delta.get("thinking_blocks")
+        found += [("thought", block) for block in (blocks if isinstance(blocks, list) else []) if is_thought(block)]
+        for name, kind in (("refusal", "refusal"), ("content", "text")):
+            if isinstance(delta.get(name), str) and delta[name]:
                 found.append((kind, delta[name]))
         calls = delta.get("tool_calls")
         for place, call in enumerate(calls if isinstance(calls, list) else []):
@@ -139,3 +140,11 @@ def deltas(chunk: Fields) -> list[tuple[str, Any]]:
         if choice.get("finish_reason") is not None:
             found.append(("finish", choice["finish_reason"]))
     return found
+
+
+def is_thought(block: Any) -> bool:
+    """Whether it is thinking that its provider signed or sealed: only such a block is ever wanted back."""
+    if not isinstance(block, dict):
+        return False
+    sealed = {"thinking": "signature", "redacted_thinking": "data"}.get(str(block.get("type")))
+    return sealed is not None and isinstance(block.get(sealed), str) and block[sealed] != ""

@@ -13,6 +13,7 @@ import msgspec
 from faucet.gateway.faces.face import ChunkReader, Fields, deltas, encode
 from faucet.gateway.faces.messages_ask import chat_of
 from faucet.kit.errors import Refusal
+from faucet.providers.chat_words import ORDERED_BLOCKS
 
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 _ERRORS = {
@@ -48,7 +49,11 @@ class MessagesFace:
         answer = msgspec.json.decode(body)
         told = deltas(answer)
         finish = next((value for kind, value in told if kind == "finish"), "stop")
-        content = [_block(kind, value) for kind, value in told if kind != "finish"]
+        # Where the provider signed what was thought, its blocks stand as they came.
+        left_out = {"finish", "reasoning"} if any(kind == "thought" for kind, _ in told) else {"finish"}
+        content = _ordered(answer) or [
+            value if kind == "thought" else _block(kind, value) for kind, value in told if kind not in left_out
+        ]
         return encode(
             {
                 **_message(answer),
@@ -74,7 +79,9 @@ class MessagesFace:
                 self._usage = chunk["usage"]
                 self._note = chunk.get("modelfaucet", self._note)
             for kind, value in deltas(chunk):
-                if kind != "finish":
+                if kind == "thought":
+                    self._sign(value, out)
+                elif kind != "finish":
                     self._tell(kind, value, out)
                 elif value != "error":
                     self._stop = _STOP.get(value, "end_turn")
@@ -98,10 +105,26 @@ class MessagesFace:
             if not delta["partial_json"]:
                 return
         elif kind == "reasoning":
+            if not value:
+                return
             delta = {"type": "thinking_delta", "thinking": value}
         else:
             delta = {"type": "text_delta", "text": value}
         out.append(_event("content_block_delta", {"index": self._blocks, "delta": delta}))
+
+    def _sign(self, block: Fields, out: list[bytes]) -> None:
+        """The end of a block of thinking, whose text was told as it came, or all of one that came at once."""
+        if block["type"] == "redacted_thinking":
+            self._close(out)
+            self._open = ("sealed", 0)
+            out.append(_event("content_block_start", {"index": self._blocks, "content_block": block}))
+        else:
+            text = block.get("thinking")
+            if self._open != ("reasoning", 0):
+                self._tell("reasoning", text if isinstance(text, str) else "", out)
+            delta = {"type": "signature_delta", "signature": block["signature"]}
+            out.append(_event("content_block_delta", {"index": self._blocks, "delta": delta}))
+        self._close(out)
 
     def _close(self, out: list[bytes]) -> None:
         if self._open is not None:
@@ -139,6 +162,14 @@ def _message(answer: Fields) -> Fields:
         "model": answer.get("model"),
         "stop_sequence": None,
     }
+
+
+def _ordered(answer: Fields) -> list[Any] | None:
+    """An answer's blocks in the order in which the model made them, where the provider told it."""
+    choices = answer.get("choices")
+    message = choices[0].get("message") if isinstance(choices, list) and choices else None
+    blocks = message.get(ORDERED_BLOCKS) if isinstance(message, dict) else None
+    return blocks if isinstance(blocks, list) else None
 
 
 def _block(kind: str, value: Any, *, empty: bool = False) -> Fields:

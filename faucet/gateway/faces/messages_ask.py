@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from faucet.gateway.faces.face import Fields, compact, encode, obj, objects, read_object, refuse_words, string
+from faucet.gateway.faces.face import (
+    Fields,
+    compact,
+    encode,
+    is_thought,
+    obj,
+    objects,
+    read_object,
+    refuse_words,
+    string,
+)
 from faucet.kit.errors import field_error
+from faucet.providers.chat_words import SIGNED_THINKING
 
 _NOT_OFFERED = {
     "container": "containers are not offered here",
@@ -84,7 +95,7 @@ def _messages(fields: Fields) -> list[Fields]:
             continue
         blocks = objects(content, f"{path}.content")
         if role == "assistant":
-            found.append(_assistant(blocks, path))
+            found += _assistant(blocks, path)
         else:
             found += _asked(role, blocks, path)
     return found
@@ -99,9 +110,12 @@ def _system(system: Any) -> str | list[Fields]:
     ]
 
 
-def _assistant(blocks: list[Fields], path: str) -> Fields:
+def _assistant(blocks: list[Fields], path: str) -> list[Fields]:
+    """A turn of the model: one message, or some, where it thought again after it had said something."""
+    messages: list[Fields] = []
     texts: list[str] = []
     calls: list[Fields] = []
+    thoughts: list[Fields] = []
     for i, block in enumerate(blocks):
         here = f"{path}.content[{i}]"
         kind = block.get("type")
@@ -117,13 +131,24 @@ def _assistant(blocks: list[Fields], path: str) -> Fields:
                     "function": {"name": name, "arguments": arguments},
                 }
             )
-        elif kind not in ("thinking", "redacted_thinking"):  # what was thought is the provider's own affair
+        elif kind not in ("thinking", "redacted_thinking"):
             raise field_error(here, f"a block of the type {str(kind)[:50]!r} can't be an assistant's here")
+        elif is_thought(block):
+            if texts and not calls:
+                messages.append(_turn(texts, calls, thoughts))
+                texts, thoughts = [], []
+            thoughts.append(block)
+    return [*messages, _turn(texts, calls, thoughts)]
+
+
+def _turn(texts: list[str], calls: list[Fields], thoughts: list[Fields]) -> Fields:
     message: Fields = {"role": "assistant", "content": "".join(texts) if texts else None}
     if calls:
         message["tool_calls"] = calls
     elif not texts:
         message["content"] = ""
+    if thoughts:
+        message[SIGNED_THINKING] = thoughts
     return message
 
 
@@ -229,6 +254,8 @@ def _thinking(fields: Fields, chat: Fields) -> None:
             chat["reasoning_effort"] = next((word for most, word in _EFFORTS if budget <= most), "high")
         elif kind not in ("disabled", "adaptive"):
             raise field_error("thinking.type", "must be `enabled`, `adaptive` or `disabled`", param="thinking")
+        if kind != "disabled":
+            chat[SIGNED_THINKING] = thinking
     config = fields.get("output_config")
     if config is not None:
         effort = obj(config, "output_config").get("effort")

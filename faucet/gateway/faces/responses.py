@@ -93,7 +93,7 @@ class ResponsesFace:
         for kind, value in deltas(answer):
             if kind == "finish":
                 self._finish = value
-            else:
+            elif kind != "thought":  # this API has no words for another provider's signature
                 self._tell(kind, value)
         self._end_item(None)
         self._logprobs_of(answer)
@@ -115,9 +115,9 @@ class ResponsesFace:
                 if chunk.get(word) is not None:
                     self._response[word] = chunk[word]
             for kind, value in deltas(chunk):
-                if kind != "finish":
+                if kind not in ("finish", "thought"):
                     self._tell(kind, value, out)
-                elif value != "error":
+                elif kind == "finish" and value != "error":
                     self._finish = value
         if last and self._response is not None and self._finish is not None:
             self._end_item(out)
