@@ -126,7 +126,7 @@ class Sweeps:
     async def drain_inbox(self, timestamp: int) -> None:
         """Every five seconds: the processor's events that the webhook left."""
         async with self._sweep("drain_inbox") as connection:
-            ended = await drain_inbox(connection, self._appliers, self._clock)
+            ended = await drain_inbox(connection, self._appliers, self._clock, is_live=self._config.stripe_is_live)
         for end, count in ended.items():
             self.events.add((end,), count)
 

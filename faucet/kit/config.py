@@ -226,6 +226,14 @@ class Config(ProviderSettings):
         return self.modelfaucet_env == "production"
 
     @property
+    def stripe_is_live(self) -> bool | None:
+        """Whether Stripe's key moves real money; None where there is none, or it doesn't say."""
+        if self.stripe_secret_key is None:
+            return None
+        mode = self.stripe_secret_key.reveal()[2:8]
+        return {"_live_": True, "_test_": False}.get(mode)
+
+    @property
     def external_id_key(self) -> bytes:
         """The HMAC key under which end users' external ids are hashed."""
         return self._derive(b"modelfaucet external id v1")

@@ -33,7 +33,7 @@ _PAID: LiteralString = """
         select id, outcome, received_at, about ->> 'id' as object_id,
                about #>> '{metadata,top_up}' as mark,
                coalesce(about ->> 'payment_intent', about ->> 'id') as intent,
-               coalesce(about ->> 'amount_total', about ->> 'amount_received')::bigint * 1000000 as amount
+               coalesce(about ->> 'amount_total', about ->> 'amount_received', '0')::bigint * 1000000 as amount
           from told
          where type = 'payment_intent.succeeded' or about ->> 'payment_status' = 'paid'
     )

@@ -363,3 +363,18 @@ def test_events_of_connected_accounts_have_a_secret_of_their_own(dsn: str, books
             reply = httpx2.post(f"{world.base_url}/v1/stripe/webhook", content=body, headers=headers)
             assert reply.status_code == status, reply.text
         assert books.one("select count(*) from stripe_event where type = 'account.updated'") == 1
+
+
+def test_a_transfer_of_a_connected_account_s_is_not_ours(world: PayoutWorld) -> None:
+    """Lost: who has a platform of their own at Stripe marks a transfer with a payout of ours, and it looks sent."""
+    tenant = world.rich(30)
+    world.grow_old()
+    payout_id = world.approved(tenant, "5.00")
+    account = world.payout(payout_id)["provider_account_id"]
+    about = {"id": "tr_theirs", "amount": 500, "destination": account, "metadata": {"payout_id": payout_id}}
+    event = {"id": "evt_theirs", "object": "event", "type": "transfer.created", "created": int(time.time())}
+    world.send()
+    told = event | {"livemode": False, "account": "acct_theirs", "data": {"object": about}}
+    assert world.told([told]) == ["transfer.created: refused"]
+    world.told()
+    assert world.payout(payout_id)["status"] == "sent"
