@@ -39,6 +39,7 @@ from faucet.payments import payout_store as store
 from faucet.payments import payouts
 from faucet.payments.payout_store import Payout, PayoutFilter
 from faucet.payments.payouts import Change, Terms, difference, happened, shown, terms_of
+from faucet.tenants import tokens
 
 router = APIRouter(tags=["operator: payouts"])
 
@@ -138,7 +139,21 @@ def run_by(config: Config, caller: Operator) -> str:
 
     A development machine has one operator, whom nobody else could approve for; there it is the run itself.
     """
-    return str(caller.actor) if config.is_production or config.operator_tokens else "run"
+    return str(caller.actor) if _are_several(config) else "run"
+
+
+def _are_several(config: Config) -> bool:
+    """Whether there is somebody else who could approve."""
+    return config.is_production or bool(config.operator_tokens)
+
+
+async def _makers(t: Tx, config: Config, payout_id: UUID) -> frozenset[str]:
+    """Who made the token that asked for a payout, for whom its asking is as their own."""
+    payout = await store.find(t, payout_id)
+    scope, _, token_id = ("", "", "") if payout is None else payout.requested_by.partition(":")
+    return (
+        await tokens.makers(t, UUID(token_id)) if scope == "developer_token" and _are_several(config) else frozenset()
+    )
 
 
 async def _open(
@@ -185,12 +200,15 @@ async def approve_payout(
 ) -> Response:
     """Let a payout go: it is sent by the jobs, or paid by hand.
 
-    403 for who asked for it; 409 where it isn't waiting for an approval any more, also for the second of two at once.
+    403 for who asked for it, or made the token that asked; 409 where it isn't waiting for an approval any more, also
+    for the second of two at once.
     """
 
     async def decide(t: Tx) -> Change:
         note = None if body is None else body.operator_note
-        return await payouts.approve(t, payout_id, by=str(caller.actor), note=note, now=world.clock.now())
+        makers = await _makers(t, world.config, payout_id)
+        now = world.clock.now()
+        return await payouts.approve(t, payout_id, by=str(caller.actor), note=note, now=now, makers=makers)
 
     return await _decide(world, request, caller.actor, rid, key, body, decide)
 

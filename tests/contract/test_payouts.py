@@ -167,6 +167,22 @@ def test_four_eyes(world: PayoutWorld) -> None:
         world.books.rows("update payout set status = 'approved', approved_by = requested_by where id = %s", waiting)
 
 
+def test_a_token_of_one_s_own_making_is_no_second_pair_of_eyes(world: PayoutWorld) -> None:
+    """Lost: one operator makes a developer's token, asks with it, and lets go themselves what it asked for."""
+    tenant = world.rich(30, account=False)
+    world.grow_old()
+    scopes = ["developer:payouts:write", "developer:tokens:write"]
+    mint = {"developer_id": str(tenant.developer), "name": "T", "scopes": scopes}
+    first = world.client(ok(world.alice.post("/v1/developer/tokens", json=mint), 201)["token"])
+    second = world.client(ok(first.post("/v1/developer/tokens", json={"name": "U", "scopes": scopes}), 201)["token"])
+    for asker in (first, second):
+        made = ok(asker.post(ASK, json={"amount_usd": "5.00"}), 201)
+        own = refused(world.alice.post(f"{DESK}/{made['id']}/approve"), 403, "forbidden")
+        assert "token" in own["message"] and "somebody else" in own["message"]
+        assert world.payout(made["id"])["status"] == "requested"
+        ok(world.bob.post(f"{DESK}/{made['id']}/approve"))
+
+
 def test_one_operator_on_a_development_machine(dsn: str, books: Books, tmp_path: Path) -> None:
     """Lost: clients of the line before can't run, approve and pay with the one token that there is."""
     with payout_world(dsn, books, tmp_path, OPERATOR_TOKENS="") as world:
