@@ -14,6 +14,9 @@ from uuid import UUID
 
 from faucet.kit.clock import Clock
 from faucet.kit.db import Tx
+from faucet.kit.money import E8_MAX, to_wire
+from faucet.ledger import moves
+from faucet.ledger.moves import Booked
 from faucet.payments import payout_steps as steps
 from faucet.payments import payout_store as store
 from faucet.payments import payouts
@@ -22,6 +25,7 @@ from faucet.payments.inbox import Applier, Event, Note, Outcome, Verdict
 from faucet.payments.payout_store import Payout
 from faucet.payments.payouts import CENT_E8, Change, difference, happened
 
+CURRENCY = "usd"
 _IGNORED = Verdict(Outcome.IGNORED, "not about a payout of ours")
 
 
@@ -72,11 +76,11 @@ async def on_transfer(tx: Tx, event: Event, *, now: datetime) -> Verdict:
 
 
 async def on_payout(tx: Tx, event: Event, *, now: datetime) -> Verdict:
-    """How a payout to a bank stands."""
+    """How a payout to a bank stands: a developer's, or our own."""
     about = event.about
     ours = await _ours(tx, about, await store.find_by_payout(tx, str(about.get("id"))))
     if ours is None:
-        return _IGNORED
+        return _IGNORED if event.account is not None else await _collected(tx, about)
     if _cents(about) != ours.amount_e8 // CENT_E8 or event.account != ours.provider_account_id:
         return Verdict(Outcome.REFUSED, f"the bank's part of the payout {ours.id} is another amount or account")
     if ours.status in ("failed", "cancelled"):
@@ -92,6 +96,35 @@ async def on_payout(tx: Tx, event: Event, *, now: datetime) -> Verdict:
     bank = BankPayout(str(about["id"]), status, None if failure is None else str(failure))
     change = await steps.note_standing(tx, ours, bank, now=now)
     return _applied(status, change)
+
+
+async def _collected(tx: Tx, about: Mapping[str, Any]) -> Verdict:
+    """The processor pays from its balance to our own bank, or (less than nothing) draws from there what it lacks.
+
+    The money is on its way from the beginning, and back if that fails, in whichever order it is told.
+    """
+    if about.get("currency") != CURRENCY:
+        return Verdict(Outcome.IGNORED, "a payout to our own bank that is not in dollars")
+    cents, name = _cents(about), str(about.get("id"))
+    if not cents or isinstance(cents, bool) or abs(cents) > E8_MAX // CENT_E8:
+        return Verdict(Outcome.REFUSED, "a payout to our own bank whose amount is no number of cents")
+    there, back = (moves.collect, moves.collect_returned)[:: 1 if cents > 0 else -1]
+    amount_e8 = abs(cents) * CENT_E8
+    booked = [await there(tx, amount_e8, key=f"collect:{name}", memo=f"payout {name} to our own bank")]
+    action = "stripe_balance.collected"
+    if about.get("status") in ("failed", "canceled"):
+        action = "stripe_balance.returned"
+        booked.append(await back(tx, amount_e8, key=f"collect:{name}:returned", memo=f"payout {name} came back"))
+    if booked[-1] is Booked.BEFORE:
+        return Verdict(Outcome.APPLIED, "known before")
+    note = Note(
+        action=action,
+        resource_type="stripe_balance",
+        resource_id=name,
+        developer_id=None,
+        after={"amount_usd": to_wire(cents * CENT_E8)},
+    )
+    return Verdict(Outcome.APPLIED, "", notes=(note,))
 
 
 async def on_account(tx: Tx, event: Event, *, now: datetime) -> Verdict:

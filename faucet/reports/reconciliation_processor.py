@@ -164,6 +164,21 @@ async def transfer_findings(tx: Tx, listed: Sequence[Listed], *, since: datetime
     return findings
 
 
+async def clearing_e8(tx: Tx) -> int:
+    """What the ledger says is at Stripe, in e8: what came in and did not leave, a transfer of a payout under way
+    counting as left."""
+    cursor = await tx.execute(
+        """
+        select -coalesce(sum(posted_e8), 0)::bigint - (
+                   select coalesce(sum(p.amount_e8), 0)::bigint from payout p
+                    where p.provider = 'stripe' and p.status = 'sent' and p.provider_transfer_id is not null)
+          from account where kind = 'stripe_clearing'
+        """
+    )
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
+
+
 class _Sent(NamedTuple):
     id: UUID
     status: str
