@@ -136,8 +136,8 @@ def test_what_lacks_a_part_is_refused_in_words(missing: str) -> None:
         {"currency": "EUR"},
         {"days": {}}, {"days": [{}]}, {"days": [7]}, {"days": [{"day": "2026-10-01", "earned_usd": "0.00000064"}]},
         {"developer_id": {"a": 1}}, {"closing_usd": None}, {"paid_usd": 0}, {"previous_sha256": 7},
-        *({"paid_usd": zero} for zero in ("0", "0.0", "-0.00000000", "00.00000000", " 0.00000000", "0.00000000\n",
-                                          "0e0", "0_0.00000000", "+0.00000000", "٠.00000000", "0.000000000", "--0.00000000")),
+        *({"paid_usd": zero} for zero in ("0", "0.0", "-0.00000000", "00.00000000", " 0.00000000", "0.00000000\n")),
+        *({"paid_usd": zero} for zero in ("0e0", "0_0.00000000", "+0.00000000", "٠.00000000", "0.000000000")),
     ],
     ids=str,
 )  # fmt: skip
@@ -257,6 +257,24 @@ def test_no_cell_is_a_formula_or_breaks_its_line(text: str) -> None:
     cell = text_cell(text)
     assert not cell.lstrip('"').startswith(("=", "+", "-", "@", "\t", "\r"))
     assert len((line((cell, "1"))).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("qwen;=cmd|'/C calc'!A0", "qwen;'=cmd|'/C calc'!A0"),
+        ("a; @x;\t-1;b", "a; '@x; '-1;b"),
+        ("  =1+1", "'  =1+1"),
+        ("\x0b+1", "' +1"),
+        ("\ufeff=1", "'\ufeff=1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("mistral;7b", "mistral;7b"),
+        ("gpt-4.1", "gpt-4.1"),
+    ],
+)
+def test_what_another_separator_would_make_a_cell_is_no_formula(text: str, shown: str) -> None:
+    """Lost: a spreadsheet that separates by semicolons runs what an end user's bridge reported as a model."""
+    assert text_cell(text) == shown
 
 
 def test_canonical_text_is_one() -> None:
