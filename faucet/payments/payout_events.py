@@ -58,6 +58,8 @@ async def on_transfer(tx: Tx, event: Event, *, now: datetime) -> Verdict:
     ours = await _ours(tx, about, await store.find_by_transfer(tx, str(about.get("id"))))
     if ours is None:
         return _IGNORED
+    if ours.provider != "stripe":
+        return Verdict(Outcome.REFUSED, f"the payout {ours.id} is paid by hand, and yet Stripe has one that names it")
     if _cents(about) != ours.amount_e8 // CENT_E8 or about.get("destination") != ours.provider_account_id:
         return Verdict(Outcome.REFUSED, f"the transfer of the payout {ours.id} is another amount or goes elsewhere")
     if ours.status in ("failed", "cancelled"):
@@ -81,6 +83,8 @@ async def on_payout(tx: Tx, event: Event, *, now: datetime) -> Verdict:
     ours = await _ours(tx, about, await store.find_by_payout(tx, str(about.get("id"))))
     if ours is None:
         return _IGNORED if event.account is not None else await _collected(tx, about)
+    if ours.provider != "stripe":
+        return Verdict(Outcome.REFUSED, f"the payout {ours.id} is paid by hand, and yet Stripe has one that names it")
     if _cents(about) != ours.amount_e8 // CENT_E8 or event.account != ours.provider_account_id:
         return Verdict(Outcome.REFUSED, f"the bank's part of the payout {ours.id} is another amount or account")
     if ours.status in ("failed", "cancelled"):

@@ -28,6 +28,7 @@ _PAID: LiteralString = """
           from stripe_event e
          where e.type in ('checkout.session.completed', 'checkout.session.async_payment_succeeded',
                           'payment_intent.succeeded')
+           and e.account is null
            and e.received_at >= %(since_at)s::timestamptz - make_interval(hours => %(hours)s)
     ), paid as (
         select id, outcome, received_at, about ->> 'id' as object_id,
@@ -100,7 +101,7 @@ with told as (
     select distinct on (about ->> 'id') about ->> 'id' as name, about #>> '{metadata,payout_id}' as mark,
            (about ->> 'amount')::bigint * 1000000 as amount
       from (select convert_from(e.body, 'UTF8')::json #> '{data,object}' as about from stripe_event e
-             where e.type = 'transfer.created'
+             where e.type = 'transfer.created' and e.account is null
                and e.received_at >= %(since_at)s::timestamptz - make_interval(hours => %(hours)s)) e
      order by about ->> 'id'
 )

@@ -35,6 +35,8 @@ def test_another_mode_s_and_another_account_s_payments_are_refused(
     (noted,) = payments.trail("stripe_event.refused")
     assert noted["resource_id"] == event["id"] and why in noted["metadata"]["after"]["reason"]
     assert who.top_ups()[0]["status"] == "pending", "it can still be paid"
+    found = {each["check"] for each in ok(payments.operator.get("/v1/admin/reconciliation/ledger"))["findings"]}
+    assert found == (set() if "account" in changes else {"event_top_up"}), "others' money is no alarm"
 
 
 def test_what_happens_at_connected_accounts_moves_nothing_here(payments: PaymentsWorld) -> None:

@@ -381,6 +381,22 @@ def test_events_of_connected_accounts_have_a_secret_of_their_own(dsn: str, books
         assert books.one("select count(*) from stripe_event where type = 'account.updated'") == 1
 
 
+@pytest.mark.parametrize("kind", ["transfer.created", "payout.paid", "payout.failed"])
+def test_a_payout_by_hand_is_not_told_of_by_stripe(world: PayoutWorld, kind: str) -> None:
+    """Lost: who pays on Stripe's pages and marks it with a payout by hand makes the sweep take that back."""
+    tenant = world.rich(30, account=False)
+    world.grow_old()
+    payout_id = world.approved(tenant, "5.00")
+    ok(world.alice.post(f"{DESK}/{payout_id}/mark-paid", json={"provider_payout_id": "SEPA 12"}))
+    about = {"id": "po_theirs", "amount": 500, "currency": "usd", "metadata": {"payout_id": payout_id}}
+    event = {"id": "evt_hand", "object": "event", "type": kind, "created": int(time.time()), "livemode": False}
+    status = kind.partition(".")[2]
+    assert world.told([event | {"data": {"object": about | {"status": status}}}]) == [f"{kind}: refused"]
+    after = world.payout(payout_id)
+    assert (after["status"], after["provider_payout_id"]) == ("paid", "SEPA 12")
+    assert world.send() == 0
+
+
 def test_a_transfer_of_a_connected_account_s_is_not_ours(world: PayoutWorld) -> None:
     """Lost: who has a platform of their own at Stripe marks a transfer with a payout of ours, and it looks sent."""
     tenant = world.rich(30)
