@@ -7,7 +7,6 @@ processor tells by itself is `payout_events`. Each function gives back the payou
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -178,20 +177,13 @@ async def _left_of_day(tx: Tx, terms: Terms, developer_id: UUID, now: datetime) 
 # ── what operators decide ──
 
 
-async def approve(
-    tx: Tx, payout_id: UUID, *, by: str, note: str | None, now: datetime, makers: Collection[str] = ()
-) -> Change:
-    """Let a payout go. Of two at once, one does. `makers` made the bearer that asked for it.
-
-    Raises Refusal `not_found`, `conflict` where it isn't waiting for that any more, `forbidden` for who asked for it
-    or is one of the makers.
-    """
+async def approve(tx: Tx, payout_id: UUID, *, by: str, note: str | None, now: datetime) -> Change:
+    """Let a payout go. Of two at once, one does. Raises Refusal `not_found`, `conflict` where it isn't waiting for
+    that any more, `forbidden` for who asked for it."""
     payout = await _locked(tx, payout_id)
     _expect(payout, "requested", to="be approved")
     if payout.requested_by == by:
         raise Refusal("forbidden", "who asked for a payout may not approve it; somebody else must")
-    if by in makers:
-        raise Refusal("forbidden", "who made the token that asked for a payout may not approve it; somebody else must")
     after = await store.mark(
         tx,
         payout_id,

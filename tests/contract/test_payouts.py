@@ -351,6 +351,32 @@ def test_onboarding(world: PayoutWorld) -> None:
     refused(developer.post(f"{ASK}/onboarding", json=pages), 503, "unavailable")
 
 
+def test_who_had_a_link_to_name_the_bank_doesn_t_let_go_what_goes_there(world: PayoutWorld) -> None:
+    """Lost: an operator names a bank of their own for a developer, waits until they ask, and lets it go alone."""
+    pages = {"return_url": "https://acme.example/done", "refresh_url": "https://acme.example/again"}
+    for by_token in (False, True):
+        tenant = world.rich(30, account=False)
+        world.grow_old()
+        whose = {"developer_id": str(tenant.developer)}
+        asker = world.alice
+        if by_token:
+            mint = whose | {"name": "T", "scopes": ["developer:payouts:write"]}
+            asker = world.client(ok(world.alice.post("/v1/developer/tokens", json=mint), 201)["token"])
+        for _ in range(2):
+            link = ok(asker.post(f"{ASK}/onboarding", json=pages | ({} if by_token else whose)), 201)
+        with httpx2.Client() as browser:
+            assert browser.post(link["url"], data={"account_number": "000123456789"}).status_code == 303
+        world.told()
+        made = ok(world.developer_of(tenant).post(ASK, json={"amount_usd": "5.00"}), 201)
+        assert made["provider"] == "stripe"
+        own = refused(world.alice.post(f"{DESK}/{made['id']}/approve"), 403, "forbidden")
+        assert "bank" in own["message"] and "somebody else" in own["message"]
+        assert ok(world.bob.post(f"{DESK}/{made['id']}/approve"))["status"] == "approved"
+        rows = ok(world.operator.get("/v1/admin/audit", params={"resource_type": "payout_account"}))["items"]
+        told = [row["action"] for row in rows if row["resource_id"] == str(tenant.developer)][::-1]
+        assert told == ["payout_account.created", "payout_account.link_given"], "each link"
+
+
 def ok_page(reply: httpx2.Response) -> str:
     assert reply.status_code == 200
     return reply.text
