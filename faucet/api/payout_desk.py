@@ -159,7 +159,7 @@ async def _bankers(t: Tx, config: Config, payout: Payout) -> frozenset[str]:
         return frozenset()
     found = await audit.actors_of(t, "payout_account", str(payout.developer_id))
     actors = {str(Actor(scope, name)) for scope, name in found}
-    return actors | await _behind(t, actors)
+    return await _behind(t, actors) | actors
 
 
 async def _behind(t: Tx, actors: set[str]) -> frozenset[str]:

@@ -16,20 +16,17 @@ from faucet.cli.main import app, main
 SEEN: list[str] = []
 
 
-class _Elsewhere(BaseHTTPRequestHandler):
-    """A server that sends whoever asks somewhere else."""
+def _send_on(request: BaseHTTPRequestHandler) -> None:
+    """Send whoever asks somewhere else."""
+    SEEN.append(request.headers.get("authorization", ""))
+    request.send_response(307)
+    request.send_header("location", "http://127.0.0.1:9/")
+    request.send_header("content-length", "0")
+    request.end_headers()
 
-    def do_GET(self) -> None:
-        SEEN.append(self.headers.get("authorization", ""))
-        self.send_response(307)
-        self.send_header("location", "http://127.0.0.1:9/")
-        self.send_header("content-length", "0")
-        self.end_headers()
 
-    do_POST = do_DELETE = do_PATCH = do_GET
-
-    def log_message(self, *_: object) -> None:
-        return
+_METHODS = {f"do_{method}": _send_on for method in ("GET", "POST", "PATCH", "DELETE")}
+_Elsewhere = type("Elsewhere", (BaseHTTPRequestHandler,), {**_METHODS, "log_message": lambda *_: None})
 
 
 @pytest.fixture
