@@ -14,10 +14,11 @@ from past import as_jobs
 from payout_world import USD, PayoutWorld, apply_events, payout_world
 
 from faucet.jobs.reconcile import reconcile_balance
+from faucet.payments.double.balance import PLATFORM_CENTS
 from faucet.payments.processor import line_of
 from faucet.reports.finding import Finding
 
-BEFORE = 100_000_000 * 1_000_000
+BEFORE = PLATFORM_CENTS * 1_000_000
 """What the double has before anybody pays in, in e8."""
 CENT = 1_000_000
 
