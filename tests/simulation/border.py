@@ -104,6 +104,7 @@ class Border:
             self.dispute_opens: 3,
             self.dispute_ends: 3,
             self.bank_decides: 6,
+            self.stripe_pays_us: 2,
             self.transfer_is_reversed: 1,
             self.time_passes: 2,
         }
@@ -460,6 +461,10 @@ class Border:
         earnings = self.chance.choice(self.tenants).earnings
         amount_e8 = self.chance.randint(CENT, 2_000 * CENT)
         self.economy.transfer(30, self.economy.platform["adjustments"], earnings, amount_e8, DONE)
+
+    def stripe_pays_us(self) -> None:
+        """A part of what Stripe has is on its way to our own bank."""
+        self.economy.happened["collected"] += self.stripe.collect(self.chance.randint(1, 5_000))
 
     def bank_decides(self) -> None:
         """A payout to a bank arrives there, or doesn't, or comes back later."""
