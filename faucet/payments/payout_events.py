@@ -14,6 +14,7 @@ from uuid import UUID
 
 from faucet.kit.clock import Clock
 from faucet.kit.db import Tx
+from faucet.kit.errors import Refusal
 from faucet.kit.money import E8_MAX, to_wire
 from faucet.ledger import moves
 from faucet.ledger.moves import Booked
@@ -113,16 +114,17 @@ async def _collected(tx: Tx, about: Mapping[str, Any]) -> Verdict:
     if not cents or isinstance(cents, bool) or abs(cents) > E8_MAX // CENT_E8:
         return Verdict(Outcome.REFUSED, "a payout to our own bank whose amount is no number of cents")
     there, back = (moves.collect, moves.collect_returned)[:: 1 if cents > 0 else -1]
-    amount_e8 = abs(cents) * CENT_E8
-    booked = [await there(tx, amount_e8, key=f"collect:{name}", memo=f"payout {name} to our own bank")]
-    action = "stripe_balance.collected"
-    if about.get("status") in ("failed", "canceled"):
-        action = "stripe_balance.returned"
-        booked.append(await back(tx, amount_e8, key=f"collect:{name}:returned", memo=f"payout {name} came back"))
-    if booked[-1] is Booked.BEFORE:
+    amount_e8, is_back = abs(cents) * CENT_E8, about.get("status") in ("failed", "canceled")
+    try:
+        booked = await there(tx, amount_e8, key=f"collect:{name}", memo=f"payout {name} to our own bank")
+        if is_back:
+            booked = await back(tx, amount_e8, key=f"collect:{name}:returned", memo=f"payout {name} came back")
+    except Refusal:
+        return Verdict(Outcome.REFUSED, f"the payout {name} to our own bank was told before with another amount")
+    if booked is Booked.BEFORE:
         return Verdict(Outcome.APPLIED, "known before")
     note = Note(
-        action=action,
+        action="stripe_balance.returned" if is_back else "stripe_balance.collected",
         resource_type="stripe_balance",
         resource_id=name,
         developer_id=None,

@@ -132,6 +132,18 @@ def test_what_is_no_payout_of_dollars_collects_nothing(world: PayoutWorld, chang
     assert (posted(world, "stripe_clearing"), posted(world, "bank")) == (0, 0)
 
 
+def test_another_amount_than_was_told_before_is_refused(world: PayoutWorld) -> None:
+    """Lost: an event that contradicts another is tried for ever, and nobody is told."""
+    collected(world, 500)
+    (event,) = world.stripe.events()
+    assert world.told([event]) == ["payout.created: applied"]
+    about = event["data"]["object"] | {"amount": 600, "status": "failed"}
+    assert world.told([event | {"id": "evt_else", "type": "payout.failed", "data": {"object": about}}]) == [
+        "payout.failed: refused"
+    ]
+    assert (posted(world, "stripe_clearing"), posted(world, "bank")) == (5 * USD, -5 * USD)
+
+
 def test_what_stripe_takes_from_our_bank_is_given(world: PayoutWorld) -> None:
     """Lost: Stripe draws what its balance lacks from our bank, and it looks like money out."""
     collected(world, 500)
