@@ -286,7 +286,7 @@ def problems(books: Books, stripe: Stripe, *, has_heard_all: bool = True) -> lis
             sent.setdefault(str(transfer["transfer_group"]), []).append(transfer)
     banked: dict[str, list[Json]] = {}
     for bank in stripe.of("payout"):
-        if bank["status"] not in ("failed", "canceled"):
+        if bank["status"] not in ("failed", "canceled") and "payout_id" in bank["metadata"]:  # else to our own bank
             banked.setdefault(str(bank["metadata"]["payout_id"]), []).append(bank)
     rows = books.rows("select id::text, status, amount_e8, provider, developer_id from payout")
     for payout_id, status, amount_e8, provider, _ in rows:

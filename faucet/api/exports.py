@@ -30,7 +30,9 @@ from faucet.reports.parquet import ParquetFile
 router = APIRouter()
 
 AT_ONCE = 3
-"""Exports of one process; each holds a connection."""
+"""Exports of one process; each holds a connection. One of them is kept for operators, and a developer has one."""
+EXPORT_SECONDS = 3_600
+"""However slowly it is read, an export ends then: the database keeps old rows for as long as it is read."""
 READER_SECONDS = 60
 """A reader that takes nothing for so long is gone."""
 CSV = "text/csv; charset=utf-8"
@@ -71,7 +73,7 @@ class _File(StreamingResponse):
             async with asyncio.timeout(READER_SECONDS):
                 await send(message)
 
-        async with aclosing(self._rest):
+        async with asyncio.timeout(EXPORT_SECONDS), aclosing(self._rest):
             await super().stream_response(sent)
 
 
@@ -92,7 +94,10 @@ async def _export(
     """The file. Raises Refusal `invalid_request`, `rate_limited`."""
     if since is not None and until is not None and since >= until:
         raise field_error("from", "must be before to")
-    if world.exports >= AT_ONCE:
+    if developer_id is not None and developer_id in world.exports:
+        raise Refusal("rate_limited", "another export of yours is running; try again after it", retry_after_seconds=5)
+    others = [each for each in world.exports if each is not None]
+    if len(world.exports) >= AT_ONCE or (developer_id is not None and len(others) >= AT_ONCE - 1):
         raise Refusal("rate_limited", "other exports are running; try again in a moment", retry_after_seconds=5)
     parquet = ParquetFile(export) if kind == "parquet" else None
     parts = _parts(world, export, developer_id, since, until, parquet)
@@ -110,7 +115,7 @@ async def _parts(
     parquet: ParquetFile | None,
 ) -> AsyncGenerator[bytes]:
     """The bytes of the file, batch by batch; the first come when the rows can be read."""
-    world.exports += 1
+    world.exports.append(developer_id)
     try:
         async with (
             tenant_tx(world, developer_id) as t,
@@ -126,7 +131,7 @@ async def _parts(
             if end:
                 yield end
     finally:
-        world.exports -= 1
+        world.exports.remove(developer_id)
 
 
 @router.get(

@@ -39,6 +39,7 @@ from faucet.payments import payout_store as store
 from faucet.payments import payouts
 from faucet.payments.payout_store import Payout, PayoutFilter
 from faucet.payments.payouts import Change, Terms, difference, happened, shown, terms_of
+from faucet.tenants import audit, tokens
 
 router = APIRouter(tags=["operator: payouts"])
 
@@ -47,6 +48,7 @@ RUN_MAX = 1_000
 _ONE_RUN = 7_219_014
 """The lock of a run: two at once would open the same payouts."""
 
+_MAY_NOT = "may not approve it; somebody else must"
 Decide = Callable[[Tx], Awaitable[Change]]
 
 
@@ -138,7 +140,36 @@ def run_by(config: Config, caller: Operator) -> str:
 
     A development machine has one operator, whom nobody else could approve for; there it is the run itself.
     """
-    return str(caller.actor) if config.is_production or config.operator_tokens else "run"
+    return str(caller.actor) if _are_several(config) else "run"
+
+
+def _are_several(config: Config) -> bool:
+    """Whether there is somebody else who could approve."""
+    return config.is_production or bool(config.operator_tokens)
+
+
+async def _makers(t: Tx, config: Config, payout: Payout) -> frozenset[str]:
+    """Who made the token that asked for a payout, for whom its asking is as their own."""
+    return await _behind(t, {payout.requested_by}) if _are_several(config) else frozenset()
+
+
+async def _bankers(t: Tx, config: Config, payout: Payout) -> frozenset[str]:
+    """Who had a link with which the bank can be named that a payout goes to."""
+    if payout.provider == "manual" or not _are_several(config):
+        return frozenset()
+    found = await audit.actors_of(t, "payout_account", str(payout.developer_id))
+    actors = {str(Actor(scope, name)) for scope, name in found}
+    return await _behind(t, actors) | actors
+
+
+async def _behind(t: Tx, actors: set[str]) -> frozenset[str]:
+    """Who made the developers' tokens among these."""
+    found: frozenset[str] = frozenset()
+    for actor in actors:
+        scope, _, token_id = actor.partition(":")
+        if scope == "developer_token":
+            found |= await tokens.makers(t, UUID(token_id))
+    return found
 
 
 async def _open(
@@ -185,12 +216,19 @@ async def approve_payout(
 ) -> Response:
     """Let a payout go: it is sent by the jobs, or paid by hand.
 
-    403 for who asked for it; 409 where it isn't waiting for an approval any more, also for the second of two at once.
+    403 for who asked for it, made the token that asked, or had a link to name the bank; 409 where it isn't waiting for
+    an approval any more, also for the second of two at once.
     """
 
     async def decide(t: Tx) -> Change:
         note = None if body is None else body.operator_note
-        return await payouts.approve(t, payout_id, by=str(caller.actor), note=note, now=world.clock.now())
+        by, now = str(caller.actor), world.clock.now()
+        if (payout := await store.find(t, payout_id)) is not None:
+            if by in await _makers(t, world.config, payout):
+                raise Refusal("forbidden", f"who made the token that asked for a payout {_MAY_NOT}")
+            if by in await _bankers(t, world.config, payout):
+                raise Refusal("forbidden", f"who had a link to name the bank that it goes to {_MAY_NOT}")
+        return await payouts.approve(t, payout_id, by=by, note=note, now=now)
 
     return await _decide(world, request, caller.actor, rid, key, body, decide)
 

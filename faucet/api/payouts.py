@@ -110,11 +110,10 @@ async def start_onboarding(
     reply, is_new = await _onboarding(world, caller.developer_id, owner, body)
 
     async def act(t: TenantTx) -> OnboardingReply:
-        if is_new:
-            after = {"provider": "stripe", "provider_account_id": reply.provider_account_id}
-            await Trail(caller.actor, rid).note(
-                t, "payout_account.created", "payout_account", str(owner), developer_id=owner, after=after
-            )
+        # Each link, for who opens it can name another bank.
+        action = "payout_account.created" if is_new else "payout_account.link_given"
+        after = {"provider": "stripe", "provider_account_id": reply.provider_account_id}
+        await Trail(caller.actor, rid).note(t, action, "payout_account", str(owner), developer_id=owner, after=after)
         return reply
 
     return await idempotent(

@@ -10,6 +10,7 @@ import json
 from datetime import timedelta
 from typing import Annotated, Literal
 
+import psycopg
 from fastapi import APIRouter, Query, Request, Response
 
 from faucet.api.auth import TheOperator
@@ -39,6 +40,8 @@ router = APIRouter()
 
 PROCESSOR = "stripe"
 """The actor of what an event brings about."""
+ODD = (FaucetError, psycopg.DataError, psycopg.IntegrityError, ValueError, KeyError, TypeError)
+"""What an event that makes no sense may raise; the jobs try it again, and say so."""
 
 
 async def note_all(t: TenantTx, event_id: str, notes: tuple[Note, ...]) -> None:
@@ -87,7 +90,7 @@ async def take_event(request: Request, world: TheWorld) -> WebhookReply:
         return WebhookReply(queued=True)
     try:
         verdict = await _apply(world, event.id)
-    except (FaucetError, ValueError) as error:
+    except ODD as error:
         # It is kept, so the jobs try again; and so would Stripe, in vain, if it were told of our fault.
         logger.error("stripe.event_failed", event_id=event.id, type=event.type, exc_info=error)
         return WebhookReply(queued=True)
@@ -98,7 +101,7 @@ async def _apply(world: World, event_id: str) -> Verdict:
     async with tenant_tx(world, None) as t:
         kept = await inbox.claim(t, event_id)
         assert kept is not None  # events are never deleted
-        verdict = await inbox.apply(t, kept, world.appliers, now=world.clock.now())
+        verdict = await inbox.apply(t, kept, world.appliers, now=world.clock.now(), is_live=world.config.stripe_is_live)
         await note_all(t, event_id, verdict.notes)
         if verdict.notes and verdict.outcome is Outcome.APPLIED:
             await inbox.wake(t, now=world.clock.now())
@@ -201,13 +204,22 @@ async def replay_events(
     )
 
 
+async def _outcome(world: World, event_id: str) -> Outcome:
+    """What became of an event; one that can't be applied waits for the jobs, and holds up no other."""
+    try:
+        return (await _apply(world, event_id)).outcome
+    except ODD as error:
+        logger.error("stripe.event_failed", event_id=event_id, exc_info=error)
+        return Outcome.WAITING
+
+
 async def _settle_all(world: World, ids: list[str]) -> dict[str, int]:
     """Apply these, twice where some of them waited for others of them."""
     left = {event_id: Outcome.WAITING for event_id in ids}
     for _ in range(2):
         for event_id, outcome in list(left.items()):
             if outcome is Outcome.WAITING:
-                left[event_id] = (await _apply(world, event_id)).outcome
+                left[event_id] = await _outcome(world, event_id)
     outcomes = list(left.values())
     return {
         "applied": outcomes.count(Outcome.APPLIED),

@@ -51,8 +51,8 @@ class World:
     """The rate of each developer's token and of each session, whatever addresses they come from."""
     session_bucket: Bucket | None = None
     """How fast each app may mint sessions, in this process."""
-    exports: int = 0
-    """How many exports are running in this process."""
+    exports: list[UUID | None] = field(default_factory=list)
+    """Whose exports are running in this process; None is an operator's."""
     guesses: Bucket = field(default_factory=lambda: Bucket(GUESSES_MAX, GUESSES_SECONDS))
     wrong_guesses: Bucket = field(default_factory=lambda: Bucket(WRONG_GUESSES_MAX, WRONG_GUESSES_SECONDS))
 

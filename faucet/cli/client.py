@@ -21,6 +21,7 @@ from faucet.kit.money import E8_PER_USD, from_wire
 Message = dict[str, str]
 JSON_SECONDS = 30.0
 STREAM_SECONDS = 120.0
+_FAILED = (httpx2.HTTPError, httpx2.InvalidURL)
 
 
 class Unreachable(FaucetError):
@@ -138,7 +139,7 @@ class Client:
         """One JSON call. Raises Unreachable, Refused."""
         try:
             reply = self._http.request(method, address, headers=_bearer(bearer) | dict(headers or {}), json=body)
-        except httpx2.HTTPError as error:
+        except _FAILED as error:
             raise Unreachable(address, error) from None
         return _checked(reply)
 
@@ -151,7 +152,7 @@ class Client:
                     _checked(response)
                 for part in response.iter_bytes():
                     into.write(part)
-        except httpx2.HTTPError as error:
+        except _FAILED as error:
             raise Unreachable(address, error) from None
 
     def session(self, public_app_id: str, external_user_id: str, feature_key: str | None = None) -> Session:
@@ -220,7 +221,7 @@ class Client:
                     response.read()
                     _checked(response)
                 yield Streaming(response)
-        except httpx2.HTTPError as error:
+        except _FAILED as error:
             raise Unreachable(address, error) from None
 
 
@@ -238,7 +239,7 @@ def _checked(reply: httpx2.Response) -> dict[str, Any]:
         got = _json(reply.text)
     except ValueError:
         got = {}
-    if reply.status_code >= 400 or not isinstance(got, dict):
+    if not reply.is_success or not isinstance(got, dict):  # nor is a redirect an answer
         raise refusal(reply.status_code, got)
     return got
 

@@ -64,7 +64,11 @@ def reconcile(
     stripe_days: Annotated[
         int | None,
         typer.Option(
-            "--stripe-days", min=1, max=400, metavar="N", help="Ask Stripe, too, what was transferred in so many days."
+            "--stripe-days",
+            min=1,
+            max=400,
+            metavar="N",
+            help="Ask Stripe, too, what was transferred in so many days, and its balance.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -84,14 +88,17 @@ def reconcile(
         return findings, await reconciliation.wallet_summary(tx)
 
     async def ask_stripe(tx: Tx, config: Config) -> list[Finding]:
-        from faucet.jobs.reconcile import reconcile_stripe
+        from faucet.jobs.reconcile import reconcile_balance, reconcile_stripe
         from faucet.payments.processor import line_of
 
         line = line_of(config)
         if line is None:
             raise FaucetError("Stripe is not set up here: STRIPE_SECRET_KEY is unset")
         now = datetime.now(UTC)
-        return await reconcile_stripe(tx, line, since=now - timedelta(days=stripe_days or 1), now=now)
+        found = await reconcile_stripe(tx, line, since=now - timedelta(days=stripe_days or 1), now=now)
+        if config.stripe_foreign_e8 is not None:
+            found += await reconcile_balance(tx, line, foreign_e8=config.stripe_foreign_e8)
+        return found
 
     findings, summary = in_tx(data, database_url, "Comparing the books", work)
     if stripe_days is not None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
 
 import typer
@@ -162,7 +163,7 @@ def remote(data: Path | None, api: str | None, token: str | None, *, as_json: bo
 
     Raises FaucetError where nobody is named who could call.
     """
-    from faucet.stack.settings import operator_token
+    from faucet.stack.settings import data_dir, operator_token
     from faucet.stack.supervisor import API_PORT
 
     bearer = token or operator_token(data)
@@ -170,9 +171,19 @@ def remote(data: Path | None, api: str | None, token: str | None, *, as_json: bo
         raise FaucetError(
             "who calls? Set ADMIN_TOKEN, or name the stack's data dir with --data, or a developer's token with --token"
         )
+    if api is not None and token is None and not os.environ.get("ADMIN_TOKEN") and not is_here(api):
+        raise FaucetError(f"the token in {data_dir(data)} is this machine's: set ADMIN_TOKEN for {api}, or say --token")
     address = api or api_address(data) or f"http://127.0.0.1:{API_PORT}"
     with Client(address.rstrip("/"), "") as client:
         yield Remote(client, bearer, as_json)
+
+
+def is_here(address: str) -> bool:
+    """Whether an address is this very machine's."""
+    try:
+        return urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
+    except ValueError:
+        return False
 
 
 def api_address(data: Path | None) -> str | None:

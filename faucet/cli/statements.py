@@ -183,7 +183,8 @@ def verify(
     if lines is not None:
         write_line(f"✓ {lines} lines of usage, each as it was")
     if key is None:
-        write_line(f"Signed by the key {proved[-1].key_id}. Trust it if it is published: `faucet statement keys`.")
+        for name in dict.fromkeys(each.key_id for each in proved):
+            write_line(f"Signed by the key {name}. Trust it if it is published: `faucet statement keys`.")
 
 
 def _trusted(key: str) -> frozenset[bytes]:

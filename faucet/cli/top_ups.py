@@ -6,7 +6,6 @@ Not here: what is booked (`payments`, `ledger`).
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -19,6 +18,7 @@ from faucet.cli.remote import (
     LimitOption,
     Remote,
     api_address,
+    is_here,
     over_api,
     show_row,
 )
@@ -39,7 +39,6 @@ stripe_app.add_typer(events_app)
 TopUpArgument = Annotated[str, typer.Argument(metavar="TOPUP", help="The top-up's id, as in the list.")]
 _TOP_UPS = ("v1", "admin", "top-ups")
 _EVENTS = ("v1", "admin", "stripe", "events")
-_HERE = ("localhost", "127.0.0.1", "::1")
 
 
 @top_ups_app.command("open", epilog=examples("faucet top-ups open 10.00", "faucet top-ups open 5.00 --save-card"))
@@ -166,8 +165,7 @@ def replay_events(
     After the webhook was away. Each is applied once, however often this is repeated. Only for an API on this machine,
     unless it is told otherwise.
     """
-    host = urlsplit(at.client.api).hostname
-    if host not in _HERE and not is_remote:
+    if not is_here(at.client.api) and not is_remote:
         raise FaucetError(f"the API at {at.client.api} is not on this machine: say --remote if that one is meant")
     body: dict[str, Any] = {"event_ids": events} if events else {"hours": hours}
     at.show(at.post(*_EVENTS, "replay", body=body, key=key))

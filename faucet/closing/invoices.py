@@ -60,6 +60,13 @@ def read_sheet(lines: Iterable[str]) -> list[InvoiceLine]:
     Raises SheetRefused.
     """
     reader = csv.DictReader(lines)
+    try:
+        return _read_rows(reader)
+    except csv.Error as error:
+        raise SheetRefused(f"line {reader.line_num or 1}: {error}") from None
+
+
+def _read_rows(reader: csv.DictReader[str]) -> list[InvoiceLine]:
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise SheetRefused(f"line 1 lacks the columns {', '.join(missing)}")

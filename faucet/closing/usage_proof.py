@@ -124,7 +124,11 @@ def _read(lines: Iterable[str], faults: list[str]) -> Iterator[tuple[int, str, l
             if line.rstrip("\r\n") != HEADER:
                 raise UsageDiffers(["line 1 is not the head of a usage export"])
             continue
-        cells = next(csv.reader([line.rstrip("\r\n")]), [])
+        try:
+            cells = next(csv.reader([line.rstrip("\r\n")]), [])
+        except csv.Error as error:
+            faults.append(f"line {position} can't be read: {error}")
+            continue
         if len(cells) != len(_COLUMNS):
             faults.append(f"line {position} has {len(cells)} columns, and a usage export has {len(_COLUMNS)}")
             continue

@@ -28,7 +28,7 @@ from faucet.jobs.drain_inbox import drain_inbox
 from faucet.jobs.expire_holds import expire_holds
 from faucet.jobs.probe import SERVICE, Probe
 from faucet.jobs.purge import purge
-from faucet.jobs.reconcile import reconcile_books, reconcile_stripe
+from faucet.jobs.reconcile import reconcile_balance, reconcile_books, reconcile_stripe
 from faucet.jobs.return_allowances import return_allowances
 from faucet.jobs.roll_up import roll_up
 from faucet.jobs.send_payouts import run_payouts, send_payouts
@@ -126,7 +126,7 @@ class Sweeps:
     async def drain_inbox(self, timestamp: int) -> None:
         """Every five seconds: the processor's events that the webhook left."""
         async with self._sweep("drain_inbox") as connection:
-            ended = await drain_inbox(connection, self._appliers, self._clock)
+            ended = await drain_inbox(connection, self._appliers, self._clock, is_live=self._config.stripe_is_live)
         for end, count in ended.items():
             self.events.add((end,), count)
 
@@ -226,6 +226,8 @@ class Sweeps:
             )
             if back is None and self._line is not None:
                 findings += await reconcile_stripe(connection, self._line, since=now - LISTED, now=now)
+                if (foreign_e8 := self._config.stripe_foreign_e8) is not None:
+                    findings += await reconcile_balance(connection, self._line, foreign_e8=foreign_e8)
         self.findings.set(len(findings))
         self._tell(findings)
         self.compared_at.set(int(now.timestamp()))

@@ -19,13 +19,18 @@ ROUNDS_MAX = 20
 """A sweep ends after so many and leaves the rest to the next one."""
 
 
-async def drain_inbox(connection: Tx, appliers: Mapping[str, Applier], clock: Clock) -> Counter[str]:
-    """Try every event that is due, on a connection without an open tx; how many ended how."""
+async def drain_inbox(
+    connection: Tx, appliers: Mapping[str, Applier], clock: Clock, *, is_live: bool | None = None
+) -> Counter[str]:
+    """Try every event that is due, on a connection without an open tx; how many ended how.
+
+    `is_live` is the mode of the processor that events must be of; None: either.
+    """
     ended: Counter[str] = Counter()
     for _ in range(ROUNDS_MAX):
         async with connection.transaction():
             due = await inbox.due(connection, now=clock.now())
-        outcomes = [await _apply(connection, event_id, appliers, clock) for event_id in due]
+        outcomes = [await _apply(connection, event_id, appliers, clock, is_live) for event_id in due]
         ended.update(outcomes)
         if Outcome.APPLIED in outcomes:
             # What waits may have waited for one of these.
@@ -36,13 +41,15 @@ async def drain_inbox(connection: Tx, appliers: Mapping[str, Applier], clock: Cl
     return ended
 
 
-async def _apply(connection: Tx, event_id: str, appliers: Mapping[str, Applier], clock: Clock) -> str:
+async def _apply(
+    connection: Tx, event_id: str, appliers: Mapping[str, Applier], clock: Clock, is_live: bool | None
+) -> str:
     try:
         async with connection.transaction():
             kept = await inbox.claim(connection, event_id)
             if kept is None or kept.settled_at is not None:
                 return "settled"
-            verdict = await inbox.apply(connection, kept, appliers, now=clock.now())
+            verdict = await inbox.apply(connection, kept, appliers, now=clock.now(), is_live=is_live)
             await record(connection, event_id, verdict.notes)
         return str(verdict.outcome)
     except (FaucetError, psycopg.DataError, psycopg.IntegrityError, ValueError, KeyError, TypeError) as error:

@@ -184,6 +184,8 @@ class Config(ProviderSettings):
     """What Stripe signs events of connected accounts with, which it sends by an endpoint of their own."""
     stripe_api_base: _Url | None = None
     """Where Stripe's API is; for development, with `faucet mock-stripe`."""
+    stripe_foreign_e8: _Usd | None = Field(default=None, validation_alias="stripe_foreign_usd")
+    """What of the platform's balance at Stripe isn't from here; unset: that balance is not compared with the ledger."""
     top_up_min_e8: _Usd = Field(default=E8_PER_USD // 2, validation_alias="top_up_min_usd")
     """The least that a person may pay in at once; Stripe takes nothing below 0.50."""
     top_up_max_e8: _Usd = Field(default=1_000 * E8_PER_USD, validation_alias="top_up_max_usd")
@@ -224,6 +226,14 @@ class Config(ProviderSettings):
     @property
     def is_production(self) -> bool:
         return self.modelfaucet_env == "production"
+
+    @property
+    def stripe_is_live(self) -> bool | None:
+        """Whether Stripe's key moves real money; None where there is none, or it doesn't say."""
+        if self.stripe_secret_key is None:
+            return None
+        mode = self.stripe_secret_key.reveal()[2:8]
+        return {"_live_": True, "_test_": False}.get(mode)
 
     @property
     def external_id_key(self) -> bytes:

@@ -87,6 +87,7 @@ class Code(IntEnum):
     PAYOUT_RETURNED = 43
     COLLECT = 50
     PAY_PROVIDER = 51
+    COLLECT_RETURNED = 52
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,11 @@ MOVES = (
     Move(Code.ADJUST_WRITE_OFF, Kind.WRITE_OFF, Kind.ADJUSTMENTS),  # what a refund by hand found missing
     Move(Code.PAYOUT_OPEN, Kind.EARNINGS, Kind.PAYOUT_CLEARING),
     Move(Code.PAYOUT_PAID, Kind.PAYOUT_CLEARING, Kind.STRIPE_CLEARING),
+    Move(Code.PAYOUT_PAID, Kind.PAYOUT_CLEARING, Kind.BANK),  # by hand
     Move(Code.PAYOUT_FAILED, Kind.PAYOUT_CLEARING, Kind.EARNINGS),
     Move(Code.PAYOUT_RETURNED, Kind.STRIPE_CLEARING, Kind.EARNINGS),
+    Move(Code.PAYOUT_RETURNED, Kind.BANK, Kind.EARNINGS),
     Move(Code.COLLECT, Kind.BANK, Kind.STRIPE_CLEARING),
     Move(Code.PAY_PROVIDER, Kind.PROVIDER_COST, Kind.BANK),
+    Move(Code.COLLECT_RETURNED, Kind.STRIPE_CLEARING, Kind.BANK),
 )

@@ -229,19 +229,14 @@ async def payout_open(
     return Opened(moved_e8, mature_e8, _booked(status, f"the payout {payout_id}"))
 
 
-async def payout_paid(tx: Tx, payout_id: UUID, *, developer_id: UUID, amount_e8: int, memo: str) -> Booked:
-    """The bank has it: what was set apart has left through the processor."""
+async def payout_paid(
+    tx: Tx, payout_id: UUID, *, developer_id: UUID, amount_e8: int, by_hand: bool, memo: str
+) -> Booked:
+    """The developer has it: what was set apart has left, through the processor or, by hand, from our own bank."""
     clearing = await book.open_account(tx, uuid7(), Kind.PAYOUT_CLEARING, developer_id=developer_id)
-    stripe = await book.open_account(tx, uuid7(), Kind.STRIPE_CLEARING)
+    left = await book.open_account(tx, uuid7(), Kind.BANK if by_hand else Kind.STRIPE_CLEARING)
     return await _one(
-        tx,
-        Code.PAYOUT_PAID,
-        debit=clearing,
-        credit=stripe,
-        amount_e8=amount_e8,
-        key=None,
-        memo=memo,
-        event_id=payout_id,
+        tx, Code.PAYOUT_PAID, debit=clearing, credit=left, amount_e8=amount_e8, key=None, memo=memo, event_id=payout_id
     )
 
 
@@ -255,14 +250,35 @@ async def payout_failed(tx: Tx, payout_id: UUID, *, developer_id: UUID, amount_e
     )  # fmt: skip
 
 
-async def payout_returned(tx: Tx, payout_id: UUID, *, developer_id: UUID, amount_e8: int, memo: str) -> Booked:
-    """It was paid and came back: what had left through the processor is earnings again."""
-    stripe = await book.open_account(tx, uuid7(), Kind.STRIPE_CLEARING)
+async def payout_returned(
+    tx: Tx, payout_id: UUID, *, developer_id: UUID, amount_e8: int, by_hand: bool, memo: str
+) -> Booked:
+    """It was paid and came back to where it had left: it is earnings again."""
+    left = await book.open_account(tx, uuid7(), Kind.BANK if by_hand else Kind.STRIPE_CLEARING)
     earnings = await book.open_account(tx, uuid7(), Kind.EARNINGS, developer_id=developer_id)
     return await _one(
-        tx, Code.PAYOUT_RETURNED, debit=stripe, credit=earnings, amount_e8=amount_e8, key=None, memo=memo,
+        tx, Code.PAYOUT_RETURNED, debit=left, credit=earnings, amount_e8=amount_e8, key=None, memo=memo,
         event_id=payout_id,
     )  # fmt: skip
+
+
+# ── between the processor and our own bank ──
+
+
+async def collect(tx: Tx, amount_e8: int, *, key: str, memo: str) -> Booked:
+    """The processor pays us: what it had is on its way to our bank."""
+    return await _between(tx, Code.COLLECT, Kind.BANK, Kind.STRIPE_CLEARING, amount_e8, key=key, memo=memo)
+
+
+async def collect_returned(tx: Tx, amount_e8: int, *, key: str, memo: str) -> Booked:
+    """What was collected came back to the processor, or it took from our bank what it lacked."""
+    return await _between(tx, Code.COLLECT_RETURNED, Kind.STRIPE_CLEARING, Kind.BANK, amount_e8, key=key, memo=memo)
+
+
+async def _between(tx: Tx, code: Code, debit: Kind, credit: Kind, amount_e8: int, *, key: str, memo: str) -> Booked:
+    """Raises Refusal `idempotency_conflict` where the key has booked something else."""
+    from_id, to_id = await book.open_account(tx, uuid7(), debit), await book.open_account(tx, uuid7(), credit)
+    return await _one(tx, code, debit=from_id, credit=to_id, amount_e8=amount_e8, key=key, memo=memo)
 
 
 # ── by hand ──

@@ -30,6 +30,10 @@ WAITS_DAYS = 7
 """So long an event may wait for what it refers to; after that a person has to look."""
 RETRY_SECONDS = (2, 5, 15, 60, 300, 1_800, 3_600)
 BATCH = 100
+OF_ACCOUNTS = ("payout.", "account.")
+"""What is told of connected accounts here; all else that happens there is their owners' own business."""
+MARKS = ("top_up", "payout_id", "refund")
+"""The words of metadata that are ours."""
 
 
 class Outcome(StrEnum):
@@ -111,7 +115,8 @@ def _is_signed(body: bytes, header: str | None, secret: Secret) -> bool:
 def read(body: bytes) -> Event:
     """The event in these bytes, which are known to be the processor's. Raises Refusal `invalid_request`."""
     try:
-        told = json.loads(body)
+        # As strict as PostgreSQL, which has to read it too.
+        told = json.loads(body.decode(), parse_constant=_no_number)
         event = Event(
             id=told["id"],
             type=told["type"],
@@ -126,6 +131,10 @@ def read(body: bytes) -> Event:
     if not whole or not _is_sound(event):
         raise field_error("body", "is not an event of Stripe's")
     return event
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def _is_sound(event: Event) -> bool:
@@ -183,25 +192,27 @@ async def claim(tx: Tx, event_id: str) -> Kept | None:
         return await cursor.fetchone()
 
 
-async def apply(tx: Tx, kept: Kept, appliers: Mapping[str, Applier], *, now: datetime) -> Verdict:
+async def apply(
+    tx: Tx, kept: Kept, appliers: Mapping[str, Applier], *, now: datetime, is_live: bool | None = None
+) -> Verdict:
     """Let the applier of the event's type act, and note what became of it; nothing where that was settled before.
 
-    What an applier raises undoes the tx, and the event is tried again.
+    An event of another mode than `is_live` (None: either) is refused, and what happened at a connected account is none
+    of ours but for payouts from there. What is refused has a row for the audit log. What an applier raises undoes the
+    tx, and the event is tried again.
     """
     if kept.settled_at is not None:
         return Verdict(Outcome(kept.outcome), kept.reason)
     applier = applier_of(kept.type, appliers)
-    verdict = Verdict(Outcome.IGNORED, "nothing here is about it") if applier is None else await applier(tx, kept.event)
+    verdict = _not_ours(kept, is_live=is_live)
+    if verdict is None:
+        verdict = _UNKNOWN if applier is None else await applier(tx, kept.event)
     if verdict.outcome is Outcome.WAITING and now - kept.received_at > timedelta(days=WAITS_DAYS):
         reason = f"given up after {WAITS_DAYS} days: {verdict.reason}"
-        note = Note(
-            action="stripe_event.given_up",
-            resource_type="stripe_event",
-            resource_id=kept.id,
-            developer_id=None,
-            after={"type": kept.type, "reason": reason},
-        )
-        verdict = Verdict(Outcome.REFUSED, reason, verdict.resource, (note,))
+        verdict = Verdict(Outcome.REFUSED, reason, verdict.resource, (_note(kept, "stripe_event.given_up", reason),))
+    elif verdict.outcome is Outcome.REFUSED and not verdict.notes:
+        notes = (_note(kept, "stripe_event.refused", verdict.reason),)
+        verdict = Verdict(Outcome.REFUSED, verdict.reason, verdict.resource, notes)
     is_settled = verdict.outcome is not Outcome.WAITING
     pause = RETRY_SECONDS[min(kept.attempts, len(RETRY_SECONDS) - 1)]
     await tx.execute(
@@ -214,6 +225,32 @@ async def apply(tx: Tx, kept: Kept, appliers: Mapping[str, Applier], *, now: dat
     if verdict.outcome is Outcome.REFUSED:
         logger.error("stripe.event_refused", event_id=kept.id, type=kept.type, reason=verdict.reason)
     return verdict
+
+
+_UNKNOWN = Verdict(Outcome.IGNORED, "nothing here is about it")
+
+
+def _not_ours(kept: Kept, *, is_live: bool | None) -> Verdict | None:
+    """Why nothing may follow from an event, whatever it says."""
+    if is_live is not None and kept.is_live != is_live:
+        came, here = ("live", "test") if kept.is_live else ("test", "live")
+        return Verdict(Outcome.REFUSED, f"it is of Stripe's {came} mode, and the key here is of its {here} mode")
+    if kept.account is not None and not kept.type.startswith(OF_ACCOUNTS):
+        reason = f"it is of the connected account {kept.account}, not the platform's"
+        marks = kept.event.about.get("metadata")
+        is_marked = isinstance(marks, dict) and any(mark in marks for mark in MARKS)
+        return Verdict(Outcome.REFUSED if is_marked else Outcome.IGNORED, reason)
+    return None
+
+
+def _note(kept: Kept, action: str, reason: str) -> Note:
+    return Note(
+        action=action,
+        resource_type="stripe_event",
+        resource_id=kept.id,
+        developer_id=None,
+        after={"type": kept.type, "account": kept.account, "reason": reason},
+    )
 
 
 def applier_of(kind: str, appliers: Mapping[str, Applier]) -> Applier | None:

@@ -27,6 +27,16 @@ class ListedTransfer:
     is_reversed: bool
 
 
+async def balance_cents(line: StripeLine) -> int:
+    """What Stripe has for the platform, in dollars' cents: available, pending, and kept back for connected accounts.
+
+    Raises ProcessorRefused, ProcessorUnsure.
+    """
+    shown = (await line.call(lambda client: client.v1.balance.retrieve())).to_dict()
+    parts = [row for name in ("available", "pending", "connect_reserved") for row in shown.get(name) or ()]
+    return sum(int(row["amount"]) for row in parts if row["currency"] == "usd")
+
+
 async def listed_transfers(line: StripeLine, *, since: datetime, until: datetime) -> list[ListedTransfer]:
     """Every transfer that was made between two moments. Raises ProcessorRefused, ProcessorUnsure, and Fault where
     there are more than can be looked through."""

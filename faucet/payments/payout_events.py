@@ -14,6 +14,10 @@ from uuid import UUID
 
 from faucet.kit.clock import Clock
 from faucet.kit.db import Tx
+from faucet.kit.errors import Refusal
+from faucet.kit.money import E8_MAX, to_wire
+from faucet.ledger import moves
+from faucet.ledger.moves import Booked
 from faucet.payments import payout_steps as steps
 from faucet.payments import payout_store as store
 from faucet.payments import payouts
@@ -22,6 +26,7 @@ from faucet.payments.inbox import Applier, Event, Note, Outcome, Verdict
 from faucet.payments.payout_store import Payout
 from faucet.payments.payouts import CENT_E8, Change, difference, happened
 
+CURRENCY = "usd"
 _IGNORED = Verdict(Outcome.IGNORED, "not about a payout of ours")
 
 
@@ -54,6 +59,8 @@ async def on_transfer(tx: Tx, event: Event, *, now: datetime) -> Verdict:
     ours = await _ours(tx, about, await store.find_by_transfer(tx, str(about.get("id"))))
     if ours is None:
         return _IGNORED
+    if ours.provider != "stripe":
+        return Verdict(Outcome.REFUSED, f"the payout {ours.id} is paid by hand, and yet Stripe has one that names it")
     if _cents(about) != ours.amount_e8 // CENT_E8 or about.get("destination") != ours.provider_account_id:
         return Verdict(Outcome.REFUSED, f"the transfer of the payout {ours.id} is another amount or goes elsewhere")
     if ours.status in ("failed", "cancelled"):
@@ -72,11 +79,13 @@ async def on_transfer(tx: Tx, event: Event, *, now: datetime) -> Verdict:
 
 
 async def on_payout(tx: Tx, event: Event, *, now: datetime) -> Verdict:
-    """How a payout to a bank stands."""
+    """How a payout to a bank stands: a developer's, or our own."""
     about = event.about
     ours = await _ours(tx, about, await store.find_by_payout(tx, str(about.get("id"))))
     if ours is None:
-        return _IGNORED
+        return _IGNORED if event.account is not None else await _collected(tx, about)
+    if ours.provider != "stripe":
+        return Verdict(Outcome.REFUSED, f"the payout {ours.id} is paid by hand, and yet Stripe has one that names it")
     if _cents(about) != ours.amount_e8 // CENT_E8 or event.account != ours.provider_account_id:
         return Verdict(Outcome.REFUSED, f"the bank's part of the payout {ours.id} is another amount or account")
     if ours.status in ("failed", "cancelled"):
@@ -92,6 +101,36 @@ async def on_payout(tx: Tx, event: Event, *, now: datetime) -> Verdict:
     bank = BankPayout(str(about["id"]), status, None if failure is None else str(failure))
     change = await steps.note_standing(tx, ours, bank, now=now)
     return _applied(status, change)
+
+
+async def _collected(tx: Tx, about: Mapping[str, Any]) -> Verdict:
+    """The processor pays from its balance to our own bank, or (less than nothing) draws from there what it lacks.
+
+    The money is on its way from the beginning, and back if that fails, in whichever order it is told.
+    """
+    if about.get("currency") != CURRENCY:
+        return Verdict(Outcome.IGNORED, "a payout to our own bank that is not in dollars")
+    cents, name = _cents(about), str(about.get("id"))
+    if not cents or isinstance(cents, bool) or abs(cents) > E8_MAX // CENT_E8:
+        return Verdict(Outcome.REFUSED, "a payout to our own bank whose amount is no number of cents")
+    there, back = (moves.collect, moves.collect_returned)[:: 1 if cents > 0 else -1]
+    amount_e8, is_back = abs(cents) * CENT_E8, about.get("status") in ("failed", "canceled")
+    try:
+        booked = await there(tx, amount_e8, key=f"collect:{name}", memo=f"payout {name} to our own bank")
+        if is_back:
+            booked = await back(tx, amount_e8, key=f"collect:{name}:returned", memo=f"payout {name} came back")
+    except Refusal:
+        return Verdict(Outcome.REFUSED, f"the payout {name} to our own bank was told before with another amount")
+    if booked is Booked.BEFORE:
+        return Verdict(Outcome.APPLIED, "known before")
+    note = Note(
+        action="stripe_balance.returned" if is_back else "stripe_balance.collected",
+        resource_type="stripe_balance",
+        resource_id=name,
+        developer_id=None,
+        after={"amount_usd": to_wire(cents * CENT_E8)},
+    )
+    return Verdict(Outcome.APPLIED, "", notes=(note,))
 
 
 async def on_account(tx: Tx, event: Event, *, now: datetime) -> Verdict:

@@ -255,13 +255,25 @@ async def come_back(tx: Tx, payout: Payout, *, reason: str, now: datetime, rever
     if payout.status != "paid":
         return await _come_to_nothing(tx, payout, "failed", reason=reason, now=now, reversal_id=reversal_id)
     await moves.payout_returned(
-        tx, payout.id, developer_id=payout.developer_id, amount_e8=payout.amount_e8, memo=reason
+        tx,
+        payout.id,
+        developer_id=payout.developer_id,
+        amount_e8=payout.amount_e8,
+        by_hand=payout.provider == "manual",
+        memo=reason,
     )
     return await _end(tx, payout, "failed", reason=reason, now=now, reversal_id=reversal_id)
 
 
 async def _paid(tx: Tx, payout: Payout, *, memo: str, provider_payout_id: str | None, now: datetime) -> Change:
-    await moves.payout_paid(tx, payout.id, developer_id=payout.developer_id, amount_e8=payout.amount_e8, memo=memo)
+    await moves.payout_paid(
+        tx,
+        payout.id,
+        developer_id=payout.developer_id,
+        amount_e8=payout.amount_e8,
+        by_hand=payout.provider == "manual",
+        memo=memo,
+    )
     after = await store.mark(
         tx,
         payout.id,

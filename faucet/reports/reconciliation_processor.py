@@ -28,12 +28,13 @@ _PAID: LiteralString = """
           from stripe_event e
          where e.type in ('checkout.session.completed', 'checkout.session.async_payment_succeeded',
                           'payment_intent.succeeded')
+           and e.account is null
            and e.received_at >= %(since_at)s::timestamptz - make_interval(hours => %(hours)s)
     ), paid as (
         select id, outcome, received_at, about ->> 'id' as object_id,
                about #>> '{metadata,top_up}' as mark,
                coalesce(about ->> 'payment_intent', about ->> 'id') as intent,
-               coalesce(about ->> 'amount_total', about ->> 'amount_received')::bigint * 1000000 as amount
+               coalesce(about ->> 'amount_total', about ->> 'amount_received', '0')::bigint * 1000000 as amount
           from told
          where type = 'payment_intent.succeeded' or about ->> 'payment_status' = 'paid'
     )
@@ -100,7 +101,7 @@ with told as (
     select distinct on (about ->> 'id') about ->> 'id' as name, about #>> '{metadata,payout_id}' as mark,
            (about ->> 'amount')::bigint * 1000000 as amount
       from (select convert_from(e.body, 'UTF8')::json #> '{data,object}' as about from stripe_event e
-             where e.type = 'transfer.created'
+             where e.type = 'transfer.created' and e.account is null
                and e.received_at >= %(since_at)s::timestamptz - make_interval(hours => %(hours)s)) e
      order by about ->> 'id'
 )
@@ -162,6 +163,21 @@ async def transfer_findings(tx: Tx, listed: Sequence[Listed], *, since: datetime
         if actual != expected and (payout.is_in or actual > expected) and not (expected == 0 and payout.is_open):
             findings.append(Finding("stripe_payout", f"payout {name}", expected, actual))
     return findings
+
+
+async def clearing_e8(tx: Tx) -> int:
+    """What the ledger says is at Stripe, in e8: what came in and did not leave, a transfer of a payout under way
+    counting as left."""
+    cursor = await tx.execute(
+        """
+        select -coalesce(sum(posted_e8), 0)::bigint - (
+                   select coalesce(sum(p.amount_e8), 0)::bigint from payout p
+                    where p.provider = 'stripe' and p.status = 'sent' and p.provider_transfer_id is not null)
+          from account where kind = 'stripe_clearing'
+        """
+    )
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
 
 
 class _Sent(NamedTuple):

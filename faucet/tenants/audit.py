@@ -63,6 +63,15 @@ async def record(
     )
 
 
+async def actors_of(tx: Tx, resource_type: str, resource_id: str) -> frozenset[tuple[str, str | None]]:
+    """Who did anything to a resource, by scope and id, as far as this tx sees."""
+    cursor = await tx.execute(
+        "select distinct actor_scope, actor_id from audit_log where resource_type = %s and resource_id = %s",
+        (resource_type, resource_id),
+    )
+    return frozenset((scope, name) for scope, name in await cursor.fetchall())
+
+
 def clean(value: Any, depth: int = 0) -> Any:
     """The value as JSON can hold it: without secrets, by their names and by their looks, and bounded."""
     if value is None or isinstance(value, bool | int):

@@ -132,6 +132,20 @@ async def mint(
     return Secret(text), token
 
 
+async def makers(tx: Tx, token_id: UUID) -> frozenset[str]:
+    """Who made a token, and who made the tokens that it was made with."""
+    cursor = await tx.execute(
+        """
+        with recursive made as (
+            select created_by from developer_token where id = %s
+            union select t.created_by from made join developer_token t on made.created_by = 'developer_token:' || t.id
+        ) select created_by from made
+        """,
+        (token_id,),
+    )
+    return frozenset(row[0] for row in await cursor.fetchall())
+
+
 async def resolve(tx: Tx, text: str, *, now: datetime) -> Token:
     """The token that this text is, in force. Raises Refusal `invalid_session`, `expired_session`, `disabled`."""
     wanted = token_hash(text)

@@ -180,6 +180,24 @@ def test_exports_leave_connections_to_others(world: ApiWorld, books: Books) -> N
     assert last is not None and last.status_code == 200
 
 
+def test_one_developer_s_slow_readers_leave_exports_to_others(world: ApiWorld, books: Books) -> None:
+    """Lost: a developer who reads three files a byte a minute keeps everybody, operators too, from theirs."""
+    fill(books, 40_000)
+    slow, other, third = (world.developer(("developer:usage:read",)) for _ in range(3))
+    books.rows("set session_replication_role = replica")
+    busiest = books.one("select developer_id from usage_event limit 1")
+    for table in ("app", "usage_event"):
+        books.rows(f"update {table} set developer_id = %s where developer_id = %s", slow.id, busiest)
+    books.rows("reset session_replication_role")
+    stream = slow.http.send(slow.http.build_request("GET", f"{OWN}/usage.csv"), stream=True)
+    assert stream.status_code == 200
+    error = refused(slow.http.get(f"{OWN}/payouts.csv"), 429, "rate_limited")
+    assert "of yours" in error["message"]
+    for http, place in ((other.http, OWN), (third.http, OWN), (world.operator, OPERATOR)):
+        assert http.get(f"{place}/payouts.csv").status_code == 200
+    stream.close()
+
+
 def test_the_head_of_an_export_costs_nothing_to_know(world: ApiWorld) -> None:
     """Lost: HEAD is refused, or sends the file."""
     reply = world.operator.head(f"{OPERATOR}/usage.csv")

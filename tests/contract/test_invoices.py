@@ -91,6 +91,8 @@ def test_a_sheet_is_read() -> None:
         (["day,model,amount_usd\n", "2026-10-01,m\n"], "line 2"),
         (["day,model,amount_usd\n", "10/01/2026,m,1\n"], "line 2"),
         (["day,model,amount_usd\n", "2026-10-01,,1\n"], "names no model"),
+        (["day,model,amount_usd\n", "2026-10-01," + "m" * 200_000 + ",1\n"], "line [12]: field larger"),
+        (["x" * 200_000 + "\n"], "line 1: field larger"),
     ):
         with pytest.raises(SheetRefused, match=reason):
             read_sheet(bad)

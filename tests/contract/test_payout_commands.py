@@ -62,7 +62,7 @@ def test_a_payout_from_the_command_line(world: PayoutWorld, capsys: pytest.Captu
     assert run["amount_usd"] == "35.00000000"
     assert told("cancel", run["id"], "--reason", "wrong month")["reason"] == "wrong month"
     own = told("request", "--token", world.token_of(tenant))
-    told("approve", own["id"])
+    told("approve", own["id"], "--token", BOB)
     assert told("fail", own["id"], "--reason", "no such bank")["status"] == "failed"
     rows = told("list", "--status", "failed", "--developer", owner)["items"]
     assert [row["id"] for row in rows] == [own["id"]]

@@ -167,6 +167,22 @@ def test_four_eyes(world: PayoutWorld) -> None:
         world.books.rows("update payout set status = 'approved', approved_by = requested_by where id = %s", waiting)
 
 
+def test_a_token_of_one_s_own_making_is_no_second_pair_of_eyes(world: PayoutWorld) -> None:
+    """Lost: one operator makes a developer's token, asks with it, and lets go themselves what it asked for."""
+    tenant = world.rich(30, account=False)
+    world.grow_old()
+    scopes = ["developer:payouts:write", "developer:tokens:write"]
+    mint = {"developer_id": str(tenant.developer), "name": "T", "scopes": scopes}
+    first = world.client(ok(world.alice.post("/v1/developer/tokens", json=mint), 201)["token"])
+    second = world.client(ok(first.post("/v1/developer/tokens", json={"name": "U", "scopes": scopes}), 201)["token"])
+    for asker in (first, second):
+        made = ok(asker.post(ASK, json={"amount_usd": "5.00"}), 201)
+        own = refused(world.alice.post(f"{DESK}/{made['id']}/approve"), 403, "forbidden")
+        assert "token" in own["message"] and "somebody else" in own["message"]
+        assert world.payout(made["id"])["status"] == "requested"
+        ok(world.bob.post(f"{DESK}/{made['id']}/approve"))
+
+
 def test_one_operator_on_a_development_machine(dsn: str, books: Books, tmp_path: Path) -> None:
     """Lost: clients of the line before can't run, approve and pay with the one token that there is."""
     with payout_world(dsn, books, tmp_path, OPERATOR_TOKENS="") as world:
@@ -335,6 +351,32 @@ def test_onboarding(world: PayoutWorld) -> None:
     refused(developer.post(f"{ASK}/onboarding", json=pages), 503, "unavailable")
 
 
+def test_who_had_a_link_to_name_the_bank_doesn_t_let_go_what_goes_there(world: PayoutWorld) -> None:
+    """Lost: an operator names a bank of their own for a developer, waits until they ask, and lets it go alone."""
+    pages = {"return_url": "https://acme.example/done", "refresh_url": "https://acme.example/again"}
+    for by_token in (False, True):
+        tenant = world.rich(30, account=False)
+        world.grow_old()
+        whose = {"developer_id": str(tenant.developer)}
+        asker = world.alice
+        if by_token:
+            mint = whose | {"name": "T", "scopes": ["developer:payouts:write"]}
+            asker = world.client(ok(world.alice.post("/v1/developer/tokens", json=mint), 201)["token"])
+        for _ in range(2):
+            link = ok(asker.post(f"{ASK}/onboarding", json=pages | ({} if by_token else whose)), 201)
+        with httpx2.Client() as browser:
+            assert browser.post(link["url"], data={"account_number": "000123456789"}).status_code == 303
+        world.told()
+        made = ok(world.developer_of(tenant).post(ASK, json={"amount_usd": "5.00"}), 201)
+        assert made["provider"] == "stripe"
+        own = refused(world.alice.post(f"{DESK}/{made['id']}/approve"), 403, "forbidden")
+        assert "bank" in own["message"] and "somebody else" in own["message"]
+        assert ok(world.bob.post(f"{DESK}/{made['id']}/approve"))["status"] == "approved"
+        rows = ok(world.operator.get("/v1/admin/audit", params={"resource_type": "payout_account"}))["items"]
+        told = [row["action"] for row in rows if row["resource_id"] == str(tenant.developer)][::-1]
+        assert told == ["payout_account.created", "payout_account.link_given"], "each link"
+
+
 def ok_page(reply: httpx2.Response) -> str:
     assert reply.status_code == 200
     return reply.text
@@ -363,3 +405,34 @@ def test_events_of_connected_accounts_have_a_secret_of_their_own(dsn: str, books
             reply = httpx2.post(f"{world.base_url}/v1/stripe/webhook", content=body, headers=headers)
             assert reply.status_code == status, reply.text
         assert books.one("select count(*) from stripe_event where type = 'account.updated'") == 1
+
+
+@pytest.mark.parametrize("kind", ["transfer.created", "payout.paid", "payout.failed"])
+def test_a_payout_by_hand_is_not_told_of_by_stripe(world: PayoutWorld, kind: str) -> None:
+    """Lost: who pays on Stripe's pages and marks it with a payout by hand makes the sweep take that back."""
+    tenant = world.rich(30, account=False)
+    world.grow_old()
+    payout_id = world.approved(tenant, "5.00")
+    ok(world.alice.post(f"{DESK}/{payout_id}/mark-paid", json={"provider_payout_id": "SEPA 12"}))
+    about = {"id": "po_theirs", "amount": 500, "currency": "usd", "metadata": {"payout_id": payout_id}}
+    event = {"id": "evt_hand", "object": "event", "type": kind, "created": int(time.time()), "livemode": False}
+    status = kind.partition(".")[2]
+    assert world.told([event | {"data": {"object": about | {"status": status}}}]) == [f"{kind}: refused"]
+    after = world.payout(payout_id)
+    assert (after["status"], after["provider_payout_id"]) == ("paid", "SEPA 12")
+    assert world.send() == 0
+
+
+def test_a_transfer_of_a_connected_account_s_is_not_ours(world: PayoutWorld) -> None:
+    """Lost: who has a platform of their own at Stripe marks a transfer with a payout of ours, and it looks sent."""
+    tenant = world.rich(30)
+    world.grow_old()
+    payout_id = world.approved(tenant, "5.00")
+    account = world.payout(payout_id)["provider_account_id"]
+    about = {"id": "tr_theirs", "amount": 500, "destination": account, "metadata": {"payout_id": payout_id}}
+    event = {"id": "evt_theirs", "object": "event", "type": "transfer.created", "created": int(time.time())}
+    world.send()
+    told = event | {"livemode": False, "account": "acct_theirs", "data": {"object": about}}
+    assert world.told([told]) == ["transfer.created: refused"]
+    world.told()
+    assert world.payout(payout_id)["status"] == "sent"

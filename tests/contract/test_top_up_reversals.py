@@ -5,7 +5,12 @@ from __future__ import annotations
 import httpx2
 import pytest
 from api_world import ok, refused
+from past import as_jobs
 from payments_world import EndUser, Json, PaymentsWorld, double, event_of, payments
+
+from faucet.jobs.reconcile import reconcile_balance
+from faucet.payments.double.balance import PLATFORM_CENTS
+from faucet.payments.processor import line_of
 
 __all__ = ["double", "payments"]
 E8 = 100_000_000
@@ -24,6 +29,11 @@ def _books_add_up(payments: PaymentsWorld) -> None:
     payments.jobs()
     theirs = sum(row["net"] for row in payments.double.double.state.all("balance_transaction"))
     assert payments.account("stripe_clearing") == -theirs * CENT
+    line = line_of(payments.api.config)
+    assert line is not None
+    before = PLATFORM_CENTS * CENT
+    compared = as_jobs(payments.api.dsn, lambda c: reconcile_balance(c, line, foreign_e8=before, pause_seconds=0))
+    assert compared == []
     assert ok(payments.operator.get("/v1/admin/reconciliation/ledger"))["findings"] == []
 
 

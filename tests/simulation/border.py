@@ -104,6 +104,7 @@ class Border:
             self.dispute_opens: 3,
             self.dispute_ends: 3,
             self.bank_decides: 6,
+            self.stripe_pays_us: 2,
             self.transfer_is_reversed: 1,
             self.time_passes: 2,
         }
@@ -182,21 +183,21 @@ class Border:
 
     def _fold_payouts(self) -> None:
         rows = self.books.rows(
-            "select p.id, p.status, p.paid_at is not null, p.amount_e8, p.requested_by, p.approved_by,"
+            "select p.id, p.status, p.paid_at is not null, p.amount_e8, p.requested_by, p.approved_by, p.provider,"
             " e.id, c.id from payout p join account e on e.developer_id = p.developer_id and e.kind = 'earnings'"
             " join account c on c.developer_id = p.developer_id and c.kind = 'payout_clearing'"
         )
-        stripe = self.economy.platform["stripe_clearing"]
-        for name, status, was_paid, amount_e8, asked_by, approved_by, earnings, clearing in rows:
+        for name, status, was_paid, amount_e8, asked_by, approved_by, provider, earnings, clearing in rows:
+            left = self.economy.platform["bank" if provider == "manual" else "stripe_clearing"]
             self.economy.require(approved_by is None or approved_by != asked_by, f"{name} was approved by who asked")
             before = self._payouts.get(name)
             steps = []
             if before is None:
                 steps.append((earnings, clearing))
             if was_paid and not (before is not None and before[1]):
-                steps.append((clearing, stripe))
+                steps.append((clearing, left))
             if status in ("failed", "cancelled") and (before is None or before[0] not in ("failed", "cancelled")):
-                steps.append((stripe if was_paid else clearing, earnings))
+                steps.append((left if was_paid else clearing, earnings))
             for debit, credit in steps:
                 self.economy.posted[debit] -= amount_e8
                 self.economy.posted[credit] += amount_e8
@@ -461,6 +462,10 @@ class Border:
         amount_e8 = self.chance.randint(CENT, 2_000 * CENT)
         self.economy.transfer(30, self.economy.platform["adjustments"], earnings, amount_e8, DONE)
 
+    def stripe_pays_us(self) -> None:
+        """A part of what Stripe has is on its way to our own bank."""
+        self.economy.happened["collected"] += self.stripe.collect(self.chance.randint(1, 5_000))
+
     def bank_decides(self) -> None:
         """A payout to a bank arrives there, or doesn't, or comes back later."""
         if found := [row["id"] for row in self.stripe.of("payout") if row["status"] in ("pending", "in_transit")]:
@@ -533,11 +538,7 @@ class Border:
         paid = {row["id"] for row in self.stripe.of("checkout.session") if row["payment_status"] == "paid"}
         credited = {t.session for t in self.model.top_ups.values() if t.intent is not None}
         self.economy.require(paid == credited, f"paid and not credited, or credited and not paid: {paid ^ credited}")
-        # What is paid by hand is booked as if it had left from there; it is collected by hand too.
-        by_hand = self.books.one(
-            "select coalesce(sum(amount_e8), 0)::bigint from payout where provider = 'manual' and status = 'paid'"
-        )
-        there = self.stripe.balance() * CENT - by_hand
+        there = self.stripe.balance() * CENT
         here = -self.economy.posted[self.economy.platform["stripe_clearing"]]
         self.economy.require(there == here, f"Stripe has {there} e8 for us, the ledger says {here}")
         owed = self.model.owed.values()

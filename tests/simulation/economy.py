@@ -100,7 +100,7 @@ class Economy:
         self.posted: Counter[int] = Counter()
         self.platform = {
             kind: books.account(kind)
-            for kind in ("grants", "write_off", "adjustments", "stripe_clearing", "processor_fees")
+            for kind in ("grants", "write_off", "adjustments", "stripe_clearing", "bank", "processor_fees")
         }
         self.dear: set[UUID] = set()
         """Requests that cost cents and dollars, as many as were held for them or somewhat more."""

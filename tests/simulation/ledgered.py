@@ -9,6 +9,7 @@ from uuid import UUID
 
 from books import Tenant
 
+from faucet.payments.connect import OURS
 from simulation.economy import Economy
 
 Json = dict[str, Any]
@@ -49,6 +50,8 @@ class Ledgered:
         self.owed: Counter[int] = Counter()
         """What was written off for a wallet and is not made good."""
         self._fees: set[str] = set()
+        self._collected: dict[str, bool] = {}
+        """Payouts to our own bank, and whether they came back."""
 
     def _move(self, debit: int, credit: int, amount_e8: int) -> None:
         self.economy.posted[debit] -= amount_e8
@@ -71,6 +74,19 @@ class Ledgered:
             self._dispute(about)
         elif kind.startswith("refund."):
             self.refund(about)
+        elif kind.startswith("payout.") and OURS not in about["metadata"]:
+            self._collect(about)
+
+    def _collect(self, about: Json) -> None:
+        """What the processor pays to our own bank is on its way, or came back."""
+        clearing, bank = (self.economy.platform[kind] for kind in ("stripe_clearing", "bank"))
+        if about["id"] not in self._collected:
+            self._collected[about["id"]] = False
+            self._move(bank, clearing, about["amount"] * CENT)
+        if about["status"] in ("failed", "canceled") and not self._collected[about["id"]]:
+            self._collected[about["id"]] = True
+            self._move(clearing, bank, about["amount"] * CENT)
+            self.economy.happened["collected in vain"] += 1
 
     def _credit(self, session: Json) -> None:
         top_up = self.top_ups[session["id"]]

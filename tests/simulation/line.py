@@ -11,7 +11,7 @@ import stripe
 
 from faucet.kit.secret import Secret
 from faucet.payments.connect import StripeConnect
-from faucet.payments.double import checkout, disputes, refunds
+from faucet.payments.double import checkout, disputes, payouts, refunds
 from faucet.payments.double.problem import Problem
 from faucet.payments.double.resources import CONTROLS_OF_RESOURCES, TICKS
 from faucet.payments.double.routes import Call
@@ -76,6 +76,14 @@ class Processor:
         """Somebody gives money back on Stripe's own pages; whether that was possible."""
         try:
             refunds.create(self.state, Call({"payment_intent": intent, "amount": cents}))
+        except Problem:
+            return False
+        return True
+
+    def collect(self, cents: int) -> bool:
+        """Stripe pays so much to our own bank; whether it has that."""
+        try:
+            payouts.create(self.state, Call({"amount": cents, "currency": "usd"}))
         except Problem:
             return False
         return True

@@ -58,10 +58,10 @@ def room_faults(tree: ast.Module) -> list[str]:
 def shown_default(name: str) -> str:
     """A setting's default as the page shows it."""
     value: Any = Config.model_fields[NAMES[name]].default
-    if name.endswith("_USD"):
-        return f"`{to_wire(value)}`"
     if value is None:
         return "unset"
+    if name.endswith("_USD"):
+        return f"`{to_wire(value)}`"
     return "empty" if value == () else f"`{value}`"
 
 

@@ -121,6 +121,42 @@ def test_a_statement_that_does_not_add_up_is_refused() -> None:
         prove([statement(LINES, earned_usd="0.00000001", closing_usd="-0.00000006").file], trusted=None)
 
 
+@pytest.mark.parametrize("missing", sorted(set(SIGNED.says) - {"developer_name", "in_payout_usd", "apps", "closed_at"}))
+def test_what_lacks_a_part_is_refused_in_words(missing: str) -> None:
+    """Lost: a file that anybody signed is a fault of the program instead of a no."""
+    says = {name: value for name, value in SIGNED.says.items() if name != missing}
+    with pytest.raises(NotProved):
+        prove([SIGNER.sign(says).file], trusted=None)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"version": 2}, {"version": True}, {"kind": ["developer"]}, {"period": "2026-13"}, {"period": 7},
+        {"currency": "EUR"},
+        {"days": {}}, {"days": [{}]}, {"days": [7]}, {"days": [{"day": "2026-10-01", "earned_usd": "0.00000064"}]},
+        {"developer_id": {"a": 1}}, {"closing_usd": None}, {"paid_usd": 0}, {"previous_sha256": 7},
+        *({"paid_usd": zero} for zero in ("0", "0.0", "-0.00000000", "00.00000000", " 0.00000000", "0.00000000\n")),
+        *({"paid_usd": zero} for zero in ("0e0", "0_0.00000000", "+0.00000000", "٠.00000000", "0.000000000")),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_written_otherwise_is_refused_in_words(odd: Json) -> None:
+    """Lost: an amount or month that two readers read as two."""
+    signed = SIGNER.sign(SIGNED.says | odd)
+    with pytest.raises(NotProved):
+        prove([signed.file], trusted=None)
+    with pytest.raises(NotProved):
+        prove_usage(signed.file, [HEADER + "\n", *LINES])
+
+
+def test_a_chain_goes_forward() -> None:
+    """Lost: months in another order than they were."""
+    for month in ("2026-09", "2026-10"):
+        with pytest.raises(NotProved, match="statement 2: it is of 2026-.., which is not after 2026-10"):
+            prove([SIGNED.file, statement([], previous=SIGNED, month=month).file], trusted=None)
+
+
 def test_statements_are_a_chain() -> None:
     """Lost: a month is left out, or exchanged for another."""
     other = statement(LINES[:3])
@@ -160,6 +196,12 @@ def test_a_line_that_was_added_is_named(number: int) -> None:
     with pytest.raises(UsageDiffers) as error:
         prove_usage(SIGNED.file, [HEADER + "\n", *LINES[:number], added, *LINES[number:]])
     assert error.value.faults == [f"line {number + 2} (2026-10-{number // 3 + 1:02d}) is not in the statement"]
+
+
+def test_lines_that_are_no_csv_are_told() -> None:
+    """Lost: a line that is too long for the reader hides what else is wrong."""
+    with pytest.raises(UsageDiffers, match="line 14 can't be read"):
+        prove_usage(SIGNED.file, [HEADER + "\n", *LINES, "x" * 200_000 + "\n"])
 
 
 def test_other_faults_of_usage_are_told() -> None:
@@ -215,6 +257,24 @@ def test_no_cell_is_a_formula_or_breaks_its_line(text: str) -> None:
     cell = text_cell(text)
     assert not cell.lstrip('"').startswith(("=", "+", "-", "@", "\t", "\r"))
     assert len((line((cell, "1"))).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("qwen;=cmd|'/C calc'!A0", "qwen;'=cmd|'/C calc'!A0"),
+        ("a; @x;\t-1;b", "a; '@x; '-1;b"),
+        ("  =1+1", "'  =1+1"),
+        ("\x0b+1", "' +1"),
+        ("\ufeff=1", "'\ufeff=1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("mistral;7b", "mistral;7b"),
+        ("gpt-4.1", "gpt-4.1"),
+    ],
+)
+def test_what_another_separator_would_make_a_cell_is_no_formula(text: str, shown: str) -> None:
+    """Lost: a spreadsheet that separates by semicolons runs what an end user's bridge reported as a model."""
+    assert text_cell(text) == shown
 
 
 def test_canonical_text_is_one() -> None:

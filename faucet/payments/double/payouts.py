@@ -1,4 +1,4 @@
-"""Payouts from a connected account to its owner's bank: `/v1/payouts`, with the header Stripe-Account.
+"""Payouts to banks: `/v1/payouts`, from a connected account with the header Stripe-Account, else from the platform.
 
 One is paid, or fails, some time after it was made: the rule `payout_seconds`, two days unless set; with the rule
 `payouts_fail` it fails then.
@@ -28,10 +28,10 @@ NEXT = {"pending": ("in_transit", "paid", "failed"), "in_transit": ("paid", "fai
 
 def create(state: State, call: Call) -> Object:
     account = _account(state, call)
-    if not account["payouts_enabled"]:
+    if account is not None and not state.get("account", account, param="account")["payouts_enabled"]:
         raise Problem(400, "Cannot create payouts; your account needs more information.", code="payouts_not_allowed")
     name = state.new_id("po")
-    movement = balance.move(state, account["id"], -call.params["amount"], kind="payout", source=name)
+    movement = balance.move(state, account, -call.params["amount"], kind="payout", source=name)
     made = state.add(
         {
             "id": name,
@@ -51,20 +51,20 @@ def create(state: State, call: Call) -> Object:
             "status": "pending",
             "type": "bank_account",
         },
-        account=account["id"],
+        account=account,
     )
-    state.emit("payout.created", made, account=account["id"])
+    state.emit("payout.created", made, account=account)
     return made
 
 
 def retrieve(state: State, call: Call) -> Object:
-    return state.get("payout", call.path["id"], account=_account(state, call)["id"])
+    return state.get("payout", call.path["id"], account=_account(state, call))
 
 
 def list_payouts(state: State, call: Call) -> Object:
     rows = [
         row
-        for row in state.all("payout", account=_account(state, call)["id"], status=call.params.get("status"))
+        for row in state.all("payout", account=_account(state, call), status=call.params.get("status"))
         if was_created(row, call.params.get("created"))
     ]
     return page_of(rows, call.params, "/v1/payouts")
@@ -92,10 +92,11 @@ def _become(state: State, payout: Object, status: str, failure_code: str | None 
     return payout
 
 
-def _account(state: State, call: Call) -> Object:
-    if call.account is None:
-        raise Problem(400, "The platform of the double has no bank: name a connected account with Stripe-Account.")
-    return state.get("account", call.account, param="account")
+def _account(state: State, call: Call) -> str | None:
+    """The account that is asked for; None is the platform. Raises Problem where there is no such."""
+    if call.account is not None:
+        state.get("account", call.account, param="account")
+    return call.account
 
 
 def tick(state: State) -> None:
