@@ -123,6 +123,8 @@ async def apply_session(tx: Tx, session: dict[str, Any]) -> Verdict:
     found = await store.find_by_session(tx, str(session.get("id")))
     if found is None:
         if _marks(session).get("top_up") is not None:
+            if session.get("payment_status") == "unpaid":
+                return Verdict(Outcome.IGNORED, "a page that nobody noted and nobody paid on")
             return Verdict(Outcome.REFUSED, "a checkout session that bears our mark and that we never made")
         return Verdict(Outcome.IGNORED, "a checkout session of somebody else's")
     found = await alone(tx, found)
