@@ -55,6 +55,8 @@ POINTS_MAX = 30
 NOW_DAYS, NEVER_DAYS = 0, 36_500
 """Hold-backs under which everything is old enough, and nothing is."""
 
+Mortal = Callable[[Fate], Awaitable[None]]
+
 
 class Border:
     """The border of one economy. Close it."""
@@ -82,6 +84,7 @@ class Border:
         economy.join(self.tenants, self._events())
         for _ in range(4):
             self.bonus()
+        self._save_cards()
 
     def close(self) -> None:
         """Let go of the database."""
@@ -90,7 +93,7 @@ class Border:
         self._runner.close()
 
     def _events(self) -> list[tuple[Callable[[], Any], int]]:
-        mortal = {
+        self.mortal: dict[Mortal, int] = {
             self.top_up: 8,
             self.drain: 10,
             self.clerk_refunds: 3,
@@ -99,8 +102,8 @@ class Border:
             self.decide_payout: 9,
             self.send: 7,
             self.month_ends: 2,
-            self.standing.order: 5,
-            self.standing.charge: 7,
+            self.standing.order: 7,
+            self.standing.charge: 9,
         }
         others: dict[Callable[[], Any], int] = {
             self.buy: 14,
@@ -115,25 +118,29 @@ class Border:
             self.transfer_is_reversed: 1,
             self.time_passes: 2,
         }
-        return [(self._mortally(act), weight) for act, weight in mortal.items()] + list(others.items())
+        return [(self._mortally(act), weight) for act, weight in self.mortal.items()] + list(others.items())
 
     # ── how things are done here ──
 
     def _run(self, work: Any) -> Any:
         return self._runner.run(work)
 
-    def _mortally(self, act: Callable[[Fate], Awaitable[None]]) -> Callable[[], None]:
+    def _mortally(self, act: Mortal) -> Callable[[], None]:
         """Who does it may die on the way; what was booked till then is what the books must have."""
 
         def event() -> None:
             fate = Fate(self.chance.randint(1, POINTS_MAX) if self.chance.random() < DIES else 0)
-            self._run(self._lived(act, fate))
+            self.live(act, fate)
             self.economy.happened[f"died: {act.__name__}"] += bool(fate.died_at)
 
         event.__name__ = act.__name__  # type: ignore[attr-defined]
         return event
 
-    async def _lived(self, act: Callable[[Fate], Awaitable[None]], fate: Fate) -> None:
+    def live(self, act: Mortal, fate: Fate) -> None:
+        """Let somebody do something, and perhaps die over it; the model follows what was committed."""
+        self._run(self._lived(act, fate))
+
+    async def _lived(self, act: Mortal, fate: Fate) -> None:
         try:
             await act(fate)
         except Died:
@@ -231,10 +238,12 @@ class Border:
     async def top_up(self, fate: Fate) -> None:
         """Somebody asks for a page to pay on."""
         tenant = self.chance.choice(self.tenants)
-        if tenant.wallet in self.economy.frozen:
-            return
+        if tenant.wallet not in self.economy.frozen:
+            await self._open_page(tenant, fate, saves_card=self.chance.random() < 0.5)
+
+    async def _open_page(self, tenant: Tenant, fate: Fate, *, saves_card: bool) -> str:
         top_up_id, cents = uuid7(), self.chance.randint(50, 3_000)
-        customer = await self._customer(tenant, fate) if self.chance.random() < 0.5 else None
+        customer = await self._customer(tenant, fate) if saves_card else None
         ask = CheckoutAsk(
             top_up_id=top_up_id, amount_cents=cents, success_url="https://x.example/", cancel_url="https://x.example/",
             lasts_seconds=23 * HOUR + self.stripe.state.clock_offset, customer_id=customer,
@@ -252,6 +261,16 @@ class Border:
         finally:
             if self.books.one("select count(*) from top_up where id = %s", top_up_id):
                 self.model.top_ups[page.id] = made
+        return page.id
+
+    def _save_cards(self) -> None:
+        """Some have paid before, and their cards were kept."""
+        for tenant, card in zip(self.tenants, CARDS, strict=False):
+            page = self._run(self._open_page(tenant, Fate(0), saves_card=True))
+            self.economy.require(self.stripe.pay(page, card), f"{card} was declined")
+        self._hear_all()
+        for act in (self.drain, self.jobs_about_top_ups):
+            self.live(act, Fate(0))
 
     async def _customer(self, tenant: Tenant, fate: Fate) -> str:
         """Whom Stripe knows an end user as, who wants their card kept."""
@@ -299,6 +318,11 @@ class Border:
         self.economy.require(is_new == (event.id not in self._heard), f"{event.id}, kept before or not: {is_new}")
         self.economy.happened["post kept" if is_new else "post again"] += 1
         self._heard.add(event.id)
+
+    def _hear_all(self) -> None:
+        for event in list(self.stripe.state.events):
+            if event["id"] not in self._heard:
+                self._hear(event)
 
     async def _keep(self, event: Event) -> bool:
         async with tx(self._api) as t:
@@ -491,8 +515,14 @@ class Border:
             self._run(self.stripe.control("payouts", payout=self.chance.choice(found), status=status))
 
     def transfer_is_reversed(self) -> None:
-        """Somebody takes one back on Stripe's own pages, if its account still has it."""
-        if found := [row["id"] for row in self.stripe.of("transfer") if not row["reversed"]]:
+        """Somebody takes one back on Stripe's own pages, whose bank has sent it back.
+
+        Any other would be taken back with another payout's money, if the account has some: to the cent that is the
+        same, but then one that has failed here has left there, and one that has not left is paid.
+        """
+        returned = {row["metadata"]["payout_id"] for row in self.stripe.of("payout") if row["status"] == "failed"}
+        kept = [row for row in self.stripe.of("transfer") if not row["reversed"]]
+        if found := [row["id"] for row in kept if row["transfer_group"] in returned]:
             self._run(self.stripe.control("transfers", transfer=self.chance.choice(found)))
 
     def time_passes(self) -> None:
@@ -537,11 +567,9 @@ class Border:
     def settle_down(self) -> None:
         """All post comes, all is applied, banks decide; then Stripe and the ledger agree. Raises Broken."""
         for _ in range(12):
-            for event in list(self.stripe.state.events):
-                if event["id"] not in self._heard:
-                    self._hear(event)
+            self._hear_all()
             for act in (self.drain, self.standing.charge, self.jobs_about_top_ups, self.send):
-                self._run(self._lived(act, Fate(0)))
+                self.live(act, Fate(0))
             self.clock.advance(7 * HOUR)
             for row in self.stripe.of("payout"):
                 if row["status"] in ("pending", "in_transit"):

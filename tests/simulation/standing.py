@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from simulation.border import Border
 
 HOUR = 3_600
+SAVED = ("4242424242424242", "5555555555554444", "378282246310005")
 
 
 class ClockOfStripe(Clock):
@@ -70,8 +71,13 @@ class Standing:
         now, dice = self.clock.now(), self.chance.random()
         cents = self.chance.randint(50, 800)
         times = self.chance.choice((1, 2, 2, 8))
-        wish = Order(self.chance.choice((CENT, 300 * CENT, 3_000 * CENT)), cents * CENT, times * cents * CENT, True)
+        wish = Order(
+            self.chance.choice((300 * CENT, 3_000 * CENT, 20_000 * CENT)), cents * CENT, times * cents * CENT, True
+        )
         card = self._card(tenant.end_user)
+        if dice > 0.75 and card is not None:
+            await self._save_another(tenant.end_user, fate)
+            return
         try:
             if dice < 0.1 and card is not None:
                 await self.border.processor(fate).forget_card(card)
@@ -92,10 +98,17 @@ class Standing:
         finally:
             self._learn(tenant.wallet)
 
+    async def _save_another(self, end_user: UUID, fate: Fate) -> None:
+        """The card that is charged from now on is another one, also for what was asked for before."""
+        customer = self.border.books.one("select customer_id from payment_customer where end_user_id = %s", end_user)
+        name = self.border.stripe.save_card(customer, self.chance.choice(SAVED))
+        card = await self.border.processor(fate).card(name)
+        async with self.border.desk(fate) as t:
+            await auto_top_ups.keep_card(t, end_user, card)
+        self.economy.happened["another card"] += 1
+
     def _card(self, end_user: UUID) -> str | None:
-        row = self.border.books.row(
-            "select payment_method_id from payment_customer where end_user_id = %s", end_user
-        )  # fmt: skip
+        row = self.border.books.row("select payment_method_id from payment_customer where end_user_id = %s", end_user)
         return None if row is None else row[0]
 
     def _learn(self, wallet: int) -> None:
@@ -154,11 +167,11 @@ class Standing:
     # ── validators ──
 
     def check(self) -> None:
-        """By Stripe's record, each attempt was paid at most once, and no wallet beyond its cap. Raises Broken."""
+        """By Stripe's record, nothing was paid twice, or though it failed, or beyond a wallet's cap. Raises Broken."""
         rows = {
-            str(name): (wallet, at.astimezone(UTC).strftime("%Y-%m"))
-            for name, wallet, at in self.border.books.rows(
-                "select id, wallet_id, created_at from top_up where kind = 'auto'"
+            str(name): (wallet, at.astimezone(UTC).strftime("%Y-%m"), status)
+            for name, wallet, at, status in self.border.books.rows(
+                "select id, wallet_id, created_at, status from top_up where kind = 'auto'"
             )
         }
         times: Counter[str] = Counter()
@@ -167,9 +180,12 @@ class Standing:
             name = intent["metadata"].get("top_up")
             if intent["status"] == "succeeded" and name in rows:
                 times[name] += 1
-                spent[rows[name]] += intent["amount_received"] * CENT
+                spent[rows[name][:2]] += intent["amount_received"] * CENT
         for name, count in times.items():
             self.economy.require(count == 1, f"the automatic top-up {name} was paid {count} times")
+            self.economy.require(
+                rows[name][2] != "failed", f"the automatic top-up {name} was paid, and is called failed"
+            )
         for (wallet, month), total in spent.items():
             most = self.caps[wallet]
             self.economy.require(total <= most, f"{wallet} was charged {total} in {month}, and its cap was {most}")
