@@ -59,7 +59,7 @@ _FACTS = {
     "months closed": "select count(*) from period where closed_at is not null",
     "statements": "select count(*) from statement",
 }
-FIGURES = (*_FACTS, "webhooks sent", "webhooks sent that were not taken", "Stripe's balance, cents")
+FIGURES = (*_FACTS, "events of Stripe's", "Stripe's balance, cents")
 """In the order in which they are shown."""
 
 
@@ -138,11 +138,7 @@ def check_money(connection: psycopg.Connection[Any], stage: Stage, cashier: Cash
         verdict.wrong("answers of the API that were wrong", answer)
     record = record_of(cashier.double, cashier.accounts)
     check_record_of_double(connection, record, verdict)
-    _, told = _get(cashier.double, "deliveries")
-    verdict.figures["webhooks sent"] = len(told.get("deliveries", ()))
-    verdict.figures["webhooks sent that were not taken"] = sum(
-        not 200 <= each["status"] < 300 for each in told.get("deliveries", ())
-    )
+    verdict.figures["events of Stripe's"] = len(_get(cashier.double, "events")[1].get("events", ()))
 
 
 def check_record_of_double(connection: psycopg.Connection[Any], record: Record, verdict: Verdict) -> None:

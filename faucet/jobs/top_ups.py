@@ -15,7 +15,7 @@ from faucet.kit.log import logger
 from faucet.ledger import moves
 from faucet.payments import auto_top_ups, reversals, store, top_ups
 from faucet.payments.auto_top_ups import Attempt
-from faucet.payments.inbox import Note, Outcome
+from faucet.payments.inbox import Note
 from faucet.payments.processor import (
     CardDeclined,
     Payment,
@@ -87,8 +87,6 @@ async def _settle(connection: Tx, top_up: TopUp, payment: Payment) -> None:
     if payment.status == "succeeded":
         async with connection.transaction():
             verdict = await top_ups.credit_payment(connection, top_up, payment)
-            if verdict.outcome is Outcome.APPLIED:
-                await auto_top_ups.note_success(connection, top_up.wallet_id)
             await record(connection, payment.intent_id, verdict.notes)
     elif payment.status in ("requires_action", "requires_confirmation"):
         await _fail(connection, top_up, f"the card was declined: {auto_top_ups.NEEDS_OWNER}", is_final=True)

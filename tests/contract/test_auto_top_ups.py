@@ -179,6 +179,24 @@ def test_a_card_that_is_declined_pauses_it(payments: PaymentsWorld) -> None:
     assert len(payments.trail("auto_top_up.paused")) == 1 and len(payments.trail("auto_top_up.failed")) == 3
 
 
+def test_a_success_that_only_the_event_told_ends_the_count_of_failures(payments: PaymentsWorld) -> None:
+    """Lost: who died before noting a success leaves earlier failures standing, and three in all are a pause."""
+    who = _with_card(payments, LATER_DECLINED_CARD)
+    payments.spend(who, 9 * E8)
+    payments.jobs("charge_automatically")
+    made = who.checkout("0.50", save_card=True)
+    assert payments.double.pay(made["checkout_url"], GOOD_CARD).status_code == 303
+    payments.double.settled()
+    payments.jobs("learn_payments")
+    payments.double.control("failures", method="POST", path="/v1/payment_intents", how="drop_after")
+    payments.jobs("charge_automatically", clock=At(minutes=11))
+    assert _autos(who) == ["pending", "failed"]
+    payments.double.settled()
+    payments.jobs("drain_inbox")
+    assert _autos(who) == ["credited", "failed"]
+    assert payments.books.one("select failures from auto_top_up") == 0
+
+
 def test_a_card_that_needs_its_owner_pauses_it_at_once(payments: PaymentsWorld) -> None:
     """Lost: attempts that can't succeed."""
     who = _with_card(payments, "4000 0027 6000 3184")
