@@ -62,7 +62,7 @@ bench: setup ## speed, beside others: SECONDS ROUNDS CLIENTS USERS WORKERS PEERS
 profile: setup ## a flame graph of the gateway under load
 	@exec $(PY) -m bench profile $(ARGS)
 
-torture: setup ## kill gateways and the database under load for SECONDS=60, then look at the books
+torture: setup ## kill gateways, API, jobs and the database under load for SECONDS=60, then look at the books
 	@exec $(PY) -m bench.torture --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 sim: setup ## the simulation with SEEDS=20 seeds, or the one SEED

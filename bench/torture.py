@@ -1,11 +1,14 @@
-"""Torture: real gateways and a real PostgreSQL under a crowd of clients, killed again and again; then the books.
+"""Torture: a whole system under a crowd of clients and a cashier, killed again and again; then the books.
 
     python -m bench.torture --seconds 120 [--seed N] [--gateways 2] [--clients 200] [--data DIR]
 
-When it is over, everything is started once more, leases pass, spools drain; then nothing may be left: no
-overdraft, nothing unbalanced, no full answer unbilled, nothing billed twice, no hold after its lease. It ends with
-a table of these figures, and with 1 if one of them is not zero or if too little was done to mean anything; then
-the data dir and the logs stay. The seed decides what clients ask and when blows fall, not how processes race.
+Real gateways, an API, jobs and a PostgreSQL; clients ask, and people pay in, are refunded, deny payments, are paid out
+and close months, against the Stripe double whose webhooks come late, twice and in disorder. When it is over, everything
+is started once more, leases pass, spools drain, all post comes; then nothing may be left: no overdraft, nothing
+unbalanced, no full answer unbilled, nothing billed twice, no hold after its lease, no top-up, refund or payout that
+Stripe knows otherwise, not a cent between Stripe's balance and the ledger's. It ends with a table
+of these figures, and with 1 if one of them is not zero or if too little was done to mean anything; then the data dir
+and the logs stay. The seed decides what clients ask and when blows fall, not how processes race.
 """
 
 from __future__ import annotations
@@ -19,20 +22,35 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import psycopg
 
 from bench import torture_checks as checks
+from bench import torture_money_checks as money
 from bench.torture_clients import Plan
 from bench.torture_killer import Killer, Office
+from bench.torture_money import Cashier
 from bench.torture_stage import FIRST_CREDIT_E8, LEASE_SECONDS, Stage, serves
 
 REQUESTS_PER_SECOND = 166
 KILLS_PER_SECOND = 1 / 6
 """A run with less than this proves too little."""
-REST_SECONDS = 60
+MONEY_PER_SECOND = {
+    "top-ups credited": 1 / 3,
+    "refunds booked": 1 / 20,
+    "disputes booked": 1 / 30,
+    "reversals with a write-off": 1 / 60,
+    "payouts": 1 / 10,
+    "webhooks taken": 1.0,
+}
+OFFICE_KILLS_PER_SECOND = 1 / 30
+"""Of the API, and of jobs."""
+MONTHS_FROM_SECONDS = 60
+"""A shorter run closes no months, for which it would wait at its end."""
+REST_SECONDS = 180
 """How long the end may take until everything is settled or given back."""
 
 
@@ -42,29 +60,39 @@ class TooLittle(Exception):
 
 def run(options: argparse.Namespace, folder: Path) -> checks.Verdict:
     """Torture for so many seconds, let everything come to rest, and compare. Raises TooLittle."""
-    with Stage(folder, gateways=options.gateways, wallets=max(8, options.clients // 10)) as stage:
-        killer, office = Killer(stage, options.seed), Office(stage, options.seed)
+    wallets, has_months = max(8, options.clients // 10), options.seconds >= MONTHS_FROM_SECONDS
+    with Stage(folder, gateways=options.gateways, wallets=wallets, has_months=has_months) as stage:
+        seed = options.seed
+        killer, office, cashier = Killer(stage, seed), Office(stage, seed), Cashier(stage, seed)
         for end_user in stage.end_users:
             office.grant(end_user.wallet, FIRST_CREDIT_E8)
         office.pay_out()
         crowd = _start_crowd(stage, options)
         office.start()
+        cashier.start()
         killer.start()
         try:
             _wait(crowd, options.seconds)
         finally:
             killer.close()
             told, _ = crowd.communicate(timeout=60)
+            cashier.close()
             office.close()
-        _come_to_rest(stage, office)
+        began = time.monotonic()
+        _come_to_rest(stage, office, cashier, options.seed)
+        rest = round(time.monotonic() - began)
         verdict = checks.Verdict()
         checks.check_log(folder / "database" / "postgres.log", verdict)
         with psycopg.connect(stage.dsn, autocommit=True) as connection:
             checks.check_books(connection, verdict)
             checks.check_grants(connection, office.granted_e8, 0, verdict)
             checks.check_record(connection, checks.read_record(folder / "record.jsonl"), verdict)
+            money.check_money(connection, stage, cashier, verdict)
+            money.check_months(connection, verdict)
         asyncio.run(checks.check_reconcile(stage.dsn, verdict))
-        _tell(options, stage, killer, office, Counter(msgspec.json.decode(told)), verdict)
+        money.check_reconcile_command(stage, verdict)
+        verdict.figures["seconds until all was at rest"] = rest
+        _tell(options, stage, killer, [office.counts, cashier.counts, Counter(msgspec.json.decode(told))], verdict)
         _check_size(options, killer, stage, verdict)
         return verdict
 
@@ -73,7 +101,7 @@ def _start_crowd(stage: Stage, options: argparse.Namespace) -> subprocess.Popen[
     plan = Plan(
         host="127.0.0.1",
         port=stage.port,
-        bearers=[end_user.bearer for end_user in stage.end_users],
+        bearers=[end_user.bearer for end_user in [*stage.end_users, *stage.payers]],
         clients=options.clients,
         seed=options.seed,
         record=str(stage.folder / "record.jsonl"),
@@ -93,22 +121,37 @@ def _wait(crowd: subprocess.Popen[bytes], seconds: int) -> None:
         time.sleep(min(left, 0.5))
 
 
-def _come_to_rest(stage: Stage, office: Office) -> None:
+def _come_to_rest(stage: Stage, office: Office, cashier: Cashier, seed: int) -> None:
     """Start everything once more and wait until nothing is under way. What is left then is for the checks to find."""
     stage.postgres.ensure()
-    for gateway in stage.gateways:
-        gateway.kill()
+    for kept in (*stage.gateways, stage.api):
+        assert kept is not None
+        kept.kill()
+    stage.start_jobs(ahead_seconds=money.AHEAD_SECONDS)
     deadline = time.monotonic() + REST_SECONDS
     leases_over = time.monotonic() + LEASE_SECONDS + 1
+    has_post = True
     while time.monotonic() < deadline:
         time.sleep(0.5)
         try:
             office.sweep()
+            if time.monotonic() < leases_over or not serves(stage.port) or not serves(stage.api_port):
+                continue
+            if has_post:
+                has_post = not money.bring_all_post(cashier.double, seed)
+            elif _is_at_rest(stage, office, cashier):
+                return
         except psycopg.Error:
             office.forget_connection()
+        except ConnectionError:
             continue
-        if time.monotonic() > leases_over and serves(stage.port) and not stage.spooled() and not office.sweep():
-            return
+
+
+def _is_at_rest(stage: Stage, office: Office, cashier: Cashier) -> bool:
+    if money.let_banks_decide(cashier.double, cashier.accounts) or not money.wait_idle(cashier.double):
+        return False
+    with psycopg.connect(stage.dsn, autocommit=True) as connection:
+        return not money.under_way(connection) and not stage.spooled() and not office.sweep()
 
 
 def _check_size(options: argparse.Namespace, killer: Killer, stage: Stage, verdict: checks.Verdict) -> None:
@@ -121,9 +164,18 @@ def _check_size(options: argparse.Namespace, killer: Killer, stage: Stage, verdi
         faults.append(f"{killer.kills} kills in {options.seconds} s")
     if served < requests / 10 or verdict.figures["refused 402"] < requests / 50:
         faults.append(f"only {served} served and {verdict.figures['refused 402']} refused of {requests}")
-    crashes = sum(gateway.crashes for gateway in stage.gateways)
-    if crashes:
-        faults.append(f"{crashes} times a gateway ended by itself while it served")
+    for what, least in MONEY_PER_SECOND.items():
+        if verdict.figures[what] < int(options.seconds * least * options.least_money):
+            faults.append(f"only {verdict.figures[what]} {what}")
+    for kind in ("api", "jobs"):
+        blows = killer.blows[f"{kind} killed"] + killer.blows["api and jobs killed"]
+        if blows < int(options.seconds * OFFICE_KILLS_PER_SECOND):
+            faults.append(f"{kind} killed only {blows} times")
+    if stage.has_months and not verdict.figures["months closed"]:
+        faults.append("no month was closed")
+    for kept in stage.kept:
+        if kept.crashes:
+            faults.append(f"{kept.crashes} times {kept.name} ended by itself while it served")
     if stage.spooled():
         faults.append(f"{stage.spooled()} bytes of settlements are still in a spool")
     if faults:
@@ -134,18 +186,20 @@ def _tell(
     options: argparse.Namespace,
     stage: Stage,
     killer: Killer,
-    office: Office,
-    crowd: Counter[str],
+    counts: Sequence[Counter[str]],
     verdict: checks.Verdict,
 ) -> None:
+    office, cashier, crowd = counts
     rows: list[tuple[str, object]] = [("seed", options.seed), ("seconds", options.seconds), ("kills", killer.kills)]
     rows += sorted(killer.blows.items())
     rows += [
         ("gateway starts", sum(gateway.starts for gateway in stage.gateways)),
         ("  given up for want of a database", sum(gateway.gave_up_starting for gateway in stage.gateways)),
         ("no connection", crowd["no connection"]),
-        *sorted(office.counts.items()),
-        *((what, count) for what, count in sorted(verdict.figures.items()) if what not in checks.MUST_BE_ZERO),
+        *sorted(office.items()),
+        *sorted(cashier.items()),
+        *((what, count) for what, count in sorted(_of_answers(verdict).items())),
+        *((what, verdict.figures[what]) for what in money.FIGURES),
     ]
     for what, figure in rows:
         print(f"{what:<44} {figure:>12}")
@@ -154,6 +208,11 @@ def _tell(
         print(f"  {what:<42} {verdict.figures[what]:>12}")
         for example in verdict.examples.get(what, ()):
             print(f"      {example}")
+
+
+def _of_answers(verdict: checks.Verdict) -> dict[str, int]:
+    elsewhere = {*checks.MUST_BE_ZERO, *money.FIGURES}
+    return {what: count for what, count in verdict.figures.items() if what not in elsewhere}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -165,6 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--data", type=Path, help="an empty folder; it is kept")
     parser.add_argument("--least-requests", type=int, default=REQUESTS_PER_SECOND, help="per second, or it fails")
+    parser.add_argument("--least-money", type=float, default=1.0, help="so much of the usual, or it fails")
     options = parser.parse_args(arguments)
     if options.seed is None:
         options.seed = random.randrange(1 << 32)

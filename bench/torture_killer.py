@@ -1,8 +1,9 @@
 """Who makes a torture one: the killer, and the office that goes on working meanwhile.
 
-The killer ends or stops processes of the stage at random moments: gateways, the postmaster, backends, all at once.
-The office does what an operator and the jobs do: it grants credit, sets and lifts spend limits, sweeps expired
-holds. Each is a thread of the torture's own process. Not here: what must still be true afterwards.
+The killer ends or stops processes of the stage at random moments: gateways, the API, jobs, the postmaster, backends,
+all at once. The office does what an operator does: it grants credit, sets and lifts spend limits, and sweeps
+expired holds as the jobs do. Each is a thread of the torture's own process. Not here: money across the border
+(`torture_money`), what must still be true afterwards.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -30,6 +32,11 @@ KINDS = {
     "gateway and postmaster killed": 4,
     "backends stopped": 13,
     "gateway stopped": 11,
+    "api killed": 22,
+    "jobs killed": 26,
+    "api and jobs killed": 6,
+    "jobs stopped": 6,
+    "api stopped": 4,
 }
 """How often each blow falls. A stopped process goes on after a while, as if nothing had happened. A backend that is
 killed takes the whole server down as the postmaster does, but it is back at once: whoever starts a postmaster
@@ -71,13 +78,22 @@ class Killer:
             self._go_on(pid)
 
     def _run(self) -> None:
-        while not self._over.wait(self._chance.uniform(*PAUSE_SECONDS)):
-            kind = self._chance.choices(list(KINDS), list(KINDS.values()))[0]
+        while True:
+            pause, kind = (
+                self._chance.uniform(*PAUSE_SECONDS),
+                self._chance.choices(list(KINDS), list(KINDS.values()))[0],
+            )
+            minute = 60 - time.time() % 60
+            if minute < pause:  # what jobs do once a minute, among it the closing of months, begins just then
+                pause, kind = minute + self._chance.random() / 2, "jobs killed"
+            if self._over.wait(pause):
+                return
             if self._strike(kind):
                 self.blows[kind] += 1
 
     def _strike(self, kind: str) -> bool:
         chance, gateways = self._chance, self._stage.gateways
+        office = [kept for kept in self._stage.kept if kept.kind != "gateway"]
         if kind == "gateway killed":
             return chance.choice(gateways).kill()
         if kind == "all gateways killed":
@@ -86,8 +102,14 @@ class Killer:
             return self._kill_postmaster()
         if kind == "gateway and postmaster killed":
             return all([chance.choice(gateways).kill(), self._kill_postmaster()])
-        if kind == "gateway stopped":
-            pid = chance.choice(gateways).pid
+        if kind == "api killed":
+            return any([kept.kill() for kept in office if kept.kind == "api"])
+        if kind == "jobs killed":
+            return chance.choice([kept for kept in office if kept.kind == "jobs"]).kill()
+        if kind == "api and jobs killed":
+            return any([kept.kill() for kept in office])
+        if kind in ("gateway stopped", "jobs stopped", "api stopped"):
+            pid = chance.choice([kept for kept in self._stage.kept if kept.kind == kind.split()[0]]).pid
             return pid is not None and self._stop([pid])
         backends = _backends(self._stage.postgres.pid)
         if not backends:
@@ -227,7 +249,7 @@ class Office:
         self._ask("select spend_limit_set_v1(%s, %s, %s, %s)", (scope, scope_id, period, amount_e8), role="faucet_api")
         self.counts["limits set" if amount_e8 is not None else "limits lifted"] += 1
 
-    def _ask(self, query: str, values: tuple[object, ...], *, role: str) -> list[tuple]:
+    def _ask(self, query: str, values: tuple[object, ...], *, role: str) -> list[tuple[Any, ...]]:
         if self._connection is None:
             self._connection = psycopg.connect(self._stage.dsn, autocommit=True, connect_timeout=3)
             self._connection.execute("set statement_timeout = '15s'")

@@ -1,7 +1,9 @@
-"""The stage of a torture: PostgreSQL, a mock provider, gateways that are started again whenever they die.
+"""The stage of a torture: PostgreSQL, a mock provider, a Stripe double; gateways, an API and jobs' processes that are
+started again whenever they die.
 
-All are real processes of their own and end with this one. The users are few and their wallets nearly empty.
-Not here: the clients (`torture_clients`), the killer (`torture_killer`).
+All are real processes of their own and end with this one. The users are few and their wallets nearly empty; a few
+others are paid into (`payers`). Not here: the clients (`torture_clients`), who moves money (`torture_money`), the
+killer (`torture_killer`), the months before (`torture_past`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from uuid import UUID
 
 import psycopg
 
-from bench.torture_gateway import die_with_parent
+from bench.torture_keeper import die_with_parent
+from bench.torture_past import live_through
+from faucet.kit.config import load_config
 from faucet.kit.embedded_postgres import EmbeddedPostgres
 from faucet.kit.ids import uuid7
 from faucet.kit.migrate import migrate
@@ -37,6 +41,11 @@ from faucet.rating.store import insert_drafts
 ROOT = Path(__file__).resolve().parent.parent
 LEASE_SECONDS = 5
 READY_SECONDS = 30
+PAYERS = 6
+"""End users whose wallets are paid into."""
+JOBS = 2
+OPERATORS = ("alice", "bob")
+STRIPE_KEY = "sk_test_of_the_torture"
 FIRST_CREDIT_E8 = 40_000
 PRICINGS: Sequence[dict[str, object]] = (
     {"mode": "usage_markup", "markup_percent": 30, "channel_share_bps": 4000},
@@ -54,18 +63,34 @@ class EndUser:
     session_id: UUID
     app_id: UUID
     wallet: int
+    public_id: UUID
     bearer: str
+
+
+@dataclass(frozen=True)
+class Developer:
+    """Somebody who earns."""
+
+    id: UUID
+    earnings: UUID
+    """The account's public id."""
 
 
 class Stage:
     """Everything that is to be tortured. A context manager: left, it is all gone but the files."""
 
-    def __init__(self, folder: Path, *, gateways: int, wallets: int) -> None:
+    def __init__(self, folder: Path, *, gateways: int, wallets: int, has_months: bool = True) -> None:
         self.folder = folder
+        self.has_months = has_months
+        """Whether months before this one can be closed, which jobs do once a minute."""
         self._gateways = gateways
         self._wallets = wallets
-        self._mock: subprocess.Popen[bytes] | None = None
-        self.gateways: list[Gateway] = []
+        self._servers: list[subprocess.Popen[bytes]] = []
+        self.gateways: list[Kept] = []
+        self.api: Kept | None = None
+        self.jobs: list[Kept] = []
+        self.operators = {name: secrets.token_urlsafe(32) for name in OPERATORS}
+        self.webhook_secret = f"whsec_{secrets.token_urlsafe(24)}"
 
     def __enter__(self) -> Stage:
         self.postgres = EmbeddedPostgres.start(self.folder / "database")
@@ -73,12 +98,19 @@ class Stage:
             self.dsn = self.postgres.dsn
             migrate(self.dsn)
             asyncio.run(_confirm_prices(self.dsn))
-            self.end_users = _populate(self.dsn, self._wallets)
-            mock_url = self._start_mock()
-            self.port = _free_port()
-            self.gateways = [Gateway(self, number, mock_url) for number in range(self._gateways)]
-            for gateway in self.gateways:
-                gateway.wait_until_ready()
+            self.developers, crowd = _populate(self.dsn, self._wallets + PAYERS)
+            self.payers, self.end_users = crowd[:PAYERS], crowd[PAYERS:]
+            live_through(self.dsn, [payer.wallet for payer in self.payers])
+            mock_url = self._serve("mock", ["-m", "faucet.providers.fake_server", "--port", "0"])
+            self.stripe = self._serve("stripe", ["-m", "faucet", "mock-stripe", "--port", "0"])
+            self.port, self.api_port = _free_port(), _free_port()
+            load_config(self.office_settings)  # makes the secrets up that are not given, for all of them
+            settings = self._settings(mock_url)
+            self.gateways = [Kept(self, "gateway", number, settings) for number in range(self._gateways)]
+            self.api = Kept(self, "api", 0, self.office_settings)
+            self.start_jobs()
+            for kept in self.kept:
+                kept.wait_until_ready()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -87,12 +119,48 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for gateway in self.gateways:
-            gateway.close()
-        if self._mock is not None:
-            self._mock.terminate()
-            self._mock.wait(10)
+        for kept in self.kept:
+            kept.close()
+        for server in self._servers:
+            server.terminate()
+            server.wait(10)
         self.postgres.close()
+
+    @property
+    def kept(self) -> list[Kept]:
+        """Everything that is killed, and started again."""
+        return [*self.gateways, *([] if self.api is None else [self.api]), *self.jobs]
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def office_settings(self) -> dict[str, str]:
+        """The settings of the API, the jobs and the commands."""
+        return {
+            "TORTURE_DSN": self.dsn,
+            "DATABASE_URL": self.dsn,
+            "PORT_API": str(self.api_port),
+            "FAUCET_DATA": str(self.folder / "office"),
+            "OPERATOR_TOKENS": ",".join(f"{name}:{token}" for name, token in self.operators.items()),
+            "STRIPE_SECRET_KEY": STRIPE_KEY,
+            "STRIPE_FOREIGN_USD": "0",
+            "STRIPE_WEBHOOK_SECRET": self.webhook_secret,
+            "STRIPE_API_BASE": self.stripe,
+            "API_RATE_LIMIT_MAX_REQUESTS": "1000000",
+            "PAYOUT_THRESHOLD_USD": "0.01",
+            "PAYOUT_DAILY_MAX_USD": "0",
+            "PAYOUT_HOLD_BACK_DAYS": "0",
+            "PERIOD_CLOSE_GRACE_HOURS": "1",
+        }
+
+    def start_jobs(self, *, ahead_seconds: int = 0) -> None:
+        """Start the jobs' processes, for whom it is so much later; those that there are end first."""
+        for kept in self.jobs:
+            kept.close()
+        settings = self.office_settings | {"TORTURE_AHEAD_SECONDS": str(ahead_seconds)}
+        self.jobs = [Kept(self, "jobs", number, settings) for number in range(JOBS)]
 
     @property
     def gateway_data(self) -> Path:
@@ -122,33 +190,22 @@ class Stage:
                 preexec_fn=die_with_parent,
             )
 
-    def _start_mock(self) -> str:
-        command = [sys.executable, "-m", "faucet.providers.fake_server", "--port", "0"]
-        self._mock = self.start(command, "mock", piped=True)
-        assert self._mock.stdout is not None
-        line = self._mock.stdout.readline()
+    def _serve(self, name: str, arguments: Sequence[str]) -> str:
+        """Start a server that nobody kills and that prints where it listens; its address."""
+        server = self.start([sys.executable, *arguments], name, piped=True)
+        self._servers.append(server)
+        assert server.stdout is not None
+        line = server.stdout.readline()
         if not line:
-            raise RuntimeError(f"the mock provider did not start: see {self.folder}/mock.log")
+            raise RuntimeError(f"{name} did not start: see {self.folder}/{name}.log")
         return str(json.loads(line)["url"])
 
-
-class Gateway:
-    """One gateway process after another in the same place (`torture_gateway`), and what became of each."""
-
-    def __init__(self, stage: Stage, number: int, mock_url: str) -> None:
-        self.name = f"gateway-{number}"
-        self._log = stage.folder / f"{self.name}.log"
-        self.starts = 0
-        self.gave_up_starting = 0
-        """Ended by itself before it ever served: it needs the database for that."""
-        self.crashes = 0
-        """Ended by itself after that."""
-        self._pid: int | None = None
-        self._is_ready = threading.Event()
-        env = {
-            "TORTURE_DSN": stage.dsn,
-            "PORT_GATEWAY": str(stage.port),
-            "FAUCET_DATA": str(stage.gateway_data),
+    def _settings(self, mock_url: str) -> dict[str, str]:
+        """The settings of gateways."""
+        return {
+            "TORTURE_DSN": self.dsn,
+            "PORT_GATEWAY": str(self.port),
+            "FAUCET_DATA": str(self.gateway_data),
             "MOCK_PROVIDER_URL": mock_url,
             "HOLD_LEASE_SECONDS": str(LEASE_SECONDS),
             "HOLD_WAIT_SECONDS": "1",
@@ -157,7 +214,24 @@ class Gateway:
             "PROVIDER_IDLE_TIMEOUT_MS": "2500",
             "PROVIDER_RETRY_DELAY_MS": "50",
         }
-        self._keeper = stage.start([sys.executable, "-m", "bench.torture_gateway"], self.name, env=env, piped=True)
+
+
+class Kept:
+    """One process after another in the same place (`torture_keeper`), and what became of each."""
+
+    def __init__(self, stage: Stage, kind: str, number: int, settings: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.name = f"{kind}-{number}"
+        self._log = stage.folder / f"{self.name}.log"
+        self.starts = 0
+        self.gave_up_starting = 0
+        """Ended by itself before it ever served: it needs the database for that."""
+        self.crashes = 0
+        """Ended by itself after that."""
+        self._pid: int | None = None
+        self._is_ready = threading.Event()
+        command = [sys.executable, "-m", "bench.torture_keeper", kind]
+        self._keeper = stage.start(command, self.name, env=settings, piped=True)
         self._listener = threading.Thread(target=self._listen, name=self.name)
         self._listener.start()
 
@@ -206,7 +280,7 @@ class Gateway:
 
 
 def serves(port: int) -> bool:
-    """Whether a gateway says that it is ready."""
+    """Whether a gateway or the API says that it is ready."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", "/ready")
@@ -230,18 +304,20 @@ async def _confirm_prices(dsn: str) -> None:
         await connection.execute("update price set status = 'confirmed', decided_at = now(), decided_by = 'torture'")
 
 
-def _populate(dsn: str, wallets: int) -> list[EndUser]:
-    """Two developers with three apps, and the end users that are spread over them."""
+def _populate(dsn: str, wallets: int) -> tuple[list[Developer], list[EndUser]]:
+    """Two developers with three apps, one who has none, and the end users that are spread over the apps."""
     with psycopg.connect(dsn) as connection:
         apps = []
-        developers = [uuid7(), uuid7()]
+        known = [Developer(uuid7(), uuid7()) for _ in range(3)]
+        developers = [developer.id for developer in known]
         for number, developer_id in enumerate(developers):
             connection.execute(
                 "insert into developer (id, name, email) values (%s, 'Developer', %s)",
                 (developer_id, f"developer{number}@example.com"),
             )
-            for kind in ("earnings", "platform_revenue"):
-                connection.execute("select account_open_v1(%s, %s, %s, null, '')", (uuid7(), kind, developer_id))
+            for kind in ("earnings", "platform_revenue", "payout_clearing"):
+                name = known[number].earnings if kind == "earnings" else uuid7()
+                connection.execute("select account_open_v1(%s, %s, %s, null, '')", (name, kind, developer_id))
         for number, pricing in enumerate(PRICINGS):
             app_id, feature_id, developer_id = uuid7(), uuid7(), developers[number % 2]
             connection.execute(
@@ -254,22 +330,23 @@ def _populate(dsn: str, wallets: int) -> list[EndUser]:
                 (feature_id, developer_id, app_id, json.dumps({"fit_to_wallet": number != 1}), json.dumps(pricing)),
             )
             apps.append((developer_id, app_id, feature_id))
-        return [_open_wallet(connection, *apps[number % len(apps)]) for number in range(wallets)]
+        return known, [_open_wallet(connection, *apps[number % len(apps)]) for number in range(wallets)]
 
 
 def _open_wallet(connection: psycopg.Connection, developer_id: UUID, app_id: UUID, feature_id: UUID) -> EndUser:
-    end_user_id, session_id, bearer = uuid7(), uuid7(), f"mf_sess_{secrets.token_urlsafe(32)}"
+    end_user_id, session_id, public_id = uuid7(), uuid7(), uuid7()
+    bearer = f"mf_sess_{secrets.token_urlsafe(32)}"
     connection.execute(
         "insert into end_user (id, developer_id, app_id, external_id_hash) values (%s, %s, %s, %s)",
         (end_user_id, developer_id, app_id, secrets.token_bytes(32)),
     )
     row = connection.execute(
-        "select account_open_v1(%s, 'wallet', %s, %s, '')", (uuid7(), developer_id, end_user_id)
+        "select account_open_v1(%s, 'wallet', %s, %s, '')", (public_id, developer_id, end_user_id)
     ).fetchone()
     assert row is not None
     connection.execute(
-        "insert into session (id, developer_id, app_id, feature_id, end_user_id, bearer_hash, expires_at)"
-        " values (%s, %s, %s, %s, %s, %s, now() + interval '30 days')",
+        "insert into session (id, developer_id, app_id, feature_id, end_user_id, bearer_hash, expires_at,"
+        " may_spend_paid) values (%s, %s, %s, %s, %s, %s, now() + interval '30 days', true)",
         (session_id, developer_id, app_id, feature_id, end_user_id, hashlib.sha256(bearer.encode()).digest()),
     )
-    return EndUser(end_user_id, session_id, app_id, row[0], bearer)
+    return EndUser(end_user_id, session_id, app_id, row[0], public_id, bearer)

@@ -291,7 +291,9 @@ def queue_of(dsn: str, sweeps: Sweeps) -> procrastinate.App:
     return app
 
 
-async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], None] = lambda: None) -> None:
+async def run(
+    config: Config, dsn: str | None = None, *, on_ready: Callable[[], None] = lambda: None, clock: Clock | None = None
+) -> None:
     """Run sweeps until SIGTERM or SIGINT, whatever the database does meanwhile.
 
     Raises ValueError where no database is named.
@@ -310,7 +312,7 @@ async def run(config: Config, dsn: str | None = None, *, on_ready: Callable[[], 
     sweeps = Sweeps(
         pool,
         metrics,
-        Clock(),
+        clock or Clock(),
         config,
         upstream,
         top_up_processor=top_ups_of(config),

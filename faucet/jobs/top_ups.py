@@ -15,8 +15,15 @@ from faucet.kit.log import logger
 from faucet.ledger import moves
 from faucet.payments import auto_top_ups, reversals, store, top_ups
 from faucet.payments.auto_top_ups import Attempt
-from faucet.payments.inbox import Note, Outcome
-from faucet.payments.processor import CardDeclined, Payment, ProcessorRefused, ProcessorUnsure, TopUpProcessor
+from faucet.payments.inbox import Note
+from faucet.payments.processor import (
+    CardDeclined,
+    Payment,
+    ProcessorConflict,
+    ProcessorRefused,
+    ProcessorUnsure,
+    TopUpProcessor,
+)
 from faucet.payments.store import TopUp
 
 BATCH = 50
@@ -42,12 +49,12 @@ async def charge_automatically(connection: Tx, processor: TopUpProcessor, clock:
             claimed = await auto_top_ups.claim(connection, wallet, now=clock.now())
         if claimed is not None:
             begun += 1
-            if not await _charge(connection, processor, claimed):
+            if not await _charge(connection, processor, claimed, clock):
                 break
     return len(left) + begun
 
 
-async def _charge(connection: Tx, processor: TopUpProcessor, attempt: Attempt) -> bool:
+async def _charge(connection: Tx, processor: TopUpProcessor, attempt: Attempt, clock: Clock) -> bool:
     """Ask for an attempt's money and note the answer; False where there was none."""
     top_up = attempt.top_up
     assert attempt.payment_method_id is not None
@@ -65,6 +72,9 @@ async def _charge(connection: Tx, processor: TopUpProcessor, attempt: Attempt) -
         reason = error.decline_code or error.code or "declined"
         await _fail(connection, top_up, f"the card was declined: {reason}", is_final=auto_top_ups.NEEDS_OWNER in reason)
         return True
+    except ProcessorConflict:
+        # Its card was another one when it was asked for before: what came of that decides, not this refusal.
+        return await _look(connection, processor, attempt, clock)
     except ProcessorRefused as error:
         logger.error("auto_top_up.refused", top_up=str(top_up.id), error=str(error), code=error.code)
         await _fail(connection, top_up, f"the processor refused it: {error}", is_final=True)
@@ -77,8 +87,6 @@ async def _settle(connection: Tx, top_up: TopUp, payment: Payment) -> None:
     if payment.status == "succeeded":
         async with connection.transaction():
             verdict = await top_ups.credit_payment(connection, top_up, payment)
-            if verdict.outcome is Outcome.APPLIED:
-                await auto_top_ups.note_success(connection, top_up.wallet_id)
             await record(connection, payment.intent_id, verdict.notes)
     elif payment.status in ("requires_action", "requires_confirmation"):
         await _fail(connection, top_up, f"the card was declined: {auto_top_ups.NEEDS_OWNER}", is_final=True)
@@ -111,9 +119,15 @@ async def _see_through(connection: Tx, processor: TopUpProcessor, attempt: Attem
     async with connection.transaction():
         await auto_top_ups.touch(connection, attempt, now=now)
     if auto_top_ups.may_repeat(attempt, now):
-        return await _charge(connection, processor, attempt)
+        return await _charge(connection, processor, attempt, clock)
     if now - top_up.created_at < LOOK_AFTER:
         return True  # a call of somebody who died may still be on its way
+    return await _look(connection, processor, attempt, clock)
+
+
+async def _look(connection: Tx, processor: TopUpProcessor, attempt: Attempt, clock: Clock) -> bool:
+    """Look for an attempt's payment instead of asking for it; False where the processor didn't answer."""
+    top_up = attempt.top_up
     try:
         found = await processor.payments_of(attempt.customer_id, since=top_up.created_at - LOOK_AFTER)
     except (ProcessorRefused, ProcessorUnsure) as error:
@@ -122,7 +136,7 @@ async def _see_through(connection: Tx, processor: TopUpProcessor, attempt: Attem
     mine = [payment for payment in found if payment.top_up_id == str(top_up.id)]
     if mine:
         await _settle(connection, top_up, mine[0])
-    else:
+    elif clock.now() - top_up.created_at >= LOOK_AFTER:
         await _fail(connection, top_up, "the processor never heard of it", is_final=False)
     return True
 

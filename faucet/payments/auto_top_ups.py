@@ -272,11 +272,6 @@ async def _attempt(tx: Tx, top_up_id: UUID) -> Attempt | None:
     return Attempt(top_up, known.customer_id, known.payment_method_id)
 
 
-async def note_success(tx: Tx, wallet_id: AccountId) -> None:
-    """Forget earlier failures."""
-    await tx.execute("update auto_top_up set failures = 0, updated_at = now() where wallet_id = %s", (wallet_id,))
-
-
 async def note_failure(tx: Tx, top_up: TopUp, reason: str, *, is_final: bool) -> str | None:
     """End an attempt that failed; pause the wish after too many, or at once where a repeat can't help.
 

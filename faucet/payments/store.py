@@ -180,6 +180,11 @@ async def mark_credited(tx: Tx, top_up_id: UUID, *, payment_intent_id: str | Non
     )
 
 
+async def forget_failures(tx: Tx, wallet_id: AccountId) -> None:
+    """An automatic top-up was credited: those that failed before it don't count any more."""
+    await tx.execute("update auto_top_up set failures = 0, updated_at = now() where wallet_id = %s", (wallet_id,))
+
+
 async def mark(tx: Tx, top_up_id: UUID, status: str, *, reason: str | None) -> bool:
     """Give a pending top-up its end; False where it had one."""
     cursor = await tx.execute(

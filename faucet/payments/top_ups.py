@@ -97,6 +97,8 @@ async def credit(tx: Tx, top_up: TopUp, *, payment_intent_id: str | None) -> boo
     await moves.top_up(tx, top_up.wallet_id, top_up.amount_e8, key=f"top-up:{top_up.id}", memo=memo)
     number = receipt_number_of(top_up.id, top_up.created_at)
     await store.mark_credited(tx, top_up.id, payment_intent_id=payment_intent_id, receipt_number=number)
+    if top_up.kind == "auto":
+        await store.forget_failures(tx, top_up.wallet_id)
     await store.end_unvouched_sessions(tx, top_up.end_user_id)
     await told.of_credit(tx, top_up_id=top_up.id, wallet_id=top_up.wallet_public_id, amount_e8=top_up.amount_e8)
     return True
@@ -123,6 +125,8 @@ async def apply_session(tx: Tx, session: dict[str, Any]) -> Verdict:
     found = await store.find_by_session(tx, str(session.get("id")))
     if found is None:
         if _marks(session).get("top_up") is not None:
+            if session.get("payment_status") == "unpaid":
+                return Verdict(Outcome.IGNORED, "a page that nobody noted and nobody paid on")
             return Verdict(Outcome.REFUSED, "a checkout session that bears our mark and that we never made")
         return Verdict(Outcome.IGNORED, "a checkout session of somebody else's")
     found = await alone(tx, found)

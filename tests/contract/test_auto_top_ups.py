@@ -141,6 +141,27 @@ def test_after_a_day_it_looks_instead_of_asking(payments: PaymentsWorld, how: st
     assert len(payments.double.double.state.all("charge", status="succeeded")) == charges
 
 
+@pytest.mark.parametrize("how", ["drop_after", "drop_before"])
+def test_a_card_that_was_changed_meanwhile_is_no_second_charge(payments: PaymentsWorld, how: str) -> None:
+    """Lost: the answer gets lost, its owner saves another card, and both are charged, beyond the cap."""
+    who = _with_card(payments, monthly_cap_usd="5.00")
+    payments.spend(who, 9 * E8)
+    payments.double.control("failures", method="POST", path="/v1/payment_intents", how=how)
+    payments.jobs("charge_automatically")
+    made = who.checkout("0.50", save_card=True)
+    assert payments.double.pay(made["checkout_url"], "5555 5555 5555 4444").status_code == 303
+    payments.double.settled()
+    payments.jobs("learn_payments")
+    assert ok(who.http.get("/v1/user/auto-top-up"))["card"]["last4"] == "4444"
+    for minutes in (1, 12, 24):
+        payments.jobs("charge_automatically", clock=At(minutes=minutes))
+    assert _autos(who) == ["credited"] and who.balance() == "6.50000000"
+    payments.jobs()
+    assert _autos(who) == ["credited"] and who.balance() == "6.50000000"
+    assert len(payments.double.double.state.all("charge", status="succeeded")) == 3
+    assert ok(who.http.get("/v1/user/auto-top-up"))["status"] == "on"
+
+
 def test_a_card_that_is_declined_pauses_it(payments: PaymentsWorld) -> None:
     """Lost: a card that is tried for ever."""
     who = _with_card(payments, LATER_DECLINED_CARD)
@@ -156,6 +177,24 @@ def test_a_card_that_is_declined_pauses_it(payments: PaymentsWorld) -> None:
     shown = ok(who.http.get("/v1/user/auto-top-up"))
     assert shown["status"] == "paused" and "declined" in shown["reason"]
     assert len(payments.trail("auto_top_up.paused")) == 1 and len(payments.trail("auto_top_up.failed")) == 3
+
+
+def test_a_success_that_only_the_event_told_ends_the_count_of_failures(payments: PaymentsWorld) -> None:
+    """Lost: who died before noting a success leaves earlier failures standing, and three in all are a pause."""
+    who = _with_card(payments, LATER_DECLINED_CARD)
+    payments.spend(who, 9 * E8)
+    payments.jobs("charge_automatically")
+    made = who.checkout("0.50", save_card=True)
+    assert payments.double.pay(made["checkout_url"], GOOD_CARD).status_code == 303
+    payments.double.settled()
+    payments.jobs("learn_payments")
+    payments.double.control("failures", method="POST", path="/v1/payment_intents", how="drop_after")
+    payments.jobs("charge_automatically", clock=At(minutes=11))
+    assert _autos(who) == ["pending", "failed"]
+    payments.double.settled()
+    payments.jobs("drain_inbox")
+    assert _autos(who) == ["credited", "failed"]
+    assert payments.books.one("select failures from auto_top_up") == 0
 
 
 def test_a_card_that_needs_its_owner_pauses_it_at_once(payments: PaymentsWorld) -> None:

@@ -198,6 +198,18 @@ def test_a_page_that_is_over_expires(payments: PaymentsWorld) -> None:
     assert top_up["status"] == "expired" and "checkout_url" not in top_up
 
 
+def test_a_page_that_was_never_noted_ends_without_an_alarm(payments: PaymentsWorld) -> None:
+    """Lost: an API that died between opening a page and noting it is an alarm a day later, about money of nobody's."""
+    who = payments.end_user()
+    made = who.checkout()
+    session = payments.double.object(made["checkout_session_id"])
+    payments.books.rows("delete from top_up where checkout_session_id = %s", session["id"])
+    ended = event_of("checkout.session.expired", session | {"status": "expired"})
+    assert ok(payments.send(ended)) == {"received": True, "ignored": True}
+    paid = event_of("checkout.session.completed", session | {"status": "complete", "payment_status": "paid"})
+    assert ok(payments.send(paid))["refused"] is True  # that money is somebody's, and a person has to look
+
+
 def test_nobody_sees_another_s_top_ups(payments: PaymentsWorld) -> None:
     """Lost: who paid what, told to anybody."""
     app = payments.developer().app()

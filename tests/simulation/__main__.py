@@ -6,11 +6,13 @@ It works on an embedded PostgreSQL of its own, in a temporary folder.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as in pytest: tests share modules
@@ -27,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args(arguments)
-    configure("simulation", "error")
     seeds = [options.seed] if options.seed is not None else [random.randrange(1 << 32) for _ in range(options.seeds)]
     if options.seed is None:
         seeds = [*seeds_kept(), *seeds]
@@ -37,16 +38,29 @@ def main(arguments: list[str] | None = None) -> int:
         settings = {"fsync": "off", "full_page_writes": "off"}
         with EmbeddedPostgres(Path(folder) / "data", settings=settings) as running:
             template = template_of(running.dsn)
-            for seed in seeds:
-                began = time.monotonic()
-                try:
-                    happened += run_seed(running.dsn, template, seed, options.steps)
-                except AssertionError as broken:
-                    print(f"BROKEN by seed {seed}: {broken}\nagain: python -m tests.simulation --seed {seed}")
-                    return 1
-                print(f"seed {seed}: {options.steps} events held, {time.monotonic() - began:.1f} s", flush=True)
+            with ProcessPoolExecutor(min(len(seeds), os.cpu_count() or 1), initializer=_quiet) as workers:
+                runs = {seed: workers.submit(_timed, running.dsn, template, seed, options.steps) for seed in seeds}
+                for seed, run in runs.items():
+                    try:
+                        had, seconds = run.result()
+                    except AssertionError as broken:
+                        workers.shutdown(cancel_futures=True)
+                        print(f"BROKEN by seed {seed}: {broken}\nagain: python -m tests.simulation --seed {seed}")
+                        return 1
+                    happened += had
+                    print(f"seed {seed}: {options.steps} events held, {seconds:.1f} s", flush=True)
     print(", ".join(f"{what} {count}" for what, count in happened.most_common()))
     return 0
+
+
+def _quiet() -> None:
+    """Only alarms are told on the way: those that the simulation brings about."""
+    configure("simulation", "error")
+
+
+def _timed(dsn: str, template: str, seed: int, steps: int) -> tuple[Counter[str], float]:
+    began = time.monotonic()
+    return run_seed(dsn, template, seed, steps), time.monotonic() - began
 
 
 if __name__ == "__main__":

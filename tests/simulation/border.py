@@ -29,7 +29,7 @@ from faucet.kit.clock import ManualClock
 from faucet.kit.db import Tx, open_pool, tx
 from faucet.kit.errors import Refusal
 from faucet.kit.ids import uuid7
-from faucet.payments import inbox, payout_events, payouts, reversals, store
+from faucet.payments import auto_top_ups, inbox, payout_events, payouts, reversals, store
 from faucet.payments.appliers import TOP_UPS
 from faucet.payments.inbox import Applier, Event, Outcome, Verdict
 from faucet.payments.payouts import Terms
@@ -39,8 +39,13 @@ from faucet.terms import AccountId, Payer
 from simulation.economy import DONE, Economy, Request
 from simulation.ledgered import CENT, Ledgered, TopUp
 from simulation.line import SECRET, Json, Processor, letter
+from simulation.standing import Standing
 
-GOOD_CARD, DECLINED_CARD = "4242424242424242", "4000000000000002"
+CARDS = (
+    *("4242424242424242", "4242424242424242", "5555555555554444", "378282246310005"),
+    "4000000000000002",  # declined
+    *("4000000000000341", "4000002760003184"),  # declined when its owner isn't there
+)
 DAY, HOUR = 86_400, 3_600
 MONTHS = 24
 OPERATORS = ("alice", "bob")
@@ -49,6 +54,8 @@ DIES = 0.3
 POINTS_MAX = 30
 NOW_DAYS, NEVER_DAYS = 0, 36_500
 """Hold-backs under which everything is old enough, and nothing is."""
+
+Mortal = Callable[[Fate], Awaitable[None]]
 
 
 class Border:
@@ -67,24 +74,26 @@ class Border:
         if self._months_left:
             economy.periods = ("total",)  # time is put back below, and a month's counter with it
         self._runner = asyncio.Runner()
-        self._api, self._jobs = (self._run(open_pool(dsn, f"faucet_{door}", size=2)) for door in ("api", "jobs"))
+        self._api, self.jobs = (self._run(open_pool(dsn, f"faucet_{door}", size=2)) for door in ("api", "jobs"))
         first, second = self.books.tenant(), self.books.tenant()
         self.tenants = [first, self.books.end_user(first), second]
         for tenant in (first, second):
             self.books.open_account("payout_clearing", tenant.developer)
         self._run(self._onboard(first))
+        self.standing = Standing(self)
         economy.join(self.tenants, self._events())
         for _ in range(4):
             self.bonus()
+        self._save_cards()
 
     def close(self) -> None:
         """Let go of the database."""
-        for pool in (self._api, self._jobs):
+        for pool in (self._api, self.jobs):
             self._run(pool.close())
         self._runner.close()
 
     def _events(self) -> list[tuple[Callable[[], Any], int]]:
-        mortal = {
+        self.mortal: dict[Mortal, int] = {
             self.top_up: 8,
             self.drain: 10,
             self.clerk_refunds: 3,
@@ -93,6 +102,8 @@ class Border:
             self.decide_payout: 9,
             self.send: 7,
             self.month_ends: 2,
+            self.standing.order: 7,
+            self.standing.charge: 9,
         }
         others: dict[Callable[[], Any], int] = {
             self.buy: 14,
@@ -108,25 +119,29 @@ class Border:
             self.transfer_is_reversed: 1,
             self.time_passes: 2,
         }
-        return [(self._mortally(act), weight) for act, weight in mortal.items()] + list(others.items())
+        return [(self._mortally(act), weight) for act, weight in self.mortal.items()] + list(others.items())
 
     # ── how things are done here ──
 
     def _run(self, work: Any) -> Any:
         return self._runner.run(work)
 
-    def _mortally(self, act: Callable[[Fate], Awaitable[None]]) -> Callable[[], None]:
+    def _mortally(self, act: Mortal) -> Callable[[], None]:
         """Who does it may die on the way; what was booked till then is what the books must have."""
 
         def event() -> None:
             fate = Fate(self.chance.randint(1, POINTS_MAX) if self.chance.random() < DIES else 0)
-            self._run(self._lived(act, fate))
+            self.live(act, fate)
             self.economy.happened[f"died: {act.__name__}"] += bool(fate.died_at)
 
         event.__name__ = act.__name__  # type: ignore[attr-defined]
         return event
 
-    async def _lived(self, act: Callable[[Fate], Awaitable[None]], fate: Fate) -> None:
+    def live(self, act: Mortal, fate: Fate) -> None:
+        """Let somebody do something, and perhaps die over it; the model follows what was committed."""
+        self._run(self._lived(act, fate))
+
+    async def _lived(self, act: Mortal, fate: Fate) -> None:
         try:
             await act(fate)
         except Died:
@@ -134,7 +149,7 @@ class Border:
         self._fold()
 
     @asynccontextmanager
-    async def _desk(self, fate: Fate) -> AsyncIterator[Tx]:
+    async def desk(self, fate: Fate) -> AsyncIterator[Tx]:
         async with tx(FatedPool(self._api, fate)) as t:  # type: ignore[arg-type]
             await see_all(t)
             yield t
@@ -163,7 +178,10 @@ class Border:
             )
             if settled.get(event.id) == "applied" and verdict.outcome is Outcome.APPLIED:
                 self.model.event(event.type, event.about)
+                if event.type == "payment_intent.succeeded":
+                    self.standing.fold(event.about["metadata"]["top_up"])
         self._applied.clear()
+        self.standing.fold()
         booked = {row[0] for row in self.books.rows("select id from top_up_reversal")}
         for refund in self._refunded:
             if refund["id"] in booked:
@@ -171,6 +189,7 @@ class Border:
         self._refunded.clear()
         self._fold_fees()
         self._fold_payouts()
+        self.standing.check()
 
     def _fold_fees(self) -> None:
         fees = dict(self.books.rows("select id, fee_e8 from top_up where fee_e8 is not null"))
@@ -220,35 +239,58 @@ class Border:
     async def top_up(self, fate: Fate) -> None:
         """Somebody asks for a page to pay on."""
         tenant = self.chance.choice(self.tenants)
-        if tenant.wallet in self.economy.frozen:
-            return
+        if tenant.wallet not in self.economy.frozen:
+            await self._open_page(tenant, fate, saves_card=self.chance.random() < 0.5)
+
+    async def _open_page(self, tenant: Tenant, fate: Fate, *, saves_card: bool) -> str:
         top_up_id, cents = uuid7(), self.chance.randint(50, 3_000)
+        customer = await self._customer(tenant, fate) if saves_card else None
         ask = CheckoutAsk(
             top_up_id=top_up_id, amount_cents=cents, success_url="https://x.example/", cancel_url="https://x.example/",
-            lasts_seconds=23 * HOUR,
+            lasts_seconds=23 * HOUR + self.stripe.state.clock_offset, customer_id=customer,
         )  # fmt: skip
         page = await self.stripe.top_ups.open_checkout(ask)
         made = TopUp(top_up_id, tenant, page.id, cents * CENT)
         try:
-            async with self._desk(fate) as t:
+            async with self.desk(fate) as t:
                 await store.insert_checkout(
                     t, top_up_id=top_up_id, developer_id=tenant.developer, app_id=tenant.app,
                     end_user_id=tenant.end_user, wallet_id=AccountId(tenant.wallet), amount_e8=cents * CENT,
-                    session_id=page.id, url=page.url, saves_card=False, now=datetime.now(UTC),
+                    session_id=page.id, url=page.url, saves_card=customer is not None, now=datetime.now(UTC),
                     expires_at=page.expires_at,
                 )  # fmt: skip
         finally:
             if self.books.one("select count(*) from top_up where id = %s", top_up_id):
                 self.model.top_ups[page.id] = made
+        return page.id
+
+    def _save_cards(self) -> None:
+        """Some have paid before, and their cards were kept."""
+        for tenant, card in zip(self.tenants, CARDS, strict=False):
+            page = self._run(self._open_page(tenant, Fate(0), saves_card=True))
+            self.economy.require(self.stripe.pay(page, card), f"{card} was declined")
+        self._hear_all()
+        for act in (self.drain, self.jobs_about_top_ups):
+            self.live(act, Fate(0))
+
+    async def _customer(self, tenant: Tenant, fate: Fate) -> str:
+        """Whom Stripe knows an end user as, who wants their card kept."""
+        customer: str = await self.processor(fate).ensure_customer(tenant.end_user)
+        async with self.desk(fate) as t:
+            await auto_top_ups.keep_customer(
+                t, developer_id=tenant.developer, end_user_id=tenant.end_user, customer_id=customer
+            )
+        return customer
 
     def somebody_pays(self) -> None:
         """On a page that is open; or they leave it."""
-        found = [t for t in self.model.top_ups if self.stripe.state.objects[t]["status"] == "open"]
+        pages = [t for t in self.model.top_ups if t in self.stripe.state.objects]
+        found = [t for t in pages if self.stripe.state.objects[t]["status"] == "open"]
         if found:
             session = self.chance.choice(found)
             if self.chance.random() < 0.1:
                 self.stripe.leave(session)
-            elif not self.stripe.pay(session, self.chance.choice((GOOD_CARD, GOOD_CARD, GOOD_CARD, DECLINED_CARD))):
+            elif not self.stripe.pay(session, self.chance.choice(CARDS)):
                 self.economy.happened["card declined"] += 1
 
     def _paid(self) -> str | None:
@@ -278,6 +320,11 @@ class Border:
         self.economy.happened["post kept" if is_new else "post again"] += 1
         self._heard.add(event.id)
 
+    def _hear_all(self) -> None:
+        for event in list(self.stripe.state.events):
+            if event["id"] not in self._heard:
+                self._hear(event)
+
     async def _keep(self, event: Event) -> bool:
         async with tx(self._api) as t:
             return await inbox.store(t, event)
@@ -302,7 +349,7 @@ class Border:
     async def drain(self, fate: Fate) -> None:
         """The jobs apply what came."""
         self.clock.advance(10)
-        async with FatedPool(self._jobs, fate).connection() as connection:
+        async with FatedPool(self.jobs, fate).connection() as connection:
             await drain_inbox(connection, self._appliers(fate), self.clock)
 
     # ── money back ──
@@ -344,33 +391,33 @@ class Border:
         amount_e8 = self.chance.choice((None, CENT, rest // CENT // 2 * CENT or CENT, rest + CENT))
         may = rest > 0 and (amount_e8 is None or amount_e8 <= rest)
         try:
-            async with self._desk(fate) as t:
+            async with self.desk(fate) as t:
                 wish = await reversals.wish_refund(t, top_up.id, amount_e8, reason="why not", asked_by="alice")
         except Refusal as refusal:
             self.economy.require(not may, f"refund of {amount_e8} of {rest}: {refusal}")
             return
         self.economy.require(may, f"a refund of {amount_e8} was taken, of {rest}")
-        processor = self._processor(fate)
+        processor = self.processor(fate)
         try:
             refund = await processor.refund(
                 wish.payment_intent_id, amount_cents=wish.amount_e8 // CENT, refund_id=wish.id
             )
         except ProcessorRefused as error:  # refunded or denied there, of which we have not heard
-            async with self._desk(fate) as t:
+            async with self.desk(fate) as t:
                 await reversals.mark_failed(t, wish, str(error))
             return
-        async with self._desk(fate) as t:
+        async with self.desk(fate) as t:
             await reversals.apply_refund(t, refund)
 
     async def jobs_about_top_ups(self, fate: Fate) -> None:
         """What nobody waits for: refunds again, fees and receipts."""
-        processor = self._processor(fate)
+        processor = self.processor(fate)
         clock = ManualClock(datetime.now(UTC) + timedelta(minutes=5))
-        async with FatedPool(self._jobs, fate).connection() as connection:
+        async with FatedPool(self.jobs, fate).connection() as connection:
             await top_up_jobs.send_refunds(connection, processor, clock)
             await top_up_jobs.learn_payments(connection, processor, clock)
 
-    def _processor(self, fate: Fate) -> Any:
+    def processor(self, fate: Fate) -> Any:
         fated = FatedProcessor(cast(Any, self.stripe.top_ups), fate)
         refunded, refund = self._refunded, fated.refund
 
@@ -404,7 +451,7 @@ class Border:
         may = whole >= (CENT if amount_e8 is None else amount_e8)
         by = self.chance.choice((*OPERATORS, "developer"))
         try:
-            async with self._desk(fate) as t:
+            async with self.desk(fate) as t:
                 payout, _ = await payouts.request(
                     t, terms, developer_id=tenant.developer, amount_e8=amount_e8, by=by, key=None, now=self.clock.now()
                 )
@@ -434,7 +481,7 @@ class Border:
             "fail": status in ("approved", "sent") or (status == "paid" and provider == "manual"),
         }[what]
         try:
-            async with self._desk(fate) as t:
+            async with self.desk(fate) as t:
                 match what:
                     case "approve":
                         await payouts.approve(t, payout_id, by=by, note=None, now=now)
@@ -454,7 +501,7 @@ class Border:
         """The sweep that sends; and whoever does the work of one that died waits for its claim to run out."""
         self.clock.advance(self.chance.choice((60, HOUR)))
         processor: Any = FatedProcessor(self.stripe.connect, fate)
-        await send_payouts(cast(Any, FatedPool(self._jobs, fate)), processor, self.clock)
+        await send_payouts(cast(Any, FatedPool(self.jobs, fate)), processor, self.clock)
 
     def bonus(self) -> None:
         """An operator adds to a developer's earnings, so that there is always somebody to be paid out."""
@@ -473,8 +520,14 @@ class Border:
             self._run(self.stripe.control("payouts", payout=self.chance.choice(found), status=status))
 
     def transfer_is_reversed(self) -> None:
-        """Somebody takes one back on Stripe's own pages, if its account still has it."""
-        if found := [row["id"] for row in self.stripe.of("transfer") if not row["reversed"]]:
+        """Somebody takes one back on Stripe's own pages, whose bank has sent it back.
+
+        Any other would be taken back with another payout's money, if the account has some: to the cent that is the
+        same, but then one that has failed here has left there, and one that has not left is paid.
+        """
+        returned = {row["metadata"]["payout_id"] for row in self.stripe.of("payout") if row["status"] == "failed"}
+        kept = [row for row in self.stripe.of("transfer") if not row["reversed"]]
+        if found := [row["id"] for row in kept if row["transfer_group"] in returned]:
             self._run(self.stripe.control("transfers", transfer=self.chance.choice(found)))
 
     def time_passes(self) -> None:
@@ -519,11 +572,9 @@ class Border:
     def settle_down(self) -> None:
         """All post comes, all is applied, banks decide; then Stripe and the ledger agree. Raises Broken."""
         for _ in range(12):
-            for event in list(self.stripe.state.events):
-                if event["id"] not in self._heard:
-                    self._hear(event)
-            for act in (self.drain, self.jobs_about_top_ups, self.send):
-                self._run(self._lived(act, Fate(0)))
+            self._hear_all()
+            for act in (self.drain, self.standing.charge, self.jobs_about_top_ups, self.send):
+                self.live(act, Fate(0))
             self.clock.advance(7 * HOUR)
             for row in self.stripe.of("payout"):
                 if row["status"] in ("pending", "in_transit"):
@@ -535,9 +586,11 @@ class Border:
         waiting = self.books.rows("select type, reason from stripe_event where settled_at is null")
         self.economy.require(not waiting, f"post that nobody could apply: {waiting}")
         self.economy.require(not (left := problems(self.books, cast(Stripe, self.stripe))), f"payouts: {left}")
+        pages = {row["id"] for row in self.stripe.of("checkout.session")}
         paid = {row["id"] for row in self.stripe.of("checkout.session") if row["payment_status"] == "paid"}
-        credited = {t.session for t in self.model.top_ups.values() if t.intent is not None}
+        credited = {t.session for t in self.model.top_ups.values() if t.intent is not None and t.session in pages}
         self.economy.require(paid == credited, f"paid and not credited, or credited and not paid: {paid ^ credited}")
+        self.standing.compare()
         there = self.stripe.balance() * CENT
         here = -self.economy.posted[self.economy.platform["stripe_clearing"]]
         self.economy.require(there == here, f"Stripe has {there} e8 for us, the ledger says {here}")

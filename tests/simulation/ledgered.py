@@ -45,7 +45,7 @@ class Ledgered:
     def __init__(self, economy: Economy) -> None:
         self.economy = economy
         self.top_ups: dict[str, TopUp] = {}
-        """By checkout session."""
+        """By checkout session, automatic ones by a name of their own."""
         self.reversals: dict[str, Reversal] = {}
         self.owed: Counter[int] = Counter()
         """What was written off for a wallet and is not made good."""
@@ -93,6 +93,11 @@ class Ledgered:
         if top_up.intent is None:
             top_up.intent = session["payment_intent"]
             self._move(self.economy.platform["stripe_clearing"], top_up.tenant.wallet, session["amount_total"] * CENT)
+
+    def credit_automatic(self, top_up: TopUp) -> None:
+        """One that nobody paid on a page was credited."""
+        self.top_ups[top_up.session] = top_up
+        self._move(self.economy.platform["stripe_clearing"], top_up.tenant.wallet, top_up.amount_e8)
 
     def fee(self, top_up: TopUp, fee_e8: int) -> None:
         """What the processor kept of a top-up became known."""

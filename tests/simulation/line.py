@@ -11,7 +11,7 @@ import stripe
 
 from faucet.kit.secret import Secret
 from faucet.payments.connect import StripeConnect
-from faucet.payments.double import checkout, disputes, payouts, refunds
+from faucet.payments.double import checkout, disputes, payment_methods, payouts, refunds
 from faucet.payments.double.problem import Problem
 from faucet.payments.double.resources import CONTROLS_OF_RESOURCES, TICKS
 from faucet.payments.double.routes import Call
@@ -67,6 +67,12 @@ class Processor:
         except Problem:
             return False
         return True
+
+    def save_card(self, customer: str, number: str) -> str:
+        """A customer's new card; its name."""
+        method = payment_methods.from_number(self.state, number)
+        payment_methods.attach_to(self.state, method, customer)
+        return str(method["id"])
 
     def leave(self, session: str) -> None:
         """Nobody will pay on a page any more."""

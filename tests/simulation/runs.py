@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -35,9 +38,10 @@ def template_of(dsn: str) -> str:
     return TEMPLATE
 
 
-def run_seed(dsn: str, template: str, seed: int, steps: int) -> Counter[str]:
-    """Let an economy live for so many events; what happened in it. Raises Broken, which names the event."""
-    name = f"{template}_{next(_copies)}"
+@contextmanager
+def economy_of(dsn: str, template: str, seed: int) -> Iterator[tuple[Economy, Border]]:
+    """An economy in a database of its own, and its border. Raises Broken where its end is not as it must be."""
+    name = f"{template}_{os.getpid()}_{next(_copies)}"
     with psycopg.connect(dsn, autocommit=True) as server:
         server.execute(f'create database "{name}" template "{template}"'.encode())
         try:
@@ -45,11 +49,7 @@ def run_seed(dsn: str, template: str, seed: int, steps: int) -> Counter[str]:
                 economy = Economy(Books(connection), seed)
                 border = Border(economy, with_database(dsn, name))
                 try:
-                    for step in range(steps):
-                        try:
-                            economy.step()
-                        except (Broken, psycopg.Error) as broken:
-                            raise Broken(f"at event {step}: {broken}") from broken
+                    yield economy, border
                     border.settle_down()
                 finally:
                     border.close()
@@ -58,6 +58,16 @@ def run_seed(dsn: str, template: str, seed: int, steps: int) -> Counter[str]:
                 raise Broken(f"reconcile found {findings}")
         finally:
             server.execute(f'drop database "{name}" with (force)'.encode())
+
+
+def run_seed(dsn: str, template: str, seed: int, steps: int) -> Counter[str]:
+    """Let an economy live for so many events; what happened in it. Raises Broken, which names the event."""
+    with economy_of(dsn, template, seed) as (economy, _):
+        for step in range(steps):
+            try:
+                economy.step()
+            except (Broken, psycopg.Error) as broken:
+                raise Broken(f"at event {step}: {broken}") from broken
     return economy.happened
 
 

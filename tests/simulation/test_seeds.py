@@ -11,7 +11,7 @@ EVENTS = (
     "grant place_holds settle settle_into_spool adopt_spool release outage gateway_dies leases_run_out sweep set_limit"
     " lift_limit freeze repeat adjust buy top_up somebody_pays post_comes drain refund_at_stripe refund_is_sent_back"
     " dispute_opens dispute_ends clerk_refunds jobs_about_top_ups ask_payout decide_payout send bank_decides"
-    " stripe_pays_us transfer_is_reversed month_ends"
+    " stripe_pays_us transfer_is_reversed month_ends order charge"
 ).split()
 TURNS = (
     "hold: 0",
@@ -40,7 +40,10 @@ TURNS = (
     "payout paid",
     "payout failed",
     "approve refused",
+    "automatic top-up",
+    "automatic top-up credited",
     "died: drain",
+    "died: charge",
     "died: send",
 )
 

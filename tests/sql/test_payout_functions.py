@@ -262,7 +262,7 @@ def test_payouts_that_the_ledger_does_not_know(books: Books, tenant: Tenant, dsn
 
 def test_what_was_paid_by_hand_before_is_moved_to_the_bank(books: Books, tenant: Tenant) -> None:
     """Lost: an installation that paid by hand before never again agrees with what the processor has."""
-    step = (Path(__file__).parents[2] / "migrations/0025_pre_collect.sql").read_text().partition("do $$")
+    step = (Path(__file__).parents[2] / "migrations/0024_pre_collect.sql").read_text().partition("do $$")
     clearing, bank = books.account("stripe_clearing"), books.account("bank")
     apart = books.open_account("payout_clearing", tenant.developer)
     earn(books, tenant, 20 * CENT)

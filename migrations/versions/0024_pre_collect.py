@@ -1,8 +1,8 @@
-"""Runs `migrations/0025_pre_collect.sql`."""
+"""Runs `migrations/0024_pre_collect.sql`."""
 
 from faucet.kit.migrate import run_sql_file
 
-revision = "0025_pre_collect"
+revision = "0024_pre_collect"
 down_revision = "0023_pre_short_refunds"
 branch_labels = None
 depends_on = None
