@@ -35,6 +35,7 @@ from faucet.kit.config import load_config
 from faucet.kit.embedded_postgres import EmbeddedPostgres
 from faucet.kit.ids import uuid7
 from faucet.kit.migrate import migrate
+from faucet.payments.double.balance import PLATFORM_CENTS
 from faucet.rating.seed import seed_rows
 from faucet.rating.store import insert_drafts
 
@@ -145,7 +146,7 @@ class Stage:
             "FAUCET_DATA": str(self.folder / "office"),
             "OPERATOR_TOKENS": ",".join(f"{name}:{token}" for name, token in self.operators.items()),
             "STRIPE_SECRET_KEY": STRIPE_KEY,
-            "STRIPE_FOREIGN_USD": "0",
+            "STRIPE_FOREIGN_USD": str(PLATFORM_CENTS // 100),  # what the double has from the start
             "STRIPE_WEBHOOK_SECRET": self.webhook_secret,
             "STRIPE_API_BASE": self.stripe,
             "API_RATE_LIMIT_MAX_REQUESTS": "1000000",
