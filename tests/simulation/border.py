@@ -525,7 +525,7 @@ class Border:
         Any other would be taken back with another payout's money, if the account has some: to the cent that is the
         same, but then one that has failed here has left there, and one that has not left is paid.
         """
-        returned = {row["metadata"]["payout_id"] for row in self.stripe.of("payout") if row["status"] == "failed"}
+        returned = {row["metadata"].get("payout_id") for row in self.stripe.of("payout") if row["status"] == "failed"}
         kept = [row for row in self.stripe.of("transfer") if not row["reversed"]]
         if found := [row["id"] for row in kept if row["transfer_group"] in returned]:
             self._run(self.stripe.control("transfers", transfer=self.chance.choice(found)))
