@@ -121,7 +121,9 @@ async def chat_completions(world: World, exchange: Exchange) -> None:
     world.limit(exchange, caller)
     ask = parse_chat(exchange.body)
     feature = await world.admission.feature(caller, ask.feature_key)
-    await answer(world, exchange, caller, feature, chat_ask(feature, ask), CHAT, began)
+    if not feature.is_plain:
+        ask = chat_ask(feature, ask)
+    await answer(world, exchange, caller, feature, ask, CHAT, began)
 
 
 async def answer(
@@ -136,7 +138,8 @@ async def answer(
 ) -> None:
     """What follows once it is known who asks what of which feature. Raises as `chat_completions`."""
     kind = kind or CHATS
-    world.feature_rates.count(caller, feature)
+    if not feature.is_plain:
+        world.feature_rates.count(caller, feature)
     chosen = await world.choose(exchange, caller, feature, ask)
     if kind is not CHATS:
         chosen = msgspec.structs.replace(chosen, products=kind.products(chosen.products))

@@ -132,8 +132,6 @@ def chat_ask(feature: Feature, ask: ChatAsk) -> ChatAsk:
 
     Raises Refusal `forbidden` where the prompt is locked.
     """
-    if feature.is_plain:
-        return ask
     raise_if_locked(feature)
     prompt = feature.parts.prompt
     if prompt is None:

@@ -22,8 +22,6 @@ class FeatureRates:
 
     def count(self, caller: Caller, feature: Feature) -> None:
         """Count a request of the feature. Raises Refusal `rate_limited`."""
-        if feature.is_plain:
-            return
         limits = feature.parts.limits
         if limits.end_user_per_minute is not None:
             self._take(feature, "end user", limits.end_user_per_minute, caller.end_user_id)
