@@ -294,13 +294,14 @@ begin
 
     -- The set-based way: wallets whose whole group fits are reserved in one statement. Not for ids that are known
     -- already (a retry), nor when a spend limit is too tight for all of the group together. Ids are made in the
-    -- order of time, so as a rule nothing is known from the least of them on, and one look replaces many.
-    if not (select exists (select from usage_event where id >= least.id)
-                and exists (select from usage_event where id = any (p_id))
-            or exists (select from hold_resolution where id >= least.id)
-                and exists (select from hold_resolution where id = any (p_id))
-            or exists (select from hold where id >= least.id)
-                and exists (select from hold where id = any (p_id))
+    -- order of time, so as a rule nothing is known from the least of them on, and one look replaces many. It is the
+    -- order that names the index: while a table is young any index with the id somewhere looks as good.
+    if not (select (select x.id from usage_event x where x.id >= least.id order by x.id limit 1) is not null
+                and (select x.id from usage_event x where x.id = any (p_id) order by x.id limit 1) is not null
+            or (select x.id from hold_resolution x where x.id >= least.id order by x.id limit 1) is not null
+                and (select x.id from hold_resolution x where x.id = any (p_id) order by x.id limit 1) is not null
+            or (select x.id from hold x where x.id >= least.id order by x.id limit 1) is not null
+                and (select x.id from hold x where x.id = any (p_id) order by x.id limit 1) is not null
             from (select u.id from unnest(p_id) u (id) order by u.id limit 1) least)
         and (v_counter is null or not exists (
             select from (

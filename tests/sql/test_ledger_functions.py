@@ -45,6 +45,26 @@ def test_a_hold_of_nothing_is_a_hold(books: Books, tenant: Tenant) -> None:
     assert books.settle(Settlement(poor, hold, payer=2)) == [DONE]
 
 
+def test_a_look_for_known_ids_walks_no_index(books: Books, tenant: Tenant) -> None:
+    """Lost: planned while usage events were few, each hold reads all of them until somebody counts them."""
+    for name in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin"):
+        books.rows("select set_config(%s, 'off', false)", name)
+    books.rows("select set_config('plan_cache_mode', 'force_generic_plan', false)")
+    books.rows("vacuum (analyze) usage_event")
+    user = books.end_user(tenant, 100_000)
+    for _ in range(3):  # the plans are made here
+        books.settle(*[Settlement(user, books.held(user, 10)) for _ in range(100)])
+
+    # A scan by an index that begins with something else reads all of it, and finds nothing.
+    looks = """
+        select coalesce(sum(idx_scan) filter (where indexrelname <> 'usage_event_pkey'), 0)::int, sum(idx_scan)::int
+        from pg_stat_user_indexes where relname = 'usage_event'
+    """
+    books.rows("select pg_stat_force_next_flush()")
+    walks, scans = books.rows(looks)[0]
+    assert walks == 0 and scans >= 300
+
+
 def test_holds_fit_first_come_first_served(books: Books, tenant: Tenant) -> None:
     """Lost: one hold that doesn't fit takes the ones before or after it down."""
     group = [Hold(tenant, amount) for amount in (600, 500, 300, 200, 100)]
