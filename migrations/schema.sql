@@ -2741,9 +2741,6 @@ ALTER TABLE ONLY public.payout
     ADD CONSTRAINT payout_developer_id_fkey FOREIGN KEY (developer_id) REFERENCES public.developer(id);
 
 ALTER TABLE ONLY public.period_sum
-    ADD CONSTRAINT period_sum_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.account(id);
-
-ALTER TABLE ONLY public.period_sum
     ADD CONSTRAINT period_sum_month_fkey FOREIGN KEY (month) REFERENCES public.period(month);
 
 ALTER TABLE ONLY public.promo_code

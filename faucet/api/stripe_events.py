@@ -103,9 +103,10 @@ async def _apply(world: World, event_id: str) -> Verdict:
         assert kept is not None  # events are never deleted
         verdict = await inbox.apply(t, kept, world.appliers, now=world.clock.now(), is_live=world.config.stripe_is_live)
         await note_all(t, event_id, verdict.notes)
-        if verdict.notes and verdict.outcome is Outcome.APPLIED:
+    if verdict.notes and verdict.outcome is Outcome.APPLIED:
+        world.metrics.ledger_writes.add(("transfer",))
+        async with tenant_tx(world, None) as t:
             await inbox.wake(t, now=world.clock.now())
-            world.metrics.ledger_writes.add(("transfer",))
     return verdict
 
 

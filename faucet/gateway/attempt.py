@@ -166,10 +166,12 @@ async def first_answer(
             left = []
             for product in group:
                 if exchange.gone:
+                    product.circuit.left()
                     raise ClientGone
                 try:
                     call = call_for(product)
                 except Refusal as refusal:  # another provider's wire may have words for it
+                    product.circuit.left()
                     tries.unspoken = tries.unspoken or refusal
                     continue
                 began = time.monotonic()

@@ -72,6 +72,11 @@ def _for_others(ask: ChatAsk, provider: Provider) -> ChatAsk:
     return msgspec.structs.replace(ask, fields={**fields, "messages": msgspec.Raw(msgspec.json.encode(messages))})
 
 
+def takes_thoughts(provider: Provider) -> bool:
+    """Whether signed thinking of earlier turns may be sent to it, and so is part of what it reads."""
+    return provider.thinking_blocks or provider.adapter is not None
+
+
 class _Tool(msgspec.Struct):
     type: Any = "function"
 

@@ -18,16 +18,18 @@ from faucet.gateway.admit import Caller, Feature
 from faucet.gateway.allowances import Allowances
 from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import Exchange
+from faucet.gateway.outbound import takes_thoughts
 from faucet.gateway.payers import Chosen, over_budget
 from faucet.gateway.refusals import LimitRefusals
 from faucet.gateway.wire import ChatAsk
 from faucet.kit.errors import Refusal, field_error
 from faucet.kit.money import to_wire
-from faucet.kit.tokens import TOKENIZERS, count_input
+from faucet.kit.tokens import TOKENIZERS, count_input, count_text
 from faucet.ledger import lane as ledger_lane
 from faucet.ledger import moves
 from faucet.ledger.lane import HoldAnswer, HoldItem, Lane, LedgerUnavailable
 from faucet.ledger.queue import Freed, WalletQueues
+from faucet.providers.chat_words import thoughts_of
 from faucet.rating.price import MODEL_TOKENS_MAX, PricePlan
 from faucet.rating.rate import afford_output_tokens, ceiling_e8, input_bound_tokens
 from faucet.routing.plan import PassedOver, Why
@@ -343,12 +345,20 @@ class _Bid:
         tokenizer = self.products[0].price.tokenizer
         if self.input_tokens is not None or self.ask.images or self.ask.opaque_parts or tokenizer not in TOKENIZERS:
             return
-        body = self.ask.body
-        counted = await asyncio.to_thread(lambda: count_input(msgspec.json.decode(body), tokenizer))
+        counted, thought = await asyncio.to_thread(self._counts, tokenizer)
         self.input_tokens = counted
-        margin = 0 if tokenizer in EXACT_TOKENIZERS else counted // 20 + 16
-        self._input_counted = counted + margin
+        if not any(takes_thoughts(product.provider) for product in self.products):
+            thought = 0
+        margin = 0 if tokenizer in EXACT_TOKENIZERS else (counted + thought) // 20 + 16
+        self._input_counted = counted + thought + margin
         self.amount_e8 = self._ceiling()
+
+    def _counts(self, tokenizer: str) -> tuple[int, int]:
+        """The tokens of what everybody is sent, and of the thinking that only some get back."""
+        asked = msgspec.json.decode(self.ask.body)
+        thoughts = [block for message in asked.get("messages", ()) for block in thoughts_of(message)]
+        text = msgspec.json.encode(thoughts).decode() if thoughts else ""
+        return count_input(asked, tokenizer), count_text(text, tokenizer)
 
     async def fit_to_price(self, price_e8: int) -> None:
         """Shorten the answer to what a fixed price pays for, so that nobody sells below cost. Raises Refusal.

@@ -66,6 +66,11 @@ def _host_port(text: str) -> str:
     return text.lower()
 
 
+def _signed(text: str) -> int:
+    """An amount that may be below zero."""
+    return -from_wire(text[1:]) if text.startswith("-") else from_wire(text)
+
+
 def _network(text: str) -> str:
     parse_networks([text])
     return text
@@ -75,6 +80,7 @@ _Origins = Annotated[tuple[Annotated[str, AfterValidator(exact_origin)], ...], B
 _HostPorts = Annotated[tuple[Annotated[str, AfterValidator(_host_port)], ...], BeforeValidator(_split)]
 _Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_split)]
 _Usd = Annotated[int, BeforeValidator(lambda value: from_wire(value) if isinstance(value, str) else value)]
+_SignedUsd = Annotated[int, BeforeValidator(lambda value: _signed(value) if isinstance(value, str) else value)]
 _Port = Annotated[int, Field(ge=1, le=65_535)]
 _Ports = Annotated[tuple[_Port, ...], BeforeValidator(_split)]
 _PathWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -184,8 +190,9 @@ class Config(ProviderSettings):
     """What Stripe signs events of connected accounts with, which it sends by an endpoint of their own."""
     stripe_api_base: _Url | None = None
     """Where Stripe's API is; for development, with `faucet mock-stripe`."""
-    stripe_foreign_e8: _Usd | None = Field(default=None, validation_alias="stripe_foreign_usd")
-    """What of the platform's balance at Stripe isn't from here; unset: that balance is not compared with the ledger."""
+    stripe_foreign_e8: _SignedUsd | None = Field(default=None, validation_alias="stripe_foreign_usd")
+    """What of the platform's balance at Stripe isn't from here; below zero: what left and isn't known here. Unset:
+    that balance is not compared with the ledger."""
     top_up_min_e8: _Usd = Field(default=E8_PER_USD // 2, validation_alias="top_up_min_usd")
     """The least that a person may pay in at once; Stripe takes nothing below 0.50."""
     top_up_max_e8: _Usd = Field(default=1_000 * E8_PER_USD, validation_alias="top_up_max_usd")

@@ -119,10 +119,10 @@ async def give_back(tx: Tx, wallet: AccountId, amount_e8: int, *, heal_e8: int, 
     clearing = await book.open_account(tx, uuid7(), Kind.STRIPE_CLEARING)
     write_off = await book.open_account(tx, uuid7(), Kind.WRITE_OFF)
     code = _RETURNS[why]
-    if heal_e8:
-        await _one(tx, code, debit=clearing, credit=write_off, amount_e8=heal_e8, key=f"{key}:write_off", memo=memo)
     if amount_e8 > heal_e8:
         await _one(tx, code, debit=clearing, credit=wallet, amount_e8=amount_e8 - heal_e8, key=key, memo=memo)
+    if heal_e8:  # after the wallet, as everybody: who settles beyond a hold locks them in this order
+        await _one(tx, code, debit=clearing, credit=write_off, amount_e8=heal_e8, key=f"{key}:write_off", memo=memo)
 
 
 async def one_at_a_time(tx: Tx, wallet: AccountId, *, alone: bool = True) -> None:

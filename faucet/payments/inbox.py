@@ -283,8 +283,17 @@ async def due(tx: Tx, *, now: datetime, limit: int = BATCH) -> list[str]:
 
 
 async def wake(tx: Tx, *, now: datetime) -> None:
-    """Something came that others may wait for: try them at the next turn."""
-    await tx.execute("update stripe_event set next_at = %s where settled_at is null and next_at > %s", (now, now))
+    """Something came that others may wait for: try them at the next turn.
+
+    In a tx of its own, for who has one of them in hand may want what the tx of an event has locked.
+    """
+    await tx.execute(
+        """
+        update stripe_event set next_at = %(now)s where id in (
+            select id from stripe_event where settled_at is null and next_at > %(now)s order by id for update)
+        """,
+        {"now": now},
+    )
 
 
 async def page(

@@ -32,6 +32,8 @@ _LEFT = frozenset(
 )
 """Parts of a message that stay as they are: images, sound and files, and what names or signs something."""
 _NONE_LEFT: frozenset[str] = frozenset()
+_SEALED = ("base64", "redacted_thinking")
+"""Types of parts whose `data` nobody reads; what stands beside it is looked at."""
 
 _BY_CONTEXT = frozenset({Kind.PHONE, Kind.SECRET, Kind.CARD, Kind.US_SSN, Kind.CN_ID, Kind.ADDRESS})
 """Kinds that are sometimes found by the words around a value."""
@@ -171,13 +173,14 @@ class Redactor:
                 return value
             return self.redact_text(value)
         if isinstance(value, dict):
-            if value.get("type") in ("base64", "redacted_thinking"):
-                return value
+            has_sealed_data = value.get("type") in _SEALED
             for key, each in value.items():
                 # The name of a function is the app's; that of a speaker is a person's.
                 if key == "file" and isinstance(each, dict) and isinstance(each.get("filename"), str):
                     each["filename"] = self.redact_text(each["filename"])
-                elif key not in left and not (key == "name" and name in ("function", "custom", "function_call")):
+                elif key in left or (key == "data" and has_sealed_data):
+                    continue
+                elif not (key == "name" and name in ("function", "custom", "function_call")):
                     value[key] = self._walked(each, key, left)
         elif isinstance(value, list):
             value[:] = [self._walked(each, name, left) for each in value]

@@ -3,7 +3,7 @@
 from faucet.kit.migrate import run_sql_file
 
 revision = "0026_pre_known_ids"
-down_revision = "0024_pre_collect"
+down_revision = "0025_pre_sums_lock_nothing"
 branch_labels = None
 depends_on = None
 

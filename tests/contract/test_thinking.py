@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from anthropic import Anthropic
 from fakes.recorded_provider import Case, Playing, RecordedProvider, cases
-from gateway_world import EndUser, Gateway, Mock, World, ask, chat
+from gateway_world import EndUser, Gateway, Mock, World, ask, chat, posted, request
 
 CASES = {case.model: case for case in cases()}
 MODELS = {
@@ -152,6 +152,23 @@ def test_a_proxy_that_knows_the_blocks_gets_them(client: Anthropic, recorded: Re
         "content": "It rains.",
         "thinking_blocks": [SIGNED, SEALED],
     }
+
+
+def test_thinking_that_goes_back_is_held_for(replayer: Gateway, world: World, recorded: RecordedProvider) -> None:
+    """Lost: a wallet that is nearly empty pays for a few words, and the platform for all that was thought before."""
+    long = {"type": "thinking", "thinking": "so " * 2000, "signature": "EqQB"}
+    said = {"role": "assistant", "content": [long, {"type": "text", "text": "Rain."}]}
+    body: Any = {"max_tokens": 50, "messages": [QUESTION, said, {"role": "user", "content": "Sure?"}]}
+    poor = world.end_user(500_000)  # enough for 50 words of an answer, not for 2000 more of a question
+    model = MODELS["anthropic"][0]
+    recorded.play(Playing(CASES[model]))
+    calls = len(recorded.seen)
+    replies = [
+        request(replayer, "POST", "/v1/messages", *posted(poor.bearer, body | {"model": name}))
+        for name in (model, "mock-small")
+    ]
+    assert [reply.status for reply in replies] == [402, 200], "the mock doesn't get it, and has nothing held for it"
+    assert len(recorded.seen) == calls
 
 
 def test_a_chats_own_words_pass(replayer: Gateway, rich: EndUser, mock: Mock) -> None:

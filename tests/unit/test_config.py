@@ -112,6 +112,14 @@ def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
 # ── values ──
 
 
+@pytest.mark.parametrize(("given", "e8"), [("12.3", 1_230_000_000), ("-12.30", -1_230_000_000), ("0", 0), ("", None)])
+def test_what_is_at_stripe_and_not_from_here_may_be_less_than_nothing(
+    tmp_path: Path, given: str, e8: int | None
+) -> None:
+    """Lost: who knows of a fee that Stripe billed by itself can't say so, and is told of it each night."""
+    assert development(tmp_path, STRIPE_FOREIGN_USD=given).stripe_foreign_e8 == e8
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -133,6 +141,8 @@ def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         ("TRUSTED_UPSTREAMS", "vllm"),
         ("TRUSTED_UPSTREAMS", "vllm:99999"),
         ("PAYOUT_THRESHOLD_USD", "1.000000001"),
+        ("PAYOUT_THRESHOLD_USD", "-1.00"),
+        ("STRIPE_FOREIGN_USD", "--1.00"),
         ("PROVIDER_MAX_RETRIES", "-1"),
         ("LOG_LEVEL", "loud"),
     ],

@@ -285,3 +285,11 @@ def test_what_a_provider_signed_comes_back_to_it_as_it_was() -> None:
         {"role": "user", "content": "?"},
     ]
     assert redacted(talk)[0]["messages"][1]["modelfaucet_thinking"] == [signed, sealed]
+
+
+def test_what_is_sealed_hides_nothing_beside_it() -> None:
+    """Lost: a part that calls itself sealed takes a mail address past the gateway in another of its fields."""
+    for kind in ("base64", "redacted_thinking"):
+        part = {"type": kind, "data": "4111111111111111", "text": f"Write to {MAIL}.", "of": [MAIL]}
+        (sent,) = redacted({"messages": [{"role": "user", "content": [part]}]})[0]["messages"][0]["content"]
+        assert sent == {"type": kind, "data": "4111111111111111", "text": "Write to [EMAIL_1].", "of": ["[EMAIL_1]"]}
