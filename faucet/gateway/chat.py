@@ -20,7 +20,7 @@ from faucet.gateway.catalogue import Product
 from faucet.gateway.exchange import ClientGone, Exchange, bearer_of
 from faucet.gateway.explain import reasons
 from faucet.gateway.metrics import METRICS
-from faucet.gateway.outbound import chat_call
+from faucet.gateway.outbound import chat_call, for_chats
 from faucet.gateway.payers import fee_note
 from faucet.gateway.prompt import chat_ask
 from faucet.gateway.redaction import let_out, redactions_note, relay_for, restored
@@ -104,6 +104,8 @@ class ChatShape:
     """A chat's reply is the provider's own, under our id."""
 
     async def reply(self, request: Request, fields: Reply, product: Product, usage: bytes) -> Reply:
+        if product.provider.adapter is not None and request.exchange.face is None:
+            fields = for_chats(fields)
         return chat_fields(fields, request.chat_id, product.model_json, usage)
 
     async def note(self, request: Request, streamed: Streamed) -> bytes:

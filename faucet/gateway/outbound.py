@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 
 from faucet.gateway.catalogue import Product
-from faucet.gateway.wire import ChatAsk, upstream_body
+from faucet.gateway.wire import ChatAsk, Reply, upstream_body
 from faucet.kit.errors import field_error
 from faucet.kit.upstream import Response, UpstreamError
 from faucet.providers.base import Adapter, Call, Provider, Unreadable, path_of
-from faucet.providers.chat_words import SIGNED_THINKING
+from faucet.providers.chat_words import ORDERED_BLOCKS, SIGNED_THINKING
 
 OPENED_BYTES_MAX = 64 << 20
 """A compressed answer may not unfold to more."""
@@ -29,6 +29,7 @@ EVENT_STREAM = "text/event-stream"
 _AN_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 """A mark for a cache whose writes cost more than those that are rated; providers that pass it on exist."""
 _SIGNED_THINKING = b'"%b"' % SIGNED_THINKING.encode()
+_ORDERED_BLOCKS = b'"%b"' % ORDERED_BLOCKS.encode()
 _GZIP_OR_ZLIB = 47
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -160,6 +161,16 @@ class Inbound:
     def cancel(self) -> None:
         """Close the connection at once, unless the response was read to its end."""
         self._response.cancel()
+
+
+def for_chats(fields: Reply) -> Reply:
+    """An adapter's reply without what only Anthropic's own API has words for."""
+    if _ORDERED_BLOCKS not in bytes(fields["choices"]):
+        return fields
+    choices = msgspec.json.decode(fields["choices"])
+    for choice in choices:
+        choice["message"].pop(ORDERED_BLOCKS, None)
+    return fields | {"choices": msgspec.Raw(msgspec.json.encode(choices))}
 
 
 def inbound(response: Response, adapter: Adapter | None, call: Call, *, stream: bool) -> Response | Inbound:

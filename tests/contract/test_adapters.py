@@ -43,7 +43,7 @@ def replayer(world: World, recorded: RecordedProvider, tmp_path_factory: pytest.
             "insert into price (provider, model, tokenizer, context_window, max_output_tokens, input_e8_per_m,"
             " cached_read_e8_per_m, cached_write_e8_per_m, output_e8_per_m, image_tokens_max, effective_from, source,"
             " status) values (%s, %s, 'words', 200000, 100000, 300000000, 30000000, 375000000, 1500000000, 1600,"
-            " '2026-01-01', 'test', 'confirmed') returning id",
+            " '2026-01-01', 'test', 'confirmed') on conflict do nothing",
             case.provider,
             case.model,
         )

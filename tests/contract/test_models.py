@@ -97,6 +97,14 @@ def test_a_model_costs_what_its_dearest_feature_asks(opener: Gateway, user: EndU
     assert (route["route_mode"], route["fee_usd"]) == ("byok", "0.00000000")
 
 
+def test_a_feature_of_a_newer_server_s_hides_no_other(opener: Gateway, user: EndUser, keys: KeysWorld) -> None:
+    """Lost: while servers are replaced, one feature with a word from later, and nobody sees a model."""
+    add_feature(keys, user.tenant, "newer", {"route_preference": PLATFORM, "models": ["no-usage"]}, MARKUP, later=1)
+    models = listed(opener, user)
+    assert "no-usage" not in models
+    assert models["mock-small"]["features"] == ["f", "large"]
+
+
 def test_a_session_of_one_feature_sees_what_that_one_has(opener: Gateway, user: EndUser, keys: KeysWorld) -> None:
     """Lost: a session's own feature is not the one that its models are listed by."""
     tenant = user.tenant

@@ -154,6 +154,17 @@ def test_a_proxy_that_knows_the_blocks_gets_them(client: Anthropic, recorded: Re
     }
 
 
+def test_a_chat_has_each_block_once(replayer: Gateway, rich: EndUser, recorded: RecordedProvider) -> None:
+    """Lost: what only the other API needs is in a chat's answer, under a name that nobody knows."""
+    model = "anthropic-thinking-between"
+    recorded.play(Playing(CASES[model]))
+    (choice,) = ask(replayer, rich.bearer, chat(model=model, max_tokens=5000)).json["choices"]
+    kinds = ("thinking", "redacted_thinking")
+    made = [block for block in blocks_of(CASES[model]) if block["type"] in kinds]
+    assert choice["message"]["thinking_blocks"] == made
+    assert not [name for name in choice["message"] if name.startswith("modelfaucet")]
+
+
 def test_thinking_that_goes_back_is_held_for(replayer: Gateway, world: World, recorded: RecordedProvider) -> None:
     """Lost: a wallet that is nearly empty pays for a few words, and the platform for all that was thought before."""
     long = {"type": "thinking", "thinking": "so " * 2000, "signature": "EqQB"}
