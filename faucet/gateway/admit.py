@@ -71,7 +71,7 @@ class Feature(msgspec.Struct, frozen=True):
 
     @property
     def parts(self) -> Parts:
-        """Its schemas, prompt and limits, made ready when they are first asked for."""
+        """Its schemas, prompt and limits."""
         return _parts_of(self.parts_json)
 
 
@@ -295,6 +295,10 @@ def _compiled(rows: Sequence[dict[str, Any]]) -> dict[str, Feature]:
 
 
 def _compile(row: dict[str, Any]) -> Feature:
+    """Raises ValueError for a manifest that this process can't read."""
+    is_plain = row["parts_json"] == "{}"
+    if not is_plain:
+        _parts_of(row["parts_json"])  # a word of a newer server's is found here, not by whoever asks first
     policy = parse_policy(row["policy"] or {})
     routing = _one_of_its_kind(policy.routing)
     return Feature(
@@ -308,7 +312,7 @@ def _compile(row: dict[str, Any]) -> Feature:
         max_output_tokens=policy.max_output_tokens,
         version=row["version"],
         parts_json=row["parts_json"],
-        is_plain=row["parts_json"] == "{}",
+        is_plain=is_plain,
         privacy=policy.privacy,
     )
 

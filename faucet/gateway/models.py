@@ -60,14 +60,7 @@ async def _own_feature(world: World, caller: Caller) -> Feature | None:
 async def _chats(world: World, caller: Caller) -> list[Feature]:
     """The features of the app that answer chats, by key. Those that only run their own prompt don't."""
     features = await world.admission.features(caller)
-    return [features[key] for key in sorted(features) if _chats_with(features[key])]
-
-
-def _chats_with(feature: Feature) -> bool:
-    try:
-        return not is_locked(feature)
-    except ValueError:  # its parts were written by a newer server: it answers nothing here, and hides no other
-        return False
+    return [features[key] for key in sorted(features) if not is_locked(features[key])]
 
 
 def _names(use: _Use) -> Iterable[str]:

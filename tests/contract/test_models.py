@@ -103,6 +103,8 @@ def test_a_feature_of_a_newer_server_s_hides_no_other(opener: Gateway, user: End
     models = listed(opener, user)
     assert "no-usage" not in models
     assert models["mock-small"]["features"] == ["f", "large"]
+    reply = ask(opener, user.bearer, chat(model="auto:newer"))
+    assert (reply.status, reply.code) == (404, "feature_not_found")
 
 
 def test_a_session_of_one_feature_sees_what_that_one_has(opener: Gateway, user: EndUser, keys: KeysWorld) -> None:
