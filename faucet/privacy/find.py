@@ -20,7 +20,7 @@ ANYWHERE_CHARACTERS_MIN = 8
 """A declared value this long is itself also within a longer word."""
 
 _PRIORITY = {kind: place for place, kind in enumerate(Kind)}
-"""Of two findings that overlap, the one of the earlier kind is kept."""
+"""Of two findings that overlap, the one of the earlier kind is kept whole."""
 
 _WIDE = {0xFF01 + place: 0x21 + place for place in range(94)} | {0x3000: 0x20}
 _HAS_WIDE = re.compile("[\uff0b\uff0d\uff0e\uff10-\uff19\uff20-\uff3a\uff41-\uff5a]")
@@ -45,6 +45,7 @@ _TOP = (
     r"|新加坡|政务|公益|时尚|世界|健康|购物|娱乐|游戏|コム|みんな|テスト|例え|닷컴|한국|테스트|실례)"
 )
 _DOMAIN = re.compile(_LABEL + r"(?:\." + _LABEL + r"){0,8}?\." + _TOP + r"(?![A-Za-z0-9_(]|-[A-Za-z0-9]|\.[A-Za-z0-9])")
+_FROM_WORD_TO_WORD = re.compile(r"\w(?:.*\w)?", re.DOTALL)
 _FILES = re.compile(
     r"\.(?:png|jpe?g|gif|webp|svg|ico|css|js|mjs|ts|tsx|py|json|html?|md|txt|pdf|zip|gz)$", re.IGNORECASE
 )
@@ -73,7 +74,7 @@ def find(text: str, known: Mapping[str, Kind] = _NOTHING, regions: Sequence[str]
     if b"1" in shape:
         found += _find_numbers(seen, shape, regions)
     found += find_addresses(seen, low, shape)
-    return _without_overlaps(found) if len(found) > 1 else found
+    return _without_overlaps(found, text) if len(found) > 1 else found
 
 
 def _find_known(text: str, known: Mapping[str, Kind]) -> Iterator[Finding]:
@@ -161,28 +162,46 @@ def _find_numbers(text: str, shape: bytes, regions: Sequence[str]) -> Iterator[F
     yield from find_ibans(text, shape)
 
 
-def _without_overlaps(found: list[Finding]) -> list[Finding]:
-    """Of findings that overlap, the one of the more telling kind, then the longest."""
+def _without_overlaps(found: list[Finding], text: str) -> list[Finding]:
+    """Of findings that overlap, the one of the more telling kind, then the longest; and what is left of the others."""
     found.sort(key=lambda finding: finding.start)
     kept: list[Finding] = []
     cluster: list[Finding] = []
     end = 0
     for finding in found:
         if cluster and finding.start >= end:
-            kept += _best(cluster)
+            kept += _best(cluster, text)
             cluster = []
         cluster.append(finding)
         end = max(end, finding.end)
-    return kept + _best(cluster)
+    return kept + _best(cluster, text)
 
 
-def _best(cluster: list[Finding]) -> list[Finding]:
+def _best(cluster: list[Finding], text: str) -> list[Finding]:
     if len(cluster) == 1:
         return cluster
     cluster.sort(key=lambda finding: (_PRIORITY[finding.kind], finding.start - finding.end, finding.start))
     kept: list[Finding] = []
     for finding in cluster:
-        if all(finding.end <= other.start or other.end <= finding.start for other in kept):
-            kept.append(finding)
-    kept.sort(key=lambda finding: finding.start)
+        kept = sorted([*kept, *_rests(finding, kept, text)], key=lambda each: each.start)
     return kept
+
+
+def _rests(finding: Finding, kept: Sequence[Finding], text: str) -> Iterator[Finding]:
+    """The finding where nothing covers it; else what is left of it, without the marks at its ends, but for e-mail
+    addresses: a password before their @ leaves a host. `kept` are in order."""
+    start = finding.start
+    for other in kept:
+        if other.end > start and other.start < finding.end:
+            yield from _words(finding.kind, text, start, other.start)
+            start = other.end
+    if start == finding.start:
+        yield finding
+    else:
+        yield from _words(finding.kind, text, start, finding.end)
+
+
+def _words(kind: Kind, text: str, start: int, end: int) -> Iterator[Finding]:
+    match = _FROM_WORD_TO_WORD.search(text, start, end) if start < end else None
+    if match is not None and kind is not Kind.EMAIL:
+        yield Finding(kind, match.start(), match.end())
