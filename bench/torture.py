@@ -52,6 +52,9 @@ MONTHS_FROM_SECONDS = 60
 """A shorter run closes no months, for which it would wait at its end."""
 REST_SECONDS = 180
 """How long the end may take until everything is settled or given back."""
+PATIENCE_SECONDS = 25
+"""After so long without rest, it becomes so much later for the jobs:"""
+PASSING_SECONDS = 1_800
 
 
 class TooLittle(Exception):
@@ -127,12 +130,19 @@ def _come_to_rest(stage: Stage, office: Office, cashier: Cashier, seed: int) -> 
     for kept in (*stage.gateways, stage.api):
         assert kept is not None
         kept.kill()
-    stage.start_jobs(ahead_seconds=money.AHEAD_SECONDS)
-    deadline = time.monotonic() + REST_SECONDS
+    ahead_seconds = money.AHEAD_SECONDS
+    stage.start_jobs(ahead_seconds=ahead_seconds)
+    began = time.monotonic()
+    deadline, patience_ends = began + REST_SECONDS, began + PATIENCE_SECONDS
     leases_over = time.monotonic() + LEASE_SECONDS + 1
     has_post = True
     while time.monotonic() < deadline:
         time.sleep(0.5)
+        if time.monotonic() > patience_ends:
+            # Something failed once more and is left alone for some minutes: they pass.
+            ahead_seconds += PASSING_SECONDS
+            stage.start_jobs(ahead_seconds=ahead_seconds)
+            patience_ends = time.monotonic() + PATIENCE_SECONDS
         try:
             office.sweep()
             if time.monotonic() < leases_over or not serves(stage.port) or not serves(stage.api_port):

@@ -173,13 +173,13 @@ def test_thinking_that_goes_back_is_held_for(replayer: Gateway, world: World, re
     poor = world.end_user(500_000)  # enough for 50 words of an answer, not for 2000 more of a question
     model = MODELS["anthropic"][0]
     recorded.play(Playing(CASES[model]))
-    calls = len(recorded.seen)
     replies = [
         request(replayer, "POST", "/v1/messages", *posted(poor.bearer, body | {"model": name}))
         for name in (model, "mock-small")
     ]
     assert [reply.status for reply in replies] == [402, 200], "the mock doesn't get it, and has nothing held for it"
-    assert len(recorded.seen) == calls
+    # Other tests of this database may have sold the second model at the recorded provider, too.
+    assert [seen for seen in recorded.seen if seen.body["model"] == model] == []
 
 
 def test_a_chats_own_words_pass(replayer: Gateway, rich: EndUser, mock: Mock) -> None:
