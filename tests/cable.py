@@ -126,10 +126,13 @@ class Cable:
         await self._stop.wait()
         self._flows.set()
         server.close()
-        for link in list(self._links):
-            link.abort()
-        while self._links:
-            await asyncio.sleep(0.005)
+        self._is_cut = True
+        # Who is just being accepted isn't a link yet: all that still happens here has to end.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for link in list(self._links):
+                link.abort()
+            await asyncio.wait(others, timeout=0.005)
+        await asyncio.sleep(0.005)  # for the transports that were aborted last
 
     async def _carry(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         if self._is_cut:
