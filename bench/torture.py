@@ -228,10 +228,14 @@ def _of_answers(verdict: checks.Verdict) -> dict[str, int]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line. 0: everything held."""
     parser = argparse.ArgumentParser(prog="bench.torture", description="Kill everything, then look at the books.")
-    parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--gateways", type=int, default=2)
-    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument(
+        "--seconds", type=int, default=60, help="how long everything is killed; the end takes up to three minutes more"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=None, help="that of an earlier run: the same asks and blows, not the same races"
+    )
+    parser.add_argument("--gateways", type=int, default=2, help="processes that share one port")
+    parser.add_argument("--clients", type=int, default=200, help="who ask at the same time")
     parser.add_argument("--data", type=Path, help="an empty folder; it is kept")
     parser.add_argument("--least-requests", type=int, default=REQUESTS_PER_SECOND, help="per second, or it fails")
     parser.add_argument("--least-money", type=float, default=1.0, help="so much of the usual, or it fails")

@@ -134,13 +134,9 @@ class PriceTierItem(Reply):
     reasoning_usd_per_m: Usd | None = None
 
 
-class PriceItem(Reply):
-    """Amounts are dollars per million tokens, where they are for tokens."""
+class PriceFigures(Reply):
+    """What a model costs, whatever was decided about it. Dollars per million tokens, where they are for tokens."""
 
-    id: int
-    provider: str
-    model: str
-    status: Literal["draft", "confirmed", "rejected"]
     tokenizer: str
     context_window: int
     max_output_tokens: int
@@ -155,6 +151,15 @@ class PriceItem(Reply):
     """The last whose conditions hold counts."""
     effective_from: Moment
     source: str
+
+
+class PriceItem(PriceFigures):
+    """A version of a price, and what was decided about it."""
+
+    id: int
+    provider: str
+    model: str
+    status: Literal["draft", "confirmed", "rejected"]
     created_at: Moment
     decided_at: Moment | None = None
     decided_by: str | None = None
@@ -191,24 +196,6 @@ class PriceImportReply(Reply):
     """How many prices the catalogue has for them."""
     left_out_count: int
     """Models that are not plainly priced by tokens."""
-
-
-class PriceFigures(Reply):
-    """What a model costs, whatever was decided about it. Dollars per million tokens, where they are for tokens."""
-
-    tokenizer: str
-    context_window: int
-    max_output_tokens: int
-    image_tokens_max: int
-    input_usd_per_m: Usd
-    cached_read_usd_per_m: Usd
-    cached_write_usd_per_m: Usd
-    output_usd_per_m: Usd
-    reasoning_usd_per_m: Usd | None = None
-    request_usd: Usd
-    tiers: list[PriceTierItem] = []
-    effective_from: Moment
-    source: str
 
 
 class PriceDifference(Reply):
