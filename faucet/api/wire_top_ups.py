@@ -141,6 +141,7 @@ class AutoTopUpAsk(Ask):
     threshold_usd: Annotated[Amount, Field(examples=["2.00"])]
     """Topped up when less than this is available."""
     amount_usd: Annotated[Cents, Field(examples=["10.00"])]
+    """At least the threshold: one payment is enough, then."""
     monthly_cap_usd: Annotated[Amount, Field(examples=["50.00"])]
     """What it may come to in one month, in UTC."""
     consent: Annotated[Literal[True], Field(description="That the end user agreed to be charged without being asked.")]
@@ -149,6 +150,8 @@ class AutoTopUpAsk(Ask):
     def _cap_fits(self) -> AutoTopUpAsk:
         if self.monthly_cap_usd < self.amount_usd:
             raise ValueError("monthly_cap_usd must be at least amount_usd")
+        if self.amount_usd < self.threshold_usd:
+            raise ValueError("amount_usd must be at least threshold_usd, so that one payment is enough")
         return self
 
 

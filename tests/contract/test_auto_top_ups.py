@@ -61,7 +61,8 @@ def test_it_is_asked_for_and_ended_by_its_end_user(payments: PaymentsWorld) -> N
     shown = ok(who.http.get("/v1/user/auto-top-up"))
     assert shown["status"] == "on" and shown["card"] == {"brand": "visa", "last4": "4242"}
     assert (shown["threshold_usd"], shown["used_this_month_usd"]) == ("2.00000000", "0.00000000")
-    for wrong in ({"consent": False}, {"monthly_cap_usd": "4.99"}, {"amount_usd": "5.001"}, {"threshold_usd": "0"}):
+    wrongs: Any = [{"consent": False}, {"monthly_cap_usd": "4.99"}, {"amount_usd": "5.001"}, {"threshold_usd": "0"}]
+    for wrong in (*wrongs, {"threshold_usd": "5.01"}):  # or one payment after the other would be taken
         refused(who.http.put("/v1/user/auto-top-up", json=WISH | wrong), 400, "invalid_request")
     refused(who.http.put("/v1/user/auto-top-up", json={k: v for k, v in WISH.items() if k != "consent"}), 400,
             "invalid_request")  # fmt: skip

@@ -26,7 +26,7 @@ def _topped_up(world: PaymentsWorld) -> EndUser:
     assert world.double.pay(made["checkout_url"]).status_code == 303
     world.double.settled()
     world.jobs("learn_payments")
-    wish = {"threshold_usd": "20.00", "amount_usd": "5.00", "monthly_cap_usd": "5.00", "consent": True}
+    wish = {"threshold_usd": "11.00", "amount_usd": "11.00", "monthly_cap_usd": "11.00", "consent": True}
     ok(who.http.put("/v1/user/auto-top-up", json=wish))
     world.jobs("charge_automatically")
     world.double.settled()
@@ -44,7 +44,7 @@ def _topped_up(world: PaymentsWorld) -> EndUser:
 def test_real_top_ups_have_no_findings(payments: PaymentsWorld) -> None:
     """Lost: alarms that mean nothing, for every person who pays."""
     who = _topped_up(payments)
-    assert who.balance() == "13.00000000"
+    assert who.balance() == "19.00000000"
     assert found(payments) == []
 
 
