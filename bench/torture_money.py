@@ -29,8 +29,8 @@ TRIES_MAX = 4
 ANSWER_SECONDS = 20
 GOOD_CARD, DECLINED_CARD, LATER_DECLINED_CARD = "4242424242424242", "4000000000000002", "4000000000000341"
 URLS = {"success_url": "http://localhost:5174/paid", "cancel_url": "http://localhost:5174/left"}
-STANDING_ORDER = {"amount_usd": "0.50", "monthly_cap_usd": "100000.00", "consent": True}
-THRESHOLDS_USD = ("0.10", "0.30", "0.50")
+STANDING_ORDER = {"amount_usd": "6.00", "monthly_cap_usd": "100000.00", "consent": True}
+THRESHOLDS_USD = ("0.80", "3.00", "6.00")
 CLOSING_MAX = 3
 """So many months may wait to be closed."""
 BREAKABLE = (
