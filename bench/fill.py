@@ -1,4 +1,4 @@
-"""A database that has seen millions of requests: usage events, their transfers and balances that add up.
+"""A database that has seen millions of requests: usage events with their transfers, and balances that add up.
 
 Rows go in as the table owner, set by set, in the order of their ids, as they would have come from the ledger: the
 indexes look as they would after months. `reconcile` finds nothing to say about the result.
@@ -23,28 +23,21 @@ DAYS = 90
 
 # What one past request cost, by its number: 30 % of margin, of which 40 % to the developer, as in `ground`.
 _EVENTS = """
-with event as (
-    insert into usage_event (id, created_at, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id,
-        held_e8, cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens,
-        cached_read_tokens, cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer,
-        usage_source, outcome, provider, model)
-    select uuidv7(s.ago), now() + s.ago, u.developer_id, u.app_id, u.feature_id, u.user_id, u.session_id,
-        u.wallet_id, 100000, s.cost, s.cost + s.margin, s.margin * 4000 / 10000,
-        s.margin - s.margin * 4000 / 10000, 0, (select min(id) from price where model = 'mock-small'), 241, 0, 0,
-        (s.i %% 400)::integer, 0, 210, 900, 0, 0, 0, 'mock', 'mock-small'
-    from (
-        select i, cost, cost * 3000 / 10000 as margin, make_interval(secs => (i - %(rows)s) * %(step)s) as ago
-        from (select i, 2000 + (i %% 97) * 40 as cost from generate_series(%(first)s::bigint, %(last)s::bigint) i) c
-    ) s
-    join bench_wallet u on u.n = (s.i * 7919) %% (select count(*) from bench_wallet)
-    order by s.i
-    returning id, created_at, developer_id, wallet_id, cost_e8, channel_e8, platform_e8
-)
-insert into transfer (event_id, code, debit_id, credit_id, amount_e8, created_at)
-select e.id, p.code, e.wallet_id, p.credit, p.amount, e.created_at
-from event e join bench_developer d using (developer_id)
-cross join lateral (values (1, d.cost, e.cost_e8), (2, d.earnings, e.channel_e8), (3, d.revenue, e.platform_e8))
-    as p (code, credit, amount)
+insert into usage_event (id, created_at, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id,
+    held_e8, cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens,
+    cached_read_tokens, cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer,
+    usage_source, outcome, provider, model, cost_account, earnings_account, revenue_account)
+select uuidv7(s.ago), now() + s.ago, u.developer_id, u.app_id, u.feature_id, u.user_id, u.session_id,
+    u.wallet_id, 100000, s.cost, s.cost + s.margin, s.margin * 4000 / 10000,
+    s.margin - s.margin * 4000 / 10000, 0, (select min(id) from price where model = 'mock-small'), 241, 0, 0,
+    (s.i %% 400)::integer, 0, 210, 900, 0, 0, 0, 'mock', 'mock-small', d.cost, d.earnings, d.revenue
+from (
+    select i, cost, cost * 3000 / 10000 as margin, make_interval(secs => (i - %(rows)s) * %(step)s) as ago
+    from (select i, 2000 + (i %% 97) * 40 as cost from generate_series(%(first)s::bigint, %(last)s::bigint) i) c
+) s
+join bench_wallet u on u.n = (s.i * 7919) %% (select count(*) from bench_wallet)
+join bench_developer d using (developer_id)
+order by s.i
 """
 _PREPARE = (
     "create table bench_wallet as select u.n - 1 as n, u.user_id, u.session_id, u.developer_id, u.app_id,"
@@ -61,7 +54,7 @@ _BALANCES = (
     "create table bench_sum as select wallet_id, developer_id, sum(retail_e8)::bigint as retail,"
     " sum(cost_e8)::bigint as cost, sum(channel_e8)::bigint as channel, sum(platform_e8)::bigint as platform"
     " from usage_event group by grouping sets ((wallet_id), (developer_id))",
-    "insert into transfer (event_id, code, debit_id, credit_id, amount_e8)"
+    "insert into transfer_row (event_id, code, debit_id, credit_id, amount_e8)"
     " select uuidv7(), 12, g.id, s.wallet_id, s.retail from bench_sum s cross join account g"
     " where g.kind = 'grants' and s.wallet_id is not null order by s.wallet_id",
     "update account a set posted_e8 = a.posted_e8 + s.amount from ("

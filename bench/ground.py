@@ -292,7 +292,7 @@ def _populate(connection: psycopg.Connection, users: int) -> list[str]:
     connection.execute(
         """
         with given as (
-            insert into transfer (event_id, code, debit_id, credit_id, amount_e8)
+            insert into transfer_row (event_id, code, debit_id, credit_id, amount_e8)
             select gen_random_uuid(), 12, g.id, w.id, %(credit)s
               from account w cross join account g where w.kind = 'wallet' and g.kind = 'grants' order by w.id
             returning debit_id, credit_id, amount_e8

@@ -16,7 +16,7 @@ PAST = "past-"
 """How the request ids of past answers begin: no client knows of them."""
 
 _CORRECTIONS = """
-insert into transfer (event_id, code, debit_id, credit_id, amount_e8, created_at)
+insert into transfer_row (event_id, code, debit_id, credit_id, amount_e8, created_at)
 select gen_random_uuid(), 30, (select id from account where kind = 'adjustments'), w, 30000, %(at)s
   from unnest(%(wallets)s::bigint[]) w
 """
@@ -34,7 +34,7 @@ with event as (
       join session s on s.end_user_id = w.owner_id cross join generate_series(1, 5) n
     returning id, created_at, developer_id, wallet_id, cost_e8, channel_e8, platform_e8
 )
-insert into transfer (event_id, code, debit_id, credit_id, amount_e8, created_at)
+insert into transfer_row (event_id, code, debit_id, credit_id, amount_e8, created_at)
 select e.id, p.code, e.wallet_id, account_open_v1(gen_random_uuid(), p.kind::account_kind, e.developer_id, null,
        p.label), p.amount, e.created_at
   from event e cross join lateral (values (1, 'provider_cost', 'mock', e.cost_e8), (2, 'earnings', '', e.channel_e8),

@@ -14,6 +14,29 @@ CREATE TYPE public.account_kind AS ENUM (
     'write_off'
 );
 
+CREATE FUNCTION public.account_moved_v1(p_since timestamp with time zone) RETURNS TABLE(account_id bigint, total numeric)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+    select s.account_id, sum(s.amount)
+    from (
+        select t.debit_id as account_id, -t.amount_e8 as amount from transfer_row t where t.created_at >= p_since
+        union all
+        select t.credit_id, t.amount_e8 from transfer_row t where t.created_at >= p_since
+        union all
+        select p.account_id, p.amount
+        from (
+            select u.wallet_id, u.cost_account, u.earnings_account, u.revenue_account,
+                sum(case when u.payer in (0, 1) then u.cost_e8 else 0 end) as cost, sum(u.channel_e8) as channel,
+                sum(u.platform_e8) as platform
+            from usage_event u where u.cost_account is not null and u.created_at >= p_since
+            group by u.wallet_id, u.cost_account, u.earnings_account, u.revenue_account
+        ) e
+        cross join lateral (values (e.wallet_id, -e.cost - e.channel - e.platform), (e.cost_account, e.cost),
+            (e.earnings_account, e.channel), (e.revenue_account, e.platform)) p (account_id, amount)
+    ) s group by s.account_id
+$$;
+
 CREATE FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public'
@@ -236,14 +259,18 @@ CREATE FUNCTION public.group_v2(h_id uuid[], h_wallet bigint[], h_amount bigint[
     AS $$
 declare
     v_limited boolean;
+    v_settled record;
+    v_held record;
 begin
     v_limited := ledger_lock_v1(h_wallet || s_wallet || s_cost_account || s_earnings_account || s_revenue_account,
         r_id || n_id, s_id, h_app, h_feature, h_end_user, h_session);
     if cardinality(s_id) > 0 then
-        select s.status, s.posted into settle_status, settle_posted
-        from settle_locked_v2(s_id, s_wallet, s_cost, s_rated, s_channel, s_platform, s_cost_account,
+        v_settled := settle_locked_v2(s_id, s_wallet, s_cost, s_rated, s_channel, s_platform, s_cost_account,
             s_earnings_account, s_revenue_account, s_price, s_input, s_cached_read, s_cached_write, s_output, s_reasoning,
-            s_first_byte_ms, s_duration_ms, s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage, s_version, v_limited) s;
+            s_first_byte_ms, s_duration_ms, s_payer, s_source, s_outcome, s_provider, s_model, s_raw_usage, s_version,
+            v_limited);
+        settle_status := v_settled.status;
+        settle_posted := v_settled.posted;
         if cardinality(k_hold) > 0 then
             perform reply_keep_v1(k_hold, k_sealed);
         end if;
@@ -252,9 +279,11 @@ begin
         release_status := release_v1(r_id, r_state, r_reason);
     end if;
     if cardinality(h_id) > 0 then
-        select h.status, h.posted, h.held into hold_status, hold_posted, hold_held
-        from hold_locked_v1(h_id, h_wallet, h_amount, h_developer, h_app, h_feature, h_end_user, h_session,
-            h_request_id, p_lease_seconds, v_limited) h;
+        v_held := hold_locked_v1(h_id, h_wallet, h_amount, h_developer, h_app, h_feature, h_end_user, h_session,
+            h_request_id, p_lease_seconds, v_limited);
+        hold_status := v_held.status;
+        hold_posted := v_held.posted;
+        hold_held := v_held.held;
     end if;
     if cardinality(n_id) > 0 then
         perform renew_v1(n_id, p_lease_seconds);
@@ -276,6 +305,7 @@ declare
     v_lease timestamptz := now() + make_interval(secs => p_lease_seconds);
     v_item integer[];
     v_counter bigint[];
+    v_tight boolean := false;
     v_simple bigint[];
     v_covered bigint := 0;
     v_counters bigint[];
@@ -291,26 +321,21 @@ begin
         select array_agg(c.item), array_agg(c.counter_id) into v_item, v_counter
         from spend_counters_v1(p_app, p_feature, p_end_user, p_session) c;
     end if;
-
-    -- The set-based way: wallets whose whole group fits are reserved in one statement. Not for ids that are known
-    -- already (a retry), nor when a spend limit is too tight for all of the group together. Ids are made in the
-    -- order of time, so as a rule nothing is known from the least of them on, and one look replaces many. It is the
-    -- order that names the index: while a table is young any index with the id somewhere looks as good.
-    if not (select (select x.id from usage_event x where x.id >= least.id order by x.id limit 1) is not null
-                and (select x.id from usage_event x where x.id = any (p_id) order by x.id limit 1) is not null
-            or (select x.id from hold_resolution x where x.id >= least.id order by x.id limit 1) is not null
-                and (select x.id from hold_resolution x where x.id = any (p_id) order by x.id limit 1) is not null
-            or (select x.id from hold x where x.id >= least.id order by x.id limit 1) is not null
-                and (select x.id from hold x where x.id = any (p_id) order by x.id limit 1) is not null
-            from (select u.id from unnest(p_id) u (id) order by u.id limit 1) least)
-        and (v_counter is null or not exists (
+    if v_counter is not null then
+        v_tight := exists (
             select from (
                 select g.counter, sum(p_amount[g.item]) as total from unnest(v_item, v_counter) g (item, counter)
                 group by g.counter
             ) t join spend_counter c on c.id = t.counter join spend_limit l on l.id = c.limit_id
             where l.limit_e8 - c.spent_e8 - c.held_e8 < t.total
-        ))
-    then
+        );
+    end if;
+
+    -- The set-based way: wallets whose whole group fits are reserved in one statement. Not for ids that are known
+    -- already (a retry), nor when a spend limit is too tight for all of the group together. Ids are made in the
+    -- order of time, so as a rule nothing is known from the least of them on, and one look replaces many. It is the
+    -- order that names the index: while a table is young any index with the id somewhere looks as good.
+    if not v_tight then
         with fit as materialized (
             select g.* from (
                 select u.*, sum(greatest(u.amount, 0)) over (partition by u.wallet) as total
@@ -321,7 +346,14 @@ begin
             -- `is true` keeps the planner to the primary key, whatever it believes of a young table.
             join account a on a.id = g.wallet and (a.developer_id = g.developer and a.owner_id = g.end_user
                 and a.kind = 'wallet' and a.frozen_at is null) is true
-            where g.amount >= 0 and a.posted_e8 - a.held_e8 >= g.total
+            where g.amount >= 0 and a.posted_e8 - a.held_e8 >= g.total and not (
+                select (select x.id from usage_event x where x.id >= least.id order by x.id limit 1) is not null
+                        and (select x.id from usage_event x where x.id = any (p_id) order by x.id limit 1) is not null
+                    or (select x.id from hold_resolution x where x.id >= least.id order by x.id limit 1) is not null
+                        and (select x.id from hold_resolution x where x.id = any (p_id) order by x.id limit 1) is not null
+                    or (select x.id from hold x where x.id >= least.id order by x.id limit 1) is not null
+                        and (select x.id from hold x where x.id = any (p_id) order by x.id limit 1) is not null
+                from (select u.id from unnest(p_id) u (id) order by u.id limit 1) least)
         ), placed as (
             insert into hold (id, wallet_id, developer_id, app_id, feature_id, end_user_id, session_id, amount_e8,
                 counters, request_id, lease_expires_at)
@@ -459,8 +491,8 @@ begin
     if cardinality(p_other) > 0 then
         p_account := p_account || (select array_agg(h.wallet_id) from hold h where h.id = any (p_other));
     end if;
-    perform from account where id = any (p_account) order by id for update;
-    v_limited := exists (select from spend_limit);
+    select exists (select from spend_limit) into v_limited
+    from (select count(*) from (select from account where id = any (p_account) order by id for update) a) locked;
     -- Holds and resolutions are guarded by their wallets. Only who renews has no wallet's lock, and must not be
     -- waited for with counters in hand.
     if v_limited or cardinality(p_other) > 0 then
@@ -940,7 +972,7 @@ begin
                 b.platform - greatest(0, b.paid - b.due_cost - b.channel))
         ) p (code, debit, credit, amount) where p.amount > 0
     ), moved as (
-        insert into transfer (event_id, code, debit_id, credit_id, amount_e8)
+        insert into transfer_row (event_id, code, debit_id, credit_id, amount_e8)
         select id, code, debit, credit, amount from part order by id, code
     ), counted as (
         update spend_counter c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.paid
@@ -971,67 +1003,73 @@ CREATE FUNCTION public.settle_locked_v2(p_id uuid[], p_wallet bigint[], p_cost b
 declare
     n integer := cardinality(p_id);
     v_done uuid[];
+    v_counter bigint[];
+    v_counted uuid[];
+    v_reserved bigint[];
+    v_spent bigint[];
 begin
-    -- Of an id that comes twice, one must not be chosen by chance. And one that comes late takes what its wallet had
-    -- before the group's other holds were freed, so a group with late ones is not parted.
-    if n = 1 or n = (select count(distinct h.id) from unnest(p_id) u (id) join hold h on h.id = u.id) then
-        with booked as materialized (
-            delete from hold h
-            using unnest(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
-                    p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
-                    p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version)
-                with ordinality
-                as i (i_id, wallet, cost, rated, channel, platform, cost_account, earnings_account, revenue_account,
-                    price, input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer,
-                    source, outcome, provider, model, raw_usage, version, ord), account a, account b, account c
-            where h.id = i.i_id and (h.wallet_id = i.wallet and i.rated between 0 and h.amount_e8
-                    and least(i.cost, i.channel, i.platform) >= 0
-                    and i.rated = i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end) is true
-                and a.id = i.cost_account and (a.developer_id = h.developer_id
-                    and a.kind = case i.payer when 1 then 'earnings'::account_kind else 'provider_cost' end) is true
-                and b.id = i.earnings_account and (b.developer_id = h.developer_id and b.kind = 'earnings') is true
-                and c.id = i.revenue_account
-                and (c.developer_id = h.developer_id and c.kind = 'platform_revenue') is true
-            returning h.id, h.developer_id, h.app_id, h.feature_id, h.end_user_id, h.session_id, h.amount_e8,
-                h.request_id, h.counters, case when i.payer in (0, 1) then i.cost else 0 end as due, i.*
-        ), event as (
-            insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
-                cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
-                cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
-                outcome, provider, model, request_id, raw_usage, feature_version)
-            select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet, amount_e8, cost, rated,
-                channel, platform, 0, price, input, cached_read, cached_write, output, reasoning, first_byte_ms,
-                duration_ms, payer, source, outcome, provider, model, request_id, raw_usage, version
-            from booked
-        ), moved as (
-            insert into transfer (event_id, code, debit_id, credit_id, amount_e8)
-            select b.id, p.code, b.wallet, p.credit, p.amount
+    if p_limited then
+        select array_agg(k.counter), array_agg(h.id), array_agg(h.amount_e8), array_agg(u.rated)
+        into v_counter, v_counted, v_reserved, v_spent
+        from unnest(p_id, p_rated) u (id, rated) join hold h on h.id = u.id
+        cross join lateral unnest(h.counters) k (counter);
+    end if;
+    with booked as materialized (
+        delete from hold h
+        using unnest(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
+                p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
+                p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version)
+            with ordinality
+            as i (i_id, wallet, cost, rated, channel, platform, cost_account, earnings_account, revenue_account,
+                price, input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer,
+                source, outcome, provider, model, raw_usage, version, ord), account a, account b, account c
+        -- Of an id that comes twice, one must not be chosen by chance. And one that comes late takes what its wallet
+        -- had before the group's other holds were freed, so a group with late ones is not parted.
+        where (n = 1 or n = (select count(distinct o.id) from unnest(p_id) u (id) join hold o on o.id = u.id))
+            and h.id = i.i_id and (h.wallet_id = i.wallet and i.rated between 0 and h.amount_e8
+                and least(i.cost, i.channel, i.platform) >= 0
+                and i.rated = i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end) is true
+            and a.id = i.cost_account and (a.developer_id = h.developer_id
+                and a.kind = case i.payer when 1 then 'earnings'::account_kind else 'provider_cost' end) is true
+            and b.id = i.earnings_account and (b.developer_id = h.developer_id and b.kind = 'earnings') is true
+            and c.id = i.revenue_account
+            and (c.developer_id = h.developer_id and c.kind = 'platform_revenue') is true
+        returning h.id, h.developer_id, h.app_id, h.feature_id, h.end_user_id, h.session_id, h.amount_e8,
+            h.request_id, case when i.payer in (0, 1) then i.cost else 0 end as due, i.*
+    ), event as (
+        insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
+            cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
+            cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
+            outcome, provider, model, request_id, raw_usage, feature_version, cost_account, earnings_account,
+            revenue_account)
+        select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet, amount_e8, cost, rated,
+            channel, platform, 0, price, input, cached_read, cached_write, output, reasoning, first_byte_ms,
+            duration_ms, payer, source, outcome, provider, model, request_id, raw_usage, version, cost_account,
+            earnings_account, revenue_account
+        from booked
+    ), balanced as (
+        update account a set posted_e8 = a.posted_e8 + d.posted, held_e8 = a.held_e8 - d.held, updated_at = now()
+        from (
+            select s.account, sum(s.posted)::bigint as posted, sum(s.held)::bigint as held,
+                array_agg(s.ord) filter (where s.ord > 0) as items
             from booked b cross join lateral (values
-                (1, b.cost_account, b.due), (2, b.earnings_account, b.channel), (3, b.revenue_account, b.platform)
-            ) p (code, credit, amount) where p.amount > 0
-        ), counted as (
-            update spend_counter c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.spent
-            from (
-                select u.counter, sum(b.amount_e8) as held, sum(b.rated) as spent
-                from booked b cross join lateral unnest(b.counters) as u (counter)
-                where p_limited group by u.counter
-            ) d
-            where c.id = d.counter
-        ), balanced as (
-            update account a set posted_e8 = a.posted_e8 + d.posted, held_e8 = a.held_e8 - d.held, updated_at = now()
-            from (
-                select s.account, sum(s.posted)::bigint as posted, sum(s.held)::bigint as held,
-                    array_agg(s.ord) filter (where s.ord > 0) as items
-                from booked b cross join lateral (values
-                    (b.wallet, -b.rated, b.amount_e8, b.ord), (b.cost_account, b.due, 0, 0),
-                    (b.earnings_account, b.channel, 0, 0), (b.revenue_account, b.platform, 0, 0)
-                ) s (account, posted, held, ord) group by s.account
-            ) d
-            where a.id = d.account
-            returning a.posted_e8, d.items
-        )
-        select array_agg(w.posted_e8 order by u.ord), array_agg(p_id[u.ord]) into posted, v_done
-        from balanced w cross join lateral unnest(w.items) u (ord);
+                (b.wallet, -b.rated, b.amount_e8, b.ord), (b.cost_account, b.due, 0, 0),
+                (b.earnings_account, b.channel, 0, 0), (b.revenue_account, b.platform, 0, 0)
+            ) s (account, posted, held, ord) group by s.account
+        ) d
+        where a.id = d.account
+        returning a.posted_e8, d.items
+    )
+    select array_agg(w.posted_e8 order by u.ord), array_agg(p_id[u.ord]) into posted, v_done
+    from balanced w cross join lateral unnest(w.items) u (ord);
+    if v_counter is not null then
+        update spend_counter c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.spent
+        from (
+            select g.counter, sum(g.held) as held, sum(g.spent) as spent
+            from unnest(v_counter, v_counted, v_reserved, v_spent) g (counter, id, held, spent)
+            where g.id = any (v_done) group by g.counter
+        ) d
+        where c.id = d.counter;
     end if;
 
     if cardinality(v_done) = n then
@@ -1211,13 +1249,13 @@ declare
     n integer := cardinality(p_event);
     v_debit account%rowtype;
     v_credit account%rowtype;
-    v_old transfer%rowtype;
+    v_old transfer_row%rowtype;
     i integer;
 begin
     status := array_fill(0::smallint, array[n]);
     perform from account where id = any (p_debit || p_credit) order by kind = 'write_off', id for update;
     for i in 1..n loop
-        select * into v_old from transfer t
+        select * into v_old from transfer_row t
         where (t.event_id = p_event[i] and t.code = p_code[i]) or t.key = p_key[i] limit 1;
         if v_old.event_id is not null then
             status[i] := case when v_old.code = p_code[i] and v_old.debit_id = p_debit[i]
@@ -1236,7 +1274,7 @@ begin
             or (v_debit.kind in ('earnings', 'payout_clearing') and v_debit.posted_e8 < p_amount[i]) then
             status[i] := 1;
         else
-            insert into transfer (event_id, code, debit_id, credit_id, amount_e8, key, memo)
+            insert into transfer_row (event_id, code, debit_id, credit_id, amount_e8, key, memo)
             values (p_event[i], p_code[i], p_debit[i], p_credit[i], p_amount[i], p_key[i], p_memo[i])
             on conflict do nothing;
             if not found then
@@ -1302,10 +1340,11 @@ CREATE TABLE public.account (
     frozen_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT no_debt CHECK (((kind <> ALL (ARRAY['earnings'::public.account_kind, 'payout_clearing'::public.account_kind])) OR (posted_e8 >= 0))),
-    CONSTRAINT no_overdraft CHECK (((kind <> 'wallet'::public.account_kind) OR ((held_e8 >= 0) AND (posted_e8 >= held_e8)))),
-    CONSTRAINT only_wallets_hold CHECK (((kind = 'wallet'::public.account_kind) OR (held_e8 = 0))),
-    CONSTRAINT owned CHECK (((kind = 'wallet'::public.account_kind) = (owner_id IS NOT NULL)))
+    CONSTRAINT no_overdraft CHECK (
+CASE kind
+    WHEN 'wallet'::public.account_kind THEN ((owner_id IS NOT NULL) AND (held_e8 >= 0) AND (posted_e8 >= held_e8))
+    ELSE ((owner_id IS NULL) AND (held_e8 = 0) AND ((posted_e8 >= 0) OR (kind <> ALL (ARRAY['earnings'::public.account_kind, 'payout_clearing'::public.account_kind]))))
+END)
 )
 WITH (fillfactor='25', autovacuum_vacuum_scale_factor='0.05');
 
@@ -1760,17 +1799,62 @@ CREATE TABLE public.period_sum (
     developer_id uuid NOT NULL
 );
 
-CREATE TABLE public.transfer (
-    event_id uuid NOT NULL,
-    code smallint NOT NULL,
-    debit_id bigint NOT NULL,
-    credit_id bigint NOT NULL,
-    amount_e8 bigint NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
+CREATE TABLE public.transfer_row (
+    event_id uuid CONSTRAINT transfer_event_id_not_null NOT NULL,
+    code smallint CONSTRAINT transfer_code_not_null NOT NULL,
+    debit_id bigint CONSTRAINT transfer_debit_id_not_null NOT NULL,
+    credit_id bigint CONSTRAINT transfer_credit_id_not_null NOT NULL,
+    amount_e8 bigint CONSTRAINT transfer_amount_e8_not_null NOT NULL,
+    created_at timestamp with time zone DEFAULT now() CONSTRAINT transfer_created_at_not_null NOT NULL,
     key text,
     memo text,
     CONSTRAINT transfer_amount_e8_check CHECK ((amount_e8 > 0)),
     CONSTRAINT two_sides CHECK ((debit_id <> credit_id))
+);
+
+CREATE TABLE public.usage_event (
+    id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    developer_id uuid NOT NULL,
+    app_id uuid NOT NULL,
+    feature_id uuid,
+    end_user_id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    wallet_id bigint NOT NULL,
+    held_e8 bigint NOT NULL,
+    cost_e8 bigint NOT NULL,
+    retail_e8 bigint NOT NULL,
+    channel_e8 bigint NOT NULL,
+    platform_e8 bigint NOT NULL,
+    write_off_e8 bigint NOT NULL,
+    price_id bigint NOT NULL,
+    input_tokens integer NOT NULL,
+    cached_read_tokens integer NOT NULL,
+    cached_write_tokens integer NOT NULL,
+    output_tokens integer NOT NULL,
+    reasoning_tokens integer NOT NULL,
+    first_byte_ms integer,
+    duration_ms integer NOT NULL,
+    payer smallint NOT NULL,
+    usage_source smallint NOT NULL,
+    outcome smallint NOT NULL,
+    provider text NOT NULL,
+    model text NOT NULL,
+    request_id text,
+    raw_usage text,
+    feature_version integer,
+    cost_account bigint,
+    earnings_account bigint,
+    revenue_account bigint,
+    CONSTRAINT known_codes CHECK (((LEAST(payer, usage_source, outcome) >= 0) AND (payer <= 3) AND (usage_source <= 2) AND (outcome <= 2))),
+    CONSTRAINT never_above_the_hold CHECK ((retail_e8 <= held_e8)),
+    CONSTRAINT no_negative_tokens CHECK ((LEAST(input_tokens, cached_read_tokens, cached_write_tokens, output_tokens, reasoning_tokens) >= 0)),
+    CONSTRAINT nothing_negative CHECK ((LEAST(cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8) >= 0)),
+    CONSTRAINT parts_make_the_whole CHECK (((retail_e8 + write_off_e8) = ((channel_e8 + platform_e8) +
+CASE
+    WHEN (payer = ANY (ARRAY[0, 1])) THEN cost_e8
+    ELSE (0)::bigint
+END)))
 );
 
 CREATE VIEW public.posting AS
@@ -1779,14 +1863,31 @@ CREATE VIEW public.posting AS
     t.debit_id AS account_id,
     (- t.amount_e8) AS amount_e8,
     t.created_at
-   FROM public.transfer t
+   FROM public.transfer_row t
 UNION ALL
  SELECT t.event_id,
     t.code,
     t.credit_id AS account_id,
     t.amount_e8,
     t.created_at
-   FROM public.transfer t;
+   FROM public.transfer_row t
+UNION ALL
+ SELECT u.id AS event_id,
+    p.code,
+    p.account_id,
+    p.amount_e8,
+    u.created_at
+   FROM (public.usage_event u
+     CROSS JOIN LATERAL ( VALUES ((1)::smallint,u.wallet_id,
+                CASE
+                    WHEN (u.payer = ANY (ARRAY[0, 1])) THEN (- u.cost_e8)
+                    ELSE (0)::bigint
+                END), ((1)::smallint,u.cost_account,
+                CASE
+                    WHEN (u.payer = ANY (ARRAY[0, 1])) THEN u.cost_e8
+                    ELSE (0)::bigint
+                END), ((2)::smallint,u.wallet_id,(- u.channel_e8)), ((2)::smallint,u.earnings_account,u.channel_e8), ((3)::smallint,u.wallet_id,(- u.platform_e8)), ((3)::smallint,u.revenue_account,u.platform_e8)) p(code, account_id, amount_e8))
+  WHERE ((u.cost_account IS NOT NULL) AND (p.amount_e8 <> 0));
 
 CREATE TABLE public.price (
     id bigint NOT NULL,
@@ -1884,48 +1985,6 @@ CREATE TABLE public.provider_invoice_line (
     amount_e8 bigint NOT NULL,
     CONSTRAINT provider_invoice_line_amount_e8_check CHECK ((amount_e8 >= 0)),
     CONSTRAINT provider_invoice_line_model_check CHECK (((length(model) >= 1) AND (length(model) <= 200)))
-);
-
-CREATE TABLE public.usage_event (
-    id uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    developer_id uuid NOT NULL,
-    app_id uuid NOT NULL,
-    feature_id uuid,
-    end_user_id uuid NOT NULL,
-    session_id uuid NOT NULL,
-    wallet_id bigint NOT NULL,
-    held_e8 bigint NOT NULL,
-    cost_e8 bigint NOT NULL,
-    retail_e8 bigint NOT NULL,
-    channel_e8 bigint NOT NULL,
-    platform_e8 bigint NOT NULL,
-    write_off_e8 bigint NOT NULL,
-    price_id bigint NOT NULL,
-    input_tokens integer NOT NULL,
-    cached_read_tokens integer NOT NULL,
-    cached_write_tokens integer NOT NULL,
-    output_tokens integer NOT NULL,
-    reasoning_tokens integer NOT NULL,
-    first_byte_ms integer,
-    duration_ms integer NOT NULL,
-    payer smallint NOT NULL,
-    usage_source smallint NOT NULL,
-    outcome smallint NOT NULL,
-    provider text NOT NULL,
-    model text NOT NULL,
-    request_id text,
-    raw_usage text,
-    feature_version integer,
-    CONSTRAINT known_codes CHECK (((LEAST(payer, usage_source, outcome) >= 0) AND (payer <= 3) AND (usage_source <= 2) AND (outcome <= 2))),
-    CONSTRAINT never_above_the_hold CHECK ((retail_e8 <= held_e8)),
-    CONSTRAINT no_negative_tokens CHECK ((LEAST(input_tokens, cached_read_tokens, cached_write_tokens, output_tokens, reasoning_tokens) >= 0)),
-    CONSTRAINT nothing_negative CHECK ((LEAST(cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8) >= 0)),
-    CONSTRAINT parts_make_the_whole CHECK (((retail_e8 + write_off_e8) = ((channel_e8 + platform_e8) +
-CASE
-    WHEN (payer = ANY (ARRAY[0, 1])) THEN cost_e8
-    ELSE (0)::bigint
-END)))
 );
 
 CREATE VIEW public.request AS
@@ -2136,6 +2195,50 @@ CREATE TABLE public.top_up_reversal (
     CONSTRAINT top_up_reversal_taken_e8_check CHECK ((taken_e8 >= 0)),
     CONSTRAINT top_up_reversal_written_off_e8_check CHECK ((written_off_e8 >= 0))
 );
+
+CREATE VIEW public.transfer AS
+ SELECT t.event_id,
+    t.code,
+    t.debit_id,
+    t.credit_id,
+    t.amount_e8,
+    t.created_at,
+    t.key,
+    t.memo
+   FROM public.transfer_row t
+UNION ALL
+ SELECT u.id AS event_id,
+    (1)::smallint AS code,
+    u.wallet_id AS debit_id,
+    u.cost_account AS credit_id,
+    u.cost_e8 AS amount_e8,
+    u.created_at,
+    NULL::text AS key,
+    NULL::text AS memo
+   FROM public.usage_event u
+  WHERE ((u.cost_account IS NOT NULL) AND (u.payer = ANY (ARRAY[0, 1])) AND (u.cost_e8 > 0))
+UNION ALL
+ SELECT u.id AS event_id,
+    (2)::smallint AS code,
+    u.wallet_id AS debit_id,
+    u.earnings_account AS credit_id,
+    u.channel_e8 AS amount_e8,
+    u.created_at,
+    NULL::text AS key,
+    NULL::text AS memo
+   FROM public.usage_event u
+  WHERE ((u.earnings_account IS NOT NULL) AND (u.channel_e8 > 0))
+UNION ALL
+ SELECT u.id AS event_id,
+    (3)::smallint AS code,
+    u.wallet_id AS debit_id,
+    u.revenue_account AS credit_id,
+    u.platform_e8 AS amount_e8,
+    u.created_at,
+    NULL::text AS key,
+    NULL::text AS memo
+   FROM public.usage_event u
+  WHERE ((u.revenue_account IS NOT NULL) AND (u.platform_e8 > 0));
 
 CREATE TABLE public.usage_hour (
     hour timestamp with time zone NOT NULL,
@@ -2471,7 +2574,7 @@ ALTER TABLE ONLY public.top_up_reversal
 ALTER TABLE ONLY public.top_up
     ADD CONSTRAINT top_up_wallet_id_attempt_key UNIQUE (wallet_id, attempt);
 
-ALTER TABLE ONLY public.transfer
+ALTER TABLE ONLY public.transfer_row
     ADD CONSTRAINT transfer_pkey PRIMARY KEY (event_id, code);
 
 ALTER TABLE ONLY public.usage_event
@@ -2595,13 +2698,13 @@ CREATE INDEX top_up_reversal_top_up_idx ON public.top_up_reversal USING btree (t
 
 CREATE INDEX top_up_reversal_wallet_idx ON public.top_up_reversal USING btree (wallet_id);
 
-CREATE INDEX transfer_credit_idx ON public.transfer USING btree (credit_id, created_at DESC) WHERE (code >= 10);
+CREATE INDEX transfer_credit_idx ON public.transfer_row USING btree (credit_id, created_at DESC) WHERE (code >= 10);
 
-CREATE INDEX transfer_debit_idx ON public.transfer USING btree (debit_id, created_at DESC) WHERE (code >= 10);
+CREATE INDEX transfer_debit_idx ON public.transfer_row USING btree (debit_id, created_at DESC) WHERE (code >= 10);
 
-CREATE UNIQUE INDEX transfer_key ON public.transfer USING btree (key) WHERE (key IS NOT NULL);
+CREATE UNIQUE INDEX transfer_key ON public.transfer_row USING btree (key) WHERE (key IS NOT NULL);
 
-CREATE INDEX transfer_time_idx ON public.transfer USING brin (created_at) WITH (pages_per_range='32', autosummarize='on');
+CREATE INDEX transfer_time_idx ON public.transfer_row USING brin (created_at) WITH (pages_per_range='32', autosummarize='on');
 
 CREATE INDEX usage_event_app_idx ON public.usage_event USING btree (app_id, created_at DESC);
 
@@ -2659,11 +2762,11 @@ CREATE TRIGGER statement_is_immutable BEFORE DELETE OR UPDATE ON public.statemen
 
 CREATE TRIGGER statement_is_kept BEFORE TRUNCATE ON public.statement FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
-CREATE TRIGGER transfer_is_immutable BEFORE DELETE OR UPDATE ON public.transfer FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
+CREATE TRIGGER transfer_is_immutable BEFORE DELETE OR UPDATE ON public.transfer_row FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
-CREATE TRIGGER transfer_is_kept BEFORE TRUNCATE ON public.transfer FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
+CREATE TRIGGER transfer_is_kept BEFORE TRUNCATE ON public.transfer_row FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_refuse_v1();
 
-CREATE TRIGGER transfer_is_not_late BEFORE INSERT ON public.transfer FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_final_v1();
+CREATE TRIGGER transfer_is_not_late BEFORE INSERT ON public.transfer_row FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_final_v1();
 
 CREATE TRIGGER usage_event_is_immutable BEFORE DELETE OR UPDATE ON public.usage_event FOR EACH ROW EXECUTE FUNCTION public.ledger_refuse_v1();
 
@@ -3033,6 +3136,10 @@ GRANT ALL ON SCHEMA public TO faucet_owner;
 GRANT USAGE ON SCHEMA public TO faucet_gateway;
 GRANT USAGE ON SCHEMA public TO faucet_api;
 GRANT USAGE ON SCHEMA public TO faucet_jobs;
+
+REVOKE ALL ON FUNCTION public.account_moved_v1(p_since timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.account_moved_v1(p_since timestamp with time zone) TO faucet_api;
+GRANT ALL ON FUNCTION public.account_moved_v1(p_since timestamp with time zone) TO faucet_jobs;
 
 REVOKE ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.account_open_v1(p_public_id uuid, p_kind public.account_kind, p_developer uuid, p_owner uuid, p_label text) TO faucet_api;
@@ -3411,8 +3518,11 @@ GRANT UPDATE(statements) ON TABLE public.period TO faucet_jobs;
 GRANT SELECT ON TABLE public.period_sum TO faucet_api;
 GRANT SELECT ON TABLE public.period_sum TO faucet_jobs;
 
-GRANT SELECT ON TABLE public.transfer TO faucet_api;
-GRANT SELECT ON TABLE public.transfer TO faucet_jobs;
+GRANT SELECT ON TABLE public.transfer_row TO faucet_api;
+GRANT SELECT ON TABLE public.transfer_row TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.usage_event TO faucet_api;
+GRANT SELECT ON TABLE public.usage_event TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.posting TO faucet_api;
 GRANT SELECT ON TABLE public.posting TO faucet_jobs;
@@ -3447,9 +3557,6 @@ GRANT UPDATE(withdrawn_at) ON TABLE public.provider_invoice TO faucet_api;
 
 GRANT SELECT,INSERT ON TABLE public.provider_invoice_line TO faucet_api;
 GRANT SELECT ON TABLE public.provider_invoice_line TO faucet_jobs;
-
-GRANT SELECT ON TABLE public.usage_event TO faucet_api;
-GRANT SELECT ON TABLE public.usage_event TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.request TO faucet_api;
 GRANT SELECT ON TABLE public.request TO faucet_jobs;
@@ -3550,6 +3657,9 @@ GRANT UPDATE(state) ON TABLE public.top_up_reversal TO faucet_jobs;
 
 GRANT UPDATE(updated_at) ON TABLE public.top_up_reversal TO faucet_api;
 GRANT UPDATE(updated_at) ON TABLE public.top_up_reversal TO faucet_jobs;
+
+GRANT SELECT ON TABLE public.transfer TO faucet_api;
+GRANT SELECT ON TABLE public.transfer TO faucet_jobs;
 
 GRANT SELECT ON TABLE public.usage_hour TO faucet_api;
 GRANT SELECT ON TABLE public.usage_hour TO faucet_jobs;

@@ -41,7 +41,7 @@ GROWTH_MB_MAX = 100
 BATCH = 250_000
 
 # What an answer was, by its number: each payer in turn, half of them of a developer's second app; a thirtieth wrote
-# something off.
+# something off: those have their transfers as rows.
 _FILL = """
 with item as materialized (
     select i, (i %% 4)::smallint as payer, 1000 + (i %% 977) * 13 as cost, 200 + (i %% 89) * 7 as channel,
@@ -52,16 +52,19 @@ with item as materialized (
     insert into usage_event (id, created_at, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id,
         held_e8, cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
         cached_write_tokens, output_tokens, reasoning_tokens, duration_ms, payer, usage_source, outcome, provider,
-        model, request_id)
+        model, request_id, cost_account, earnings_account, revenue_account)
     select id, at, %(developer)s, %(app)s, %(feature)s, %(end_user)s, %(session)s, %(wallet)s, 1000000, cost,
         channel + platform + case when payer < 2 then cost else 0 end - write_off, channel, platform, write_off, 1,
         (i %% 900)::integer, 0, 0, (i %% 300)::integer, 0, 10, payer, 0, 0,
         case i %% 50 when 0 then '=cmd|calc' else 'mock' end, 'mock-' || i %% 7,
-        case i %% 40 when 0 then '-req-' || i end
+        case i %% 40 when 0 then '-req-' || i end,
+        case when write_off = 0 then case payer when 1 then %(earnings)s else %(cost)s end::bigint end,
+        case when write_off = 0 then %(earnings)s end::bigint,
+        case when write_off = 0 then %(revenue)s end::bigint
       from item
     returning id, created_at, payer, cost_e8, channel_e8, platform_e8, write_off_e8
 )
-insert into transfer (event_id, code, debit_id, credit_id, amount_e8, created_at)
+insert into transfer_row (event_id, code, debit_id, credit_id, amount_e8, created_at)
 select e.id, p.code, case when p.code < 4 then %(wallet)s else %(write_off)s end, p.credit, p.amount, e.created_at
   from event e cross join lateral (values
       (1, case e.payer when 1 then %(earnings)s else %(cost)s end::bigint,
@@ -69,7 +72,7 @@ select e.id, p.code, case when p.code < 4 then %(wallet)s else %(write_off)s end
       (2, %(earnings)s::bigint, e.channel_e8),
       (3, %(revenue)s::bigint, e.platform_e8 - e.write_off_e8),
       (6, %(revenue)s::bigint, e.write_off_e8)
-  ) p (code, credit, amount) where p.amount > 0
+  ) p (code, credit, amount) where p.amount > 0 and e.write_off_e8 > 0
 """
 _BALANCES = """
 update account a set posted_e8 = coalesce((select sum(amount_e8) from posting p where p.account_id = a.id), 0)
@@ -115,11 +118,11 @@ def fill(books: Books, events: int) -> list[Tenant]:
                     "write_off": books.account("write_off"),
                 },
             )  # fmt: skip
-    books.rows("update transfer set created_at = %s where code = 12", month.starts_at)
+    books.rows("update transfer_row set created_at = %s where code = 12", month.starts_at)
     books.rows("update developer set created_at = %s", month.starts_at)
     books.rows(_BALANCES)
     books.rows("reset session_replication_role")
-    books.rows("analyze usage_event, transfer")
+    books.rows("analyze usage_event, transfer_row")
     return tenants
 
 

@@ -42,8 +42,9 @@ def date_back(books: Books, to: datetime, *, step: timedelta = timedelta()) -> N
         step,
     )
     books.rows(
-        "update transfer t set created_at = coalesce((select u.created_at from usage_event u where u.id = t.event_id),"
-        " %s) where t.created_at > now() - interval '1 hour'",
+        "update transfer_row t set created_at = coalesce("
+        "(select u.created_at from usage_event u where u.id = t.event_id), %s)"
+        " where t.created_at > now() - interval '1 hour'",
         to,
     )
     books.rows("update developer set created_at = %s where created_at > now() - interval '1 hour'", to)

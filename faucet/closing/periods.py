@@ -130,8 +130,7 @@ async def differences(tx: Tx, month: Month) -> list[SumDiffers]:
               from account a
               left join (select account_id, sum(amount_e8) as total from period_sum where month <= %(month)s
                           group by account_id) s on s.account_id = a.id
-              left join (select account_id, sum(amount_e8) as total from posting where created_at >= %(end)s
-                          group by account_id) p on p.account_id = a.id
+              left join account_moved_v1(%(end)s) p on p.account_id = a.id
              where a.kind in ('wallet', 'earnings', 'payout_clearing')
                and a.posted_e8 <> coalesce(s.total, 0) + coalesce(p.total, 0)
              limit 100

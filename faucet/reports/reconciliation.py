@@ -54,14 +54,15 @@ class WalletSummary:
 
 
 _ACCOUNT_BALANCES: LiteralString = """
+with moved as materialized (select account_id, total from account_moved_v1('-infinity'))
 select 'account_balance' as check, a.kind || ' ' || a.public_id as subject,
        coalesce(p.total, 0)::bigint as expected, a.posted_e8 as actual
   from account a
-  left join (select account_id, sum(amount_e8) as total from posting group by account_id) p on p.account_id = a.id
+  left join moved p on p.account_id = a.id
  where a.posted_e8 <> coalesce(p.total, 0)
 union all
-select 'account_missing', 'account ' || p.account_id, 0, sum(p.amount_e8)::bigint
-  from posting p where not exists (select from account a where a.id = p.account_id) group by p.account_id
+select 'account_missing', 'account ' || p.account_id, 0, p.total::bigint
+  from moved p where not exists (select from account a where a.id = p.account_id)
 limit %(limit)s
 """
 _TRIAL_BALANCE: LiteralString = """
@@ -90,7 +91,8 @@ select 'stale_hold' as check, id::text as subject, %(grace)s::bigint as expected
   from hold where lease_expires_at < clock_timestamp() - make_interval(secs => %(grace)s)
 limit %(limit)s
 """
-# Which part of a usage event each code pays; `paid` is what the wallet gave, the rest was written off.
+# Which part of a usage event each code pays; `paid` is what the wallet gave, the rest was written off. An event that
+# names its accounts has moved its parts; one that names none has rows.
 _USAGE_TRANSFERS: LiteralString = """
 with booked as (
     select event_id,
@@ -99,39 +101,75 @@ with booked as (
            sum(amount_e8) filter (where code in (3, 6)) as platform,
            sum(amount_e8) filter (where code <= 3) as paid,
            sum(amount_e8) filter (where code > 3) as write_off
-      from transfer where code < 10 and event_id >= %(since)s group by event_id
+      from transfer_row where code < 10 and event_id >= %(since)s group by event_id
+), event as (
+    select u.id, due, u.channel_e8, u.platform_e8, u.retail_e8, u.write_off_e8,
+           case when u.cost_account is not null then due else 0 end as cost,
+           case when u.earnings_account is not null then u.channel_e8 else 0 end as channel,
+           case when u.revenue_account is not null then u.platform_e8 else 0 end as platform
+      from usage_event u cross join lateral (select case when u.payer in (0, 1) then u.cost_e8 else 0 end as due) d
+     where u.id >= %(since)s
 )
-select 'usage_' || p.part as check, u.id::text as subject, p.expected, coalesce(p.actual, 0)::bigint as actual
-  from usage_event u
-  left join booked b on b.event_id = u.id
+select 'usage_' || p.part as check, e.id::text as subject, p.expected, p.actual::bigint as actual
+  from event e
+  left join booked b on b.event_id = e.id
   cross join lateral (values
-      ('cost', case when u.payer in (0, 1) then u.cost_e8 else 0 end, b.cost),
-      ('channel', u.channel_e8, b.channel),
-      ('platform', u.platform_e8, b.platform),
-      ('paid', u.retail_e8, b.paid),
-      ('write_off', u.write_off_e8, b.write_off)
+      ('cost', e.due, e.cost + coalesce(b.cost, 0)),
+      ('channel', e.channel_e8, e.channel + coalesce(b.channel, 0)),
+      ('platform', e.platform_e8, e.platform + coalesce(b.platform, 0)),
+      ('paid', e.retail_e8, e.cost + e.channel + e.platform + coalesce(b.paid, 0)),
+      ('write_off', e.write_off_e8, coalesce(b.write_off, 0))
   ) p (part, expected, actual)
- where u.id >= %(since)s and p.expected <> coalesce(p.actual, 0)
+ where p.expected <> p.actual
+   -- Most of them are whole: told by one look at each.
+   and (b.event_id is not null or e.write_off_e8 <> 0 or e.retail_e8 <> e.cost + e.channel + e.platform
+        or e.due <> e.cost or e.channel_e8 <> e.channel or e.platform_e8 <> e.platform)
 union all
 select 'usage_missing', b.event_id::text, 0, (coalesce(b.paid, 0) + coalesce(b.write_off, 0))::bigint
   from booked b where not exists (select from usage_event u where u.id = b.event_id)
 union all
 select 'usage_wallet', u.id::text, u.wallet_id, t.debit_id
-  from usage_event u join transfer t on t.event_id = u.id and t.code <= 3
+  from usage_event u join transfer_row t on t.event_id = u.id and t.code <= 3
  where u.id >= %(since)s and t.debit_id <> u.wallet_id
 limit %(limit)s
 """
-# Who got it: accounts of the same developer, and of the provider that answered.
+# Who got it: accounts of the same developer, and of the provider that answered. Events of the same accounts are
+# looked at once.
 _USAGE_ACCOUNTS: LiteralString = """
+with route as (
+    select wallet_id, developer_id, provider, payer, cost_account, earnings_account, revenue_account
+      from usage_event where cost_account is not null and id >= %(since)s group by 1, 2, 3, 4, 5, 6, 7
+), fault as materialized (
+    select r.*, p.code, f.found
+      from route r
+      cross join lateral (values (1, case when r.payer in (0, 1) then r.cost_account end), (2, r.earnings_account),
+          (3, r.revenue_account)) p (code, account_id)
+      join account a on a.id = p.account_id
+      join account w on w.id = r.wallet_id
+      left join move m on m.code = p.code and m.debit_kind = w.kind and m.credit_kind = a.kind
+      cross join lateral (values
+          ('usage_account', a.developer_id is distinct from r.developer_id
+              or (a.kind = 'provider_cost' and a.label <> r.provider)),
+          ('unknown_move', m.code is null)
+      ) f (found, is_so)
+     where f.is_so
+)
+select f.found as check, u.id || ' code ' || f.code as subject, u.retail_e8 as expected, 0::bigint as actual
+  from fault f
+  join usage_event u on u.wallet_id = f.wallet_id and u.provider = f.provider and u.payer = f.payer
+   and u.cost_account = f.cost_account and u.earnings_account = f.earnings_account
+   and u.revenue_account = f.revenue_account and u.developer_id = f.developer_id
+ where u.id >= %(since)s
+union all
 select 'usage_account' as check, u.id || ' code ' || t.code as subject, t.amount_e8 as expected, 0::bigint as actual
-  from transfer t
+  from transfer_row t
   join usage_event u on u.id = t.event_id
   join account a on a.id = t.credit_id
  where t.code < 10 and t.event_id >= %(since)s
    and (a.developer_id is distinct from u.developer_id or (a.kind = 'provider_cost' and a.label <> u.provider))
 union all
 select 'unknown_move', t.event_id || ' code ' || t.code, 0, t.amount_e8
-  from transfer t join account d on d.id = t.debit_id join account c on c.id = t.credit_id
+  from transfer_row t join account d on d.id = t.debit_id join account c on c.id = t.credit_id
  where t.event_id >= %(since)s
    and not exists (select from move m where m.code = t.code and m.debit_kind = d.kind and m.credit_kind = c.kind)
 limit %(limit)s
@@ -278,7 +316,7 @@ _WALLETS: LiteralString = """
 select a.public_id as wallet_id, a.kind::text as kind, coalesce(a.owner_id, a.developer_id) as owner_id,
        a.posted_e8 as wallet_e8, coalesce(p.total, 0)::bigint as ledger_e8, a.updated_at
   from account a
-  left join (select account_id, sum(amount_e8) as total from posting group by account_id) p on p.account_id = a.id
+  left join account_moved_v1('-infinity') p on p.account_id = a.id
  where a.kind in ('wallet', 'earnings')
 """
 

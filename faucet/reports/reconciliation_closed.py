@@ -35,8 +35,9 @@ _MONTHS: LiteralString = """
 with last as (
     select max(month) as month from period where summed_at is not null
 ), later as (
-    select p.account_id, sum(p.amount_e8) as total from posting p
-     where p.created_at >= (select (month + interval '1 month') at time zone 'UTC' from last) group by 1
+    select p.account_id, p.total
+      from last cross join lateral account_moved_v1((last.month + interval '1 month') at time zone 'UTC') p
+     where last.month is not null
 ), closed as (
     select account_id, sum(amount_e8) as total from period_sum group by 1
 )

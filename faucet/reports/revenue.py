@@ -32,8 +32,12 @@ async def developer_revenue(tx: Tx, developer_id: UUID) -> Revenue:
             select coalesce((select sum(posted_e8) from own where kind = 'earnings'), 0)::bigint as earnings_e8,
                    coalesce((select sum(posted_e8) from own where kind = 'payout_clearing'), 0)::bigint
                        as pending_payout_e8,
-                   coalesce((select sum(t.amount_e8) from transfer t join own on own.id = t.credit_id
-                              where own.kind = 'earnings' and t.code < 10), 0)::bigint as lifetime_e8
+                   coalesce((select sum(own.posted_e8
+                                  + coalesce((select sum(t.amount_e8) from transfer t
+                                               where t.debit_id = own.id and t.code >= 10), 0)
+                                  - coalesce((select sum(t.amount_e8) from transfer t
+                                               where t.credit_id = own.id and t.code >= 10), 0))
+                               from own where kind = 'earnings'), 0)::bigint as lifetime_e8
             """,
             (developer_id,),
         )

@@ -90,7 +90,13 @@ def _balance(books: Books, tenant: Tenant) -> Planted:
 
 def _usage(books: Books, tenant: Tenant) -> Planted:
     answer = books.one("select id from usage_event order by id limit 1")
-    _unprotected(books, "update transfer set amount_e8 = 39 where event_id = %s and code = 2", answer)
+    _unprotected(books, "insert into transfer_row select * from transfer where event_id = %s", answer)
+    _unprotected(
+        books,
+        "update usage_event set cost_account = null, earnings_account = null, revenue_account = null where id = %s",
+        answer,
+    )
+    _unprotected(books, "update transfer_row set amount_e8 = 39 where event_id = %s and code = 2", answer)
     return Planted("usage_channel", str(answer), 40, 39)
 
 

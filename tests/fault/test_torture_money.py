@@ -60,7 +60,7 @@ def test_a_payment_that_was_lost_or_credited_twice_is_found(paid: tuple[Payments
     assert faults_of(world.books_connection, replace(record, intents=[]))["top-ups lost or doubled"] == 1
     world.books.rows("set session_replication_role = replica")
     world.books.rows(
-        "insert into transfer (event_id, code, debit_id, credit_id, amount_e8)"
+        "insert into transfer_row (event_id, code, debit_id, credit_id, amount_e8)"
         " select gen_random_uuid(), 10, debit_id, credit_id, amount_e8 from transfer where code = 10"
     )
     assert faults_of(world.books_connection, record) == {"top-ups lost or doubled": 1}

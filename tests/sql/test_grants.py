@@ -10,7 +10,7 @@ from books import Books
 
 DOORS = ("faucet_gateway", "faucet_api", "faucet_jobs")
 LEDGER = (
-    "account", "hold", "hold_resolution", "usage_event", "transfer", "move", "spend_limit", "spend_counter",
+    "account", "hold", "hold_resolution", "usage_event", "transfer_row", "move", "spend_limit", "spend_counter",
     "idempotent_reply", "credential_budget", "budget_hold", "budget_charge", "local_usage_report", "ledger_horizon",
     "usage_hour", "usage_rolled", "period_sum",
 )  # fmt: skip
@@ -137,10 +137,11 @@ _FUNCTIONS = {
     "faucet_api": {
         "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "take_back_v1",
         "sessions_end_unvouched_v1", "wallet_freeze_v1", "earnings_mature_v1", "payout_open_v1", "local_usage_v1",
+        "account_moved_v1",
     },
     "faucet_jobs": {
         "transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1", "take_back_v1", "sessions_end_unvouched_v1",
-        "earnings_mature_v1", "payout_open_v1",
+        "earnings_mature_v1", "payout_open_v1", "account_moved_v1",
         "ledger_finalize_v1", "usage_roll_up_v1", "period_sum_v1",
     },
 }  # fmt: skip
@@ -247,7 +248,7 @@ def test_definer_functions_pin_their_search_path(books: Books) -> None:
 def test_the_gateway_cannot_read_what_it_does_not_need(books: Books) -> None:
     """Lost: the door that faces the crowd could list everybody's sessions and usage."""
     for table in (
-        "session", "end_user", "usage_event", "transfer", "hold", "idempotent_reply", "developer_token",
+        "session", "end_user", "usage_event", "transfer", "transfer_row", "hold", "idempotent_reply", "developer_token",
         "feature_version", "api_idempotency", "audit_log", "payout", "payout_account", "statement", "period_sum",
         "usage_hour", "webhook_secret", "webhook_event", "limit_refusal", "promo_code",
     ):  # fmt: skip

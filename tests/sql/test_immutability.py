@@ -28,7 +28,7 @@ def booked(books: Books) -> Books:
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("table", ["transfer", "usage_event"])
+@pytest.mark.parametrize("table", ["transfer_row", "usage_event"])
 @pytest.mark.parametrize(
     "statement",
     ["update {} set created_at = now()", "delete from {}", "truncate {}", "truncate {} cascade"],

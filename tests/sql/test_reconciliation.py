@@ -63,6 +63,21 @@ Break = Callable[[Books, Tenant], None]
 _EVENT = "(select id from usage_event where payer = 0 order by id limit 1)"
 
 
+def _as_rows(answer: str) -> str:
+    """Makes transfers rows, as those that were booked long ago are, and those of which a part is written off."""
+    return (
+        f"insert into transfer_row select t.* from transfer t where event_id = {answer};"
+        " update usage_event set cost_account = null, earnings_account = null, revenue_account = null"
+        f" where id = {answer};"
+    )
+
+
+_AS_ROWS = _as_rows(_EVENT)
+_OTHERS_AS_ROWS = "".join(_as_rows(f"(select id from usage_event where payer = {payer})") for payer in (1, 3))
+_CHANGED = "update usage_event set platform_e8 = platform_e8 + 1, write_off_e8 = write_off_e8 + 1 where payer = 1"
+_CHARGED = "update usage_event set platform_e8 = 9, retail_e8 = 13 where payer = 3"
+
+
 def _sql(statement: str) -> Break:
     def run(books: Books, tenant: Tenant) -> None:
         books.rows(statement.replace("WALLET", str(tenant.wallet)).replace("COST", str(tenant.cost)))
@@ -134,41 +149,75 @@ BREAKS: dict[str, tuple[Break, set[str]]] = {
         {"stale_hold"},
     ),
     "a transfer was removed": (
-        _unprotected(f"delete from transfer where code = 2 and event_id = {_EVENT}"),
+        _unprotected(f"{_AS_ROWS} delete from transfer_row where code = 2 and event_id = {_EVENT}"),
         {"usage_channel", "usage_paid", "account_balance"},
     ),
     "a transfer was changed": (
-        _unprotected(f"update transfer set amount_e8 = amount_e8 + 1 where code = 1 and event_id = {_EVENT}"),
+        _unprotected(
+            f"{_AS_ROWS} update transfer_row set amount_e8 = amount_e8 + 1 where code = 1 and event_id = {_EVENT}"
+        ),
         {"usage_cost", "usage_paid", "account_balance"},
     ),
     "a transfer was booked to another's wallet": (
-        _unprotected(f"update transfer set debit_id = debit_id + 1000 where code = 1 and event_id = {_EVENT}"),
+        _unprotected(
+            f"{_AS_ROWS} update transfer_row set debit_id = debit_id + 1000 where code = 1 and event_id = {_EVENT}"
+        ),
         {"usage_wallet", "account_balance", "account_missing"},
     ),
     "a transfer was booked to another provider's account": (
         _unprotected(
-            "insert into account (public_id, kind, developer_id, label) select gen_random_uuid(), kind, developer_id,"
-            " 'other' from account where id = COST; update transfer set credit_id = (select id from account"
-            f" where label = 'other') where code = 1 and event_id = {_EVENT}"
+            f"{_AS_ROWS} insert into account (public_id, kind, developer_id, label) select gen_random_uuid(), kind,"
+            " developer_id, 'other' from account where id = COST; update transfer_row set credit_id = (select id from"
+            f" account where label = 'other') where code = 1 and event_id = {_EVENT}"
         ),
         {"usage_account", "account_balance"},
     ),
+    "an answer's cost was booked to another provider's account": (
+        _unprotected(
+            "insert into account (public_id, kind, developer_id, label) select gen_random_uuid(), kind, developer_id,"
+            " 'other' from account where id = COST; update usage_event set cost_account = (select id from account"
+            f" where label = 'other') where id = {_EVENT}"
+        ),
+        {"usage_account", "account_balance"},
+    ),
+    "an answer's share was booked to an account that may not get it": (
+        _unprotected(f"update usage_event set earnings_account = revenue_account where id = {_EVENT}"),
+        {"unknown_move", "account_balance"},
+    ),
+    "an answer was booked to another's wallet": (
+        _unprotected(f"update usage_event set wallet_id = wallet_id + 1000 where id = {_EVENT}"),
+        {"account_balance", "account_missing"},
+    ),
+    "an answer names one account of three": (
+        _unprotected(f"update usage_event set cost_account = null, earnings_account = null where id = {_EVENT}"),
+        {"usage_cost", "usage_channel", "usage_paid", "account_balance"},
+    ),
     "a transfer was booked between accounts that it may not": (
-        _unprotected(f"update transfer set code = 6 where code = 3 and event_id = {_EVENT}"),
+        _unprotected(f"{_AS_ROWS} update transfer_row set code = 6 where code = 3 and event_id = {_EVENT}"),
         {"unknown_move", "usage_paid", "usage_write_off"},
     ),
     "a usage event was removed": (
         _unprotected("delete from usage_event where payer = 1"),
+        {"account_balance", "counter_spent"},
+    ),
+    "a usage event was removed, and not its transfers": (
+        _unprotected(f"{_OTHERS_AS_ROWS} delete from usage_event where payer = 1"),
         {"usage_missing", "counter_spent"},
     ),
     "a usage event was changed": (
-        _unprotected(
-            "update usage_event set platform_e8 = platform_e8 + 1, write_off_e8 = write_off_e8 + 1 where payer = 1"
-        ),
+        _unprotected(_CHANGED),
+        {"account_balance", "usage_paid", "usage_write_off"},
+    ),
+    "a usage event was changed, and not its transfers": (
+        _unprotected(_OTHERS_AS_ROWS + _CHANGED),
         {"usage_platform", "usage_write_off"},
     ),
+    "a charge that no balance knows": (
+        _unprotected(_CHARGED),
+        {"account_balance", "counter_spent"},
+    ),
     "a charge without transfers": (
-        _unprotected("update usage_event set platform_e8 = 9, retail_e8 = 13 where payer = 3"),
+        _unprotected(_OTHERS_AS_ROWS + _CHARGED),
         {"usage_platform", "usage_paid", "counter_spent"},
     ),
     "a budget's spending was changed": (

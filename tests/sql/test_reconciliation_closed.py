@@ -79,7 +79,7 @@ def test_a_transfer_that_was_put_into_a_closed_month_is_found(past: Tenant, book
     """Lost: a statement that was signed is no longer what the ledger says."""
     _unprotected(
         books,
-        "insert into transfer (event_id, code, debit_id, credit_id, amount_e8, created_at)"
+        "insert into transfer_row (event_id, code, debit_id, credit_id, amount_e8, created_at)"
         " values (gen_random_uuid(), 12, %s, %s, 5, %s)",
         books.account("grants"),
         past.wallet,

@@ -155,7 +155,7 @@ FAULTS: dict[str, tuple[Break, Callable[[Business], Finding]]] = {
     ),
     "a top-up's transfer of another amount": (
         _unprotected(
-            f"update transfer set amount_e8 = amount_e8 + {CENT} where key like 'top-up:%%' and amount_e8 = {AUTO};"
+            f"update transfer_row set amount_e8 = amount_e8 + {CENT} where key like 'top-up:%%' and amount_e8 = {AUTO};"
             f"update account set posted_e8 = posted_e8 + {CENT} where kind = 'wallet';"
             f"update account set posted_e8 = posted_e8 - {CENT} where kind = 'stripe_clearing'"
         ),
