@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -224,7 +223,7 @@ def describe(*, pinned: str, fsync_us: float, postgres: str, load: str, settings
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
         "commit": _commit(),
         "machine": f"{os.cpu_count()} × {_processor()}, {platform.system()} {platform.release()}",
-        "Python": f"{platform.python_version()}{_build()}, uvloop {version('uvloop')}, uvicorn {version('uvicorn')}",
+        "Python": f"{platform.python_version()} of {sys.base_prefix}, uvloop {version('uvloop')}, uvicorn {version('uvicorn')}",
         "PostgreSQL": f"{postgres}, fsync on, 8 kB made durable in {fsync_us:.0f} µs, log segments used again",
         "cores": pinned,
         "load": load,
@@ -243,12 +242,6 @@ def _commit() -> str:
         return f"{commit} with changes" if commit and git("status", "--porcelain") else commit or "unknown"
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-
-
-def _build() -> str:
-    """A warning of an interpreter that was built without a profile: the gateway takes a tenth more time with it."""
-    optimized = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
-    return "" if optimized else " (built without --enable-optimizations: slower than a distribution's)"
 
 
 def _processor() -> str:

@@ -38,7 +38,7 @@ def wanted() -> str:
     digest = hashlib.sha256()
     for path in [*LOCKS, Path(__file__)]:
         digest.update(path.read_bytes())
-    digest.update(repr((sys.version_info[:2], str(ROOT))).encode())
+    digest.update(repr((sys.version_info[:2], sys.base_prefix, str(ROOT))).encode())
     return digest.hexdigest()
 
 
@@ -92,7 +92,8 @@ def watch(command: list[str]) -> int:
 
 def make_venv() -> None:
     """Make the virtual environment, if there is none that works with this Python. Raises Failed."""
-    works = f"import sys, pip; print(sys.version_info[:2] == {tuple(sys.version_info[:2])})"
+    same = (tuple(sys.version_info[:2]), sys.base_prefix)
+    works = f"import sys, pip; print((sys.version_info[:2], sys.base_prefix) == {same})"
     if PYTHON.exists() and run([str(PYTHON), "-c", works], quiet=True).stdout == "True\n":
         return
     say("making .venv with Python " + sys.version.split()[0])
