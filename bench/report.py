@@ -223,7 +223,7 @@ def describe(*, pinned: str, fsync_us: float, postgres: str, load: str, settings
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
         "commit": _commit(),
         "machine": f"{os.cpu_count()} × {_processor()}, {platform.system()} {platform.release()}",
-        "Python": f"{platform.python_version()} of {sys.base_prefix}, uvloop {version('uvloop')}, uvicorn {version('uvicorn')}",
+        "Python": f"{platform.python_version()} of {sys.base_prefix}, uvloop {version('uvloop')}",
         "PostgreSQL": f"{postgres}, fsync on, 8 kB made durable in {fsync_us:.0f} µs, log segments used again",
         "cores": pinned,
         "load": load,

@@ -12,8 +12,8 @@ begin
     if cardinality(p_other) > 0 then
         p_account := p_account || (select array_agg(h.wallet_id) from hold h where h.id = any (p_other));
     end if;
-    select exists (select from spend_limit) into v_limited
-    from (select count(*) from (select from account where id = any (p_account) order by id for update) a) locked;
+    select count(*) >= 0 and exists (select from spend_limit) into v_limited
+    from (select from account where id = any (p_account) order by id for update) locked;
     -- Holds and resolutions are guarded by their wallets. Only who renews has no wallet's lock, and must not be
     -- waited for with counters in hand.
     if v_limited or cardinality(p_other) > 0 then
