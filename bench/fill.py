@@ -16,7 +16,7 @@ import psycopg
 from bench.ground import Database
 
 BATCH = 500_000
-BYTES_PER_EVENT = 1_100
+BYTES_PER_EVENT = 600
 SPARE_BYTES = 4_000_000_000
 """Write-ahead log, sorting, and what the run itself adds."""
 DAYS = 90
