@@ -1,6 +1,10 @@
 -- What a request moved stands in its usage event: the accounts beside the amounts, instead of a row for each. The view
--- `transfer` has all transfers as before. Rows of their own are for what is no usage event's, and for answers of which a
--- part was written off; those that were booked before this stay rows.
+-- `transfer` has all transfers as before. Rows of their own are for what is no usage event's, and for answers that were
+-- booked the careful way (`settle_carefully_v2`), where a part may be written off; what was booked before this stays rows.
+
+-- In the order in which groups take them, or this and a group in flight would wait in a circle.
+lock table hold in exclusive mode;
+lock table account, transfer, usage_event in access exclusive mode;
 
 -- Null where the event's transfers are rows.
 alter table usage_event add column cost_account bigint, add column earnings_account bigint,
@@ -64,6 +68,15 @@ language sql stable security definer set search_path = pg_catalog, public as $$
 $$;
 revoke execute on function account_moved_v1(timestamptz) from public;
 grant execute on function account_moved_v1(timestamptz) to faucet_api, faucet_jobs;
+
+-- The day of the first transfer there is, in UTC.
+create function ledger_begins_v1() returns date
+language sql stable security definer set search_path = pg_catalog, public as $$
+    select (least((select min(t.created_at) from transfer_row t), (select min(u.created_at) from usage_event u))
+        at time zone 'UTC')::date
+$$;
+revoke execute on function ledger_begins_v1() from public;
+grant execute on function ledger_begins_v1() to faucet_api, faucet_jobs;
 
 create or replace function settle_carefully_v2(
     p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],

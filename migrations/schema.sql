@@ -446,6 +446,14 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.ledger_begins_v1() RETURNS date
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'public'
+    AS $$
+    select (least((select min(t.created_at) from transfer_row t), (select min(u.created_at) from usage_event u))
+        at time zone 'UTC')::date
+$$;
+
 CREATE FUNCTION public.ledger_final_v1() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -3178,6 +3186,10 @@ REVOKE ALL ON FUNCTION public.hold_locked_v1(p_id uuid[], p_wallet bigint[], p_a
 
 REVOKE ALL ON FUNCTION public.hold_v1(p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer, OUT status smallint[], OUT posted bigint[], OUT held bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.hold_v1(p_id uuid[], p_wallet bigint[], p_amount bigint[], p_developer uuid[], p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[], p_request_id text[], p_lease_seconds integer, OUT status smallint[], OUT posted bigint[], OUT held bigint[]) TO faucet_gateway;
+
+REVOKE ALL ON FUNCTION public.ledger_begins_v1() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.ledger_begins_v1() TO faucet_api;
+GRANT ALL ON FUNCTION public.ledger_begins_v1() TO faucet_jobs;
 
 REVOKE ALL ON FUNCTION public.ledger_final_v1() FROM PUBLIC;
 

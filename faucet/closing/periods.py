@@ -76,7 +76,7 @@ async def next_month(tx: Tx) -> Month | None:
         last: date | None = await cursor.fetchone()
         if last is not None:
             return month_of(last).next
-        await cursor.execute("select (min(created_at) at time zone 'UTC')::date from transfer")
+        await cursor.execute("select ledger_begins_v1()")
         first: date | None = await cursor.fetchone()
     return None if first is None else month_of(first)
 

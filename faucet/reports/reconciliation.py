@@ -61,7 +61,7 @@ select 'account_balance' as check, a.kind || ' ' || a.public_id as subject,
   left join moved p on p.account_id = a.id
  where a.posted_e8 <> coalesce(p.total, 0)
 union all
-select 'account_missing', 'account ' || p.account_id, 0, p.total::bigint
+select 'account_missing', coalesce('account ' || p.account_id, 'no account'), 0, p.total::bigint
   from moved p where not exists (select from account a where a.id = p.account_id)
 limit %(limit)s
 """
@@ -137,8 +137,8 @@ limit %(limit)s
 # looked at once.
 _USAGE_ACCOUNTS: LiteralString = """
 with route as (
-    select wallet_id, developer_id, provider, payer, cost_account, earnings_account, revenue_account
-      from usage_event where cost_account is not null and id >= %(since)s group by 1, 2, 3, 4, 5, 6, 7
+    select wallet_id, end_user_id, developer_id, provider, payer, cost_account, earnings_account, revenue_account
+      from usage_event where cost_account is not null and id >= %(since)s group by 1, 2, 3, 4, 5, 6, 7, 8
 ), fault as materialized (
     select r.*, p.code, f.found
       from route r
@@ -150,7 +150,9 @@ with route as (
       cross join lateral (values
           ('usage_account', a.developer_id is distinct from r.developer_id
               or (a.kind = 'provider_cost' and a.label <> r.provider)),
-          ('unknown_move', m.code is null)
+          ('unknown_move', m.code is null),
+          ('usage_wallet', p.code = 2 and (w.developer_id is distinct from r.developer_id
+              or w.owner_id is distinct from r.end_user_id))
       ) f (found, is_so)
      where f.is_so
 )
@@ -158,7 +160,7 @@ select f.found as check, u.id || ' code ' || f.code as subject, u.retail_e8 as e
   from fault f
   join usage_event u on u.wallet_id = f.wallet_id and u.provider = f.provider and u.payer = f.payer
    and u.cost_account = f.cost_account and u.earnings_account = f.earnings_account
-   and u.revenue_account = f.revenue_account and u.developer_id = f.developer_id
+   and u.revenue_account = f.revenue_account and u.developer_id = f.developer_id and u.end_user_id = f.end_user_id
  where u.id >= %(since)s
 union all
 select 'usage_account' as check, u.id || ' code ' || t.code as subject, t.amount_e8 as expected, 0::bigint as actual

@@ -137,11 +137,11 @@ _FUNCTIONS = {
     "faucet_api": {
         "transfer_v1", "account_open_v1", "spend_limit_set_v1", "session_limit_open_v1", "take_back_v1",
         "sessions_end_unvouched_v1", "wallet_freeze_v1", "earnings_mature_v1", "payout_open_v1", "local_usage_v1",
-        "account_moved_v1",
+        "account_moved_v1", "ledger_begins_v1",
     },
     "faucet_jobs": {
         "transfer_v1", "account_open_v1", "expire_holds_v1", "release_v1", "take_back_v1", "sessions_end_unvouched_v1",
-        "earnings_mature_v1", "payout_open_v1", "account_moved_v1",
+        "earnings_mature_v1", "payout_open_v1", "account_moved_v1", "ledger_begins_v1",
         "ledger_finalize_v1", "usage_roll_up_v1", "period_sum_v1",
     },
 }  # fmt: skip

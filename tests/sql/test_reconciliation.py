@@ -109,6 +109,18 @@ def _ghost_hold(books: Books, tenant: Tenant) -> None:
     )
 
 
+def _swapped_wallets(books: Books, tenant: Tenant) -> None:
+    other = books.end_user(tenant, 1_000)
+    for end_user in (tenant, other):
+        assert books.settle(Settlement(end_user, books.held(end_user, 50), channel=11, platform=13)) == [0]
+    books.rows("set session_replication_role = replica")
+    books.rows(
+        "update usage_event u set wallet_id = o.wallet_id from usage_event o"
+        " where u.channel_e8 = 11 and o.channel_e8 = 11 and o.id <> u.id"
+    )
+    books.rows("reset session_replication_role")
+
+
 def _budget(books: Books, tenant: Tenant, statement: str) -> None:
     """A key's budget with an answer in it, and then this."""
     key, credential, hold = uuid7(), uuid7(), books.held(tenant, 30)
@@ -187,6 +199,15 @@ BREAKS: dict[str, tuple[Break, set[str]]] = {
     "an answer was booked to another's wallet": (
         _unprotected(f"update usage_event set wallet_id = wallet_id + 1000 where id = {_EVENT}"),
         {"account_balance", "account_missing"},
+    ),
+    "two answers were booked to each other's wallets": (_swapped_wallets, {"usage_wallet"}),
+    "an answer is said to be another person's": (
+        _unprotected(f"update usage_event set end_user_id = gen_random_uuid() where id = {_EVENT}"),
+        {"usage_wallet"},
+    ),
+    "an answer doesn't name the account of its share": (
+        _unprotected(f"update usage_event set earnings_account = null where id = {_EVENT}"),
+        {"usage_channel", "usage_paid", "account_balance", "account_missing"},
     ),
     "an answer names one account of three": (
         _unprotected(f"update usage_event set cost_account = null, earnings_account = null where id = {_EVENT}"),
