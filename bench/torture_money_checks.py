@@ -39,6 +39,7 @@ union all select 'automatic top-up ' || id from top_up where kind = 'auto' and s
 union all select 'refund ' || id from top_up_refund where status = 'requested'
 union all select 'payout ' || id || ' ' || status || coalesce(': ' || last_error, '') from payout
  where status = 'sent' or (status = 'approved' and provider = 'stripe')
+    or (status = 'paid' and stop_asked_at is not null and next_attempt_at is not null)  -- the bank gave it back
 union all select 'fee of ' || id from top_up where status = 'credited' and fee_e8 is null
 """
 _FACTS = {

@@ -112,3 +112,23 @@ def test_a_payout_that_left_twice_or_for_nobody_is_found(payouts: PayoutWorld, d
     assert faults_of(db, replace(record, banks=[bank, bank | {"id": "po_2"}])) == {what: 1}
     assert faults_of(db, replace(record, banks=[])) == {what: 1}
     assert faults_of(db, replace(record, transfers=[transfer | {"transfer_group": "other"}])) == {what: 2}
+
+
+def test_a_payout_that_the_bank_gave_back_is_not_at_rest(payouts: PayoutWorld, db: psycopg.Connection[Any]) -> None:
+    """Lost: the torture compares the books while money is on its way back, and finds it nowhere."""
+    tenant = payouts.rich(20)
+    payouts.later(60)
+    payout_id = payouts.approved(tenant)
+    payouts.send()
+    double = torture_money.Double(payouts.stripe.url)
+    for status in ("paid", "failed"):
+        payouts.told()
+        double.control("payouts", payout=payouts.stripe.of("payout")[0]["id"], status=status)
+    payouts.told()
+    assert payouts.payout(payout_id)["status"] == "paid"
+    assert under_way(db) == [f"payout {payout_id} paid"]
+    payouts.later(60)
+    payouts.send()
+    payouts.told()
+    assert payouts.payout(payout_id)["status"] == "failed"
+    assert under_way(db) == []

@@ -763,7 +763,7 @@ async def test_a_large_body_leaves_as_fast_as_it_is_taken() -> None:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 taken = []
                 for _ in range(10):
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.15)
                     taken.append(await reader.readexactly(len(body) // 10))
                 provider.requests.append(head + b"".join(taken))
                 writer.write(OK)
@@ -772,7 +772,7 @@ async def test_a_large_body_leaves_as_fast_as_it_is_taken() -> None:
 
     async with serving(script) as provider, pooled() as pool:
         for _ in range(2):
-            response = await post(pool, provider.endpoint, replace(QUICK, first_byte=0.3), body)
+            response = await post(pool, provider.endpoint, replace(QUICK, first_byte=1.0), body)
             assert await response.read() == b"ok"
             assert provider.requests[-1].partition(b"\r\n\r\n")[2] == body
         assert provider.connections == 1
