@@ -9,10 +9,13 @@ PY := $(BIN)/python
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; exit; fi; done; echo python3)
 
-# An account without a home keeps what the demo makes in the checkout.
-ifeq ($(FAUCET_DATA),)
+# An account without a home keeps what the demo makes in the checkout, and what is downloaded in .venv.
 ifneq ($(shell test -w "$${HOME:-/nonexistent}" && echo yes),yes)
+ifeq ($(FAUCET_DATA),)
 export FAUCET_DATA := $(CURDIR)/.data
+endif
+ifeq ($(XDG_CACHE_HOME),)
+export XDG_CACHE_HOME := $(CURDIR)/.venv/.cache
 endif
 endif
 

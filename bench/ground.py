@@ -46,6 +46,7 @@ CREDIT_E8 = 10_000 * E8_PER_USD
 READY_SECONDS = 20
 STOP_SECONDS = 3
 LOG_SEGMENTS = 50
+"""Of 16 MB each; what is recycled is kept up to `min_wal_size`."""
 _FOLDER = "faucet-bench-"
 _PR_SET_PDEATHSIG = 1
 

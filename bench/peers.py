@@ -1,6 +1,6 @@
 """Other gateways, measured in the same run on the same core: ferrogw (Go) and smg (Rust), from their wheels.
 
-Each is installed once into a virtual environment of its own under the account's cache folder, from the pinned and
+Each is installed once into a virtual environment of its own under the user's cache folder, from the pinned and
 hashed `requirements/peers.txt`. Both run as they come, without access logs and pointed at the mock provider as an
 OpenAI-compatible upstream. Neither keeps books. Not here: measuring.
 """
@@ -61,7 +61,7 @@ def _installed(name: str) -> _Installed:
     pins = REQUIREMENTS.read_text()
     pin = next(line.split()[0] for line in pins.splitlines() if line.startswith(f"{name}=="))
     shared = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(shared) if os.path.isabs(shared) else _home() / ".cache"
+    cache = Path(shared) if os.path.isabs(shared) else Path.home() / ".cache"
     folder = cache / "modelfaucet-bench" / f"{name}-{hashlib.sha256(pins.encode()).hexdigest()[:12]}"
     program = folder / "bin" / name
     if not program.exists():
@@ -74,16 +74,9 @@ def _installed(name: str) -> _Installed:
     return _Installed(name, pin.partition("==")[2], program)
 
 
-def _home() -> Path:
-    """Where this account may keep things; an account without a home keeps them in `.venv`."""
-    home = os.environ.get("HOME", "")
-    return Path(home if os.access(home, os.W_OK) else sys.prefix)
-
-
 def _run(name: str, command: list[str]) -> None:
-    env = {"UV_CACHE_DIR": str(_home() / ".cache" / "uv"), **os.environ}
     try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
     except subprocess.TimeoutExpired:
         raise PeerMissing(f"installing it took more than {INSTALL_SECONDS} seconds") from None
     if done.returncode:

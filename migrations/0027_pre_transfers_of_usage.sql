@@ -10,7 +10,8 @@ lock table account, transfer, usage_event in access exclusive mode;
 alter table usage_event add column cost_account bigint, add column earnings_account bigint,
     add column revenue_account bigint;
 
--- The name goes to the view, which reads like the table; who writes is in this file.
+-- The name goes to the view, which reads like the table. Who writes rows is in this file; `settle_locked_v2`, which
+-- writes none any more, is in the next, in the same tx.
 -- squawk-ignore renaming-table
 alter table transfer rename to transfer_row;
 
@@ -218,104 +219,6 @@ begin
     select array_agg(a.posted_e8 order by i.ord) into posted
     from unnest(p_id) with ordinality as i (id, ord)
     left join usage_event u on u.id = i.id left join account a on a.id = u.wallet_id;
-end
-$$;
-
-create or replace function settle_locked_v2(
-    p_id uuid[], p_wallet bigint[], p_cost bigint[], p_rated bigint[], p_channel bigint[], p_platform bigint[],
-    p_cost_account bigint[], p_earnings_account bigint[], p_revenue_account bigint[], p_price bigint[],
-    p_input integer[], p_cached_read integer[], p_cached_write integer[], p_output integer[], p_reasoning integer[],
-    p_first_byte_ms integer[], p_duration_ms integer[], p_payer smallint[], p_source smallint[],
-    p_outcome smallint[], p_provider text[], p_model text[], p_raw_usage text[], p_version integer[],
-    p_limited boolean, out status smallint[], out posted bigint[]
-) language plpgsql as $$
-declare
-    n integer := cardinality(p_id);
-    v_done uuid[];
-    v_counter bigint[];
-    v_counted uuid[];
-    v_reserved bigint[];
-    v_spent bigint[];
-begin
-    -- Of an id that comes twice, one must not be chosen by chance. And one that comes late takes what its wallet had
-    -- before the group's other holds were freed, so a group with late ones is not parted.
-    if n = 1 or n = (select count(distinct h.id) from unnest(p_id) u (id) join hold h on h.id = u.id) then
-        if p_limited then
-            select array_agg(k.counter), array_agg(h.id), array_agg(h.amount_e8), array_agg(u.rated)
-            into v_counter, v_counted, v_reserved, v_spent
-            from unnest(p_id, p_rated) u (id, rated) join hold h on h.id = u.id
-            cross join lateral unnest(h.counters) k (counter);
-        end if;
-        with booked as materialized (
-            delete from hold h
-            using unnest(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account, p_earnings_account,
-                    p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
-                    p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version)
-                with ordinality
-                as i (i_id, wallet, cost, rated, channel, platform, cost_account, earnings_account, revenue_account,
-                    price, input, cached_read, cached_write, output, reasoning, first_byte_ms, duration_ms, payer,
-                    source, outcome, provider, model, raw_usage, version, ord), account a, account b, account c
-            where h.id = i.i_id and (h.wallet_id = i.wallet and i.rated between 0 and h.amount_e8
-                    and least(i.cost, i.channel, i.platform) >= 0
-                    and i.rated = i.channel + i.platform + case when i.payer in (0, 1) then i.cost else 0 end) is true
-                and a.id = i.cost_account and (a.developer_id = h.developer_id
-                    and a.kind = case i.payer when 1 then 'earnings'::account_kind else 'provider_cost' end) is true
-                and b.id = i.earnings_account and (b.developer_id = h.developer_id and b.kind = 'earnings') is true
-                and c.id = i.revenue_account
-                and (c.developer_id = h.developer_id and c.kind = 'platform_revenue') is true
-            returning h.id, h.developer_id, h.app_id, h.feature_id, h.end_user_id, h.session_id, h.amount_e8,
-                h.request_id, case when i.payer in (0, 1) then i.cost else 0 end as due, i.*
-        ), event as (
-            insert into usage_event (id, developer_id, app_id, feature_id, end_user_id, session_id, wallet_id, held_e8,
-                cost_e8, retail_e8, channel_e8, platform_e8, write_off_e8, price_id, input_tokens, cached_read_tokens,
-                cached_write_tokens, output_tokens, reasoning_tokens, first_byte_ms, duration_ms, payer, usage_source,
-                outcome, provider, model, request_id, raw_usage, feature_version, cost_account, earnings_account,
-                revenue_account)
-            select id, developer_id, app_id, feature_id, end_user_id, session_id, wallet, amount_e8, cost, rated,
-                channel, platform, 0, price, input, cached_read, cached_write, output, reasoning, first_byte_ms,
-                duration_ms, payer, source, outcome, provider, model, request_id, raw_usage, version, cost_account,
-                earnings_account, revenue_account
-            from booked
-        ), balanced as (
-            update account a set posted_e8 = a.posted_e8 + d.posted, held_e8 = a.held_e8 - d.held, updated_at = now()
-            from (
-                select s.account, sum(s.posted)::bigint as posted, sum(s.held)::bigint as held,
-                    array_agg(s.ord) filter (where s.ord > 0) as items
-                from booked b cross join lateral (values
-                    (b.wallet, -b.rated, b.amount_e8, b.ord), (b.cost_account, b.due, 0, 0),
-                    (b.earnings_account, b.channel, 0, 0), (b.revenue_account, b.platform, 0, 0)
-                ) s (account, posted, held, ord) group by s.account
-            ) d
-            where a.id = d.account
-            returning a.posted_e8, d.items
-        )
-        select array_agg(w.posted_e8 order by u.ord), array_agg(p_id[u.ord]) into posted, v_done
-        from balanced w cross join lateral unnest(w.items) u (ord);
-        if v_counter is not null then
-            update spend_counter c set held_e8 = c.held_e8 - d.held, spent_e8 = c.spent_e8 + d.spent
-            from (
-                select g.counter, sum(g.held) as held, sum(g.spent) as spent
-                from unnest(v_counter, v_counted, v_reserved, v_spent) g (counter, id, held, spent)
-                where g.id = any (v_done) group by g.counter
-            ) d
-            where c.id = d.counter;
-        end if;
-    end if;
-
-    if cardinality(v_done) = n then
-        status := array_fill(0::smallint, array[n]);
-    else
-        select s.status, s.posted into status, posted
-        from settle_carefully_v2(p_id, p_wallet, p_cost, p_rated, p_channel, p_platform, p_cost_account,
-            p_earnings_account, p_revenue_account, p_price, p_input, p_cached_read, p_cached_write, p_output, p_reasoning,
-            p_first_byte_ms, p_duration_ms, p_payer, p_source, p_outcome, p_provider, p_model, p_raw_usage, p_version) s;
-        for i in 1..n loop
-            -- Done, but by this very call.
-            if status[i] = 4 and p_id[i] = any (v_done) then
-                status[i] := 0;
-            end if;
-        end loop;
-    end if;
 end
 $$;
 

@@ -1,5 +1,6 @@
 -- A group of requests pays for the beginning and end of each statement that it runs, and of each expression with a
--- query in it: as much as for four requests. The same with fewer of them; what they do has not changed.
+-- query in it: as much as for four requests. The same with fewer of them; what they do has not changed, but that
+-- settlements name their accounts in the usage event (0027).
 
 create or replace function ledger_lock_v1(p_account bigint[], p_other uuid[], p_settle uuid[],
     p_app uuid[], p_feature uuid[], p_end_user uuid[], p_session uuid[]) returns boolean
@@ -184,6 +185,7 @@ declare
     v_spent bigint[];
 begin
     if p_limited then
+        -- While the holds are there. Most groups have to do with no limit, and don't pay for an update of counters.
         select array_agg(k.counter), array_agg(h.id), array_agg(h.amount_e8), array_agg(u.rated)
         into v_counter, v_counted, v_reserved, v_spent
         from unnest(p_id, p_rated) u (id, rated) join hold h on h.id = u.id

@@ -1017,6 +1017,7 @@ declare
     v_spent bigint[];
 begin
     if p_limited then
+        -- While the holds are there. Most groups have to do with no limit, and don't pay for an update of counters.
         select array_agg(k.counter), array_agg(h.id), array_agg(h.amount_e8), array_agg(u.rated)
         into v_counter, v_counted, v_reserved, v_spent
         from unnest(p_id, p_rated) u (id, rated) join hold h on h.id = u.id
