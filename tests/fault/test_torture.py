@@ -13,6 +13,7 @@ from books import Books, Hold, Settlement, Tenant
 
 from bench.torture_checks import MUST_BE_ZERO, Verdict, check_books, check_grants, check_record
 from bench.torture_clients import Try
+from bench.torture_killer import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 15
@@ -30,7 +31,10 @@ def test_a_short_torture_holds() -> None:
     figures = dict(line.rsplit(maxsplit=1) for line in told.stdout.splitlines() if line.strip()[-1:].isdigit())
     figures = {name.strip(): int(count) for name, count in figures.items()}
     assert {what: figures[what] for what in MUST_BE_ZERO} == dict.fromkeys(MUST_BE_ZERO, 0)
-    assert figures["kills"] >= 2 and figures["served"] > 0 and figures["refused 402"] > 0 and figures["lost"] > 0
+    assert figures["kills"] >= 2 and figures["served"] > 0 and figures["refused 402"] > 0
+    # By chance, few of so few kills are gateways'.
+    gateways = sum(figures.get(kind, 0) for kind in KINDS if "gateway" in kind)
+    assert figures["lost"] > 0 or gateways < 2
     assert figures["top-ups credited"] > 0 and figures["webhooks taken"] > 0 and figures["payouts"] > 0
 
 
